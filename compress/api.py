@@ -1,0 +1,252 @@
+"""Compression from Python: :func:`run` does what the command does, :func:`save_bundle` keeps one result."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress import data as datasets
+from compress import models, runfolder, targets
+from compress.errors import BadInput, RunFolderError
+from compress.execution import execute, versions
+from compress.export import bundle
+from compress.job import Job
+from compress.preflight import check
+from compress.prune import roster as pruning
+from compress.quantize import roster as quantizing
+from compress.results import Candidate, Front
+from compress.search import Proposal
+from compress.serial import to_json
+from compress.types import Budget, Target
+from compress.watch import Silent, Watcher
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that was checked, with what ``run.json`` says of it."""
+
+    job: Job
+    proposals: tuple[Proposal, ...]
+    configuration: dict[str, Any]
+    loading_s: float
+
+
+def run(
+    model: nn.Module | str,
+    data: Any = None,
+    *,
+    target: Target | str,
+    budget: Budget | None = None,
+    weights: str | None = None,
+    out: str | Path | None = None,
+    seed: int = 0,
+    prune: str | None = None,
+    quantize: str | None = None,
+    epochs: int | None = None,
+    samples: int = 1024,
+    candidates: int = 8,
+    runtime: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    resume: bool = False,
+    watcher: Watcher | None = None,
+) -> Front:
+    """Compress a network for a device and measure what came out.
+
+    Args:
+        model: a module that takes one float32 tensor (N, C, H, W), or a name that ``--model`` takes.
+        data: what ``--data`` takes, a DataLoader, an (inputs, labels) pair of arrays or tensors, or a
+            generator of such batches; None for the built-in network's own.
+        target: a device's name, a TOML file, or a :class:`~compress.types.Target`.
+        budget: limits; none by default.
+        weights: a checkpoint for ``model`` where it is a name.
+        out: the run folder, which must not hold a run; by default ``runs/MODEL-TARGET``.
+        seed: the source of all randomness.
+        prune, quantize: method names, ``"none"`` to leave the step out, None for the best.
+        epochs: of fine-tuning after pruning and after quantization; by default 1 on the built-in data, else 0.
+        samples: training inputs that calibration looks at.
+        candidates: how many to build at most.
+        runtime: the runtime whose figures count, of those that the target has.
+        mean, std: of ``(x / 255 - mean) / std``, one number a channel.
+        resume: go on with the unfinished run in ``out``.
+        watcher: told how the run goes on.
+
+    Returns:
+        The front. ``front.best()`` is the candidate to ship, None if none meets the budget.
+
+    Raises:
+        BadInput: something in the arguments can't be used; nothing has been written.
+    """
+    prepared = prepare(
+        model,
+        data,
+        target=target,
+        budget=budget,
+        weights=weights,
+        seed=seed,
+        prune=prune,
+        quantize=quantize,
+        epochs=epochs,
+        samples=samples,
+        candidates=candidates,
+        runtime=runtime,
+        mean=mean,
+        std=std,
+    )
+    job = prepared.job
+    path = Path(out) if out is not None else runfolder.default_path(job.name, job.target.name)
+    runfolder.check_writable(path, resume)
+    return start(prepared, path, f"compress.run({job.name!r}, target={job.target.name!r})", watcher or Silent(), resume)
+
+
+def prepare(
+    model: nn.Module | str,
+    data: Any = None,
+    *,
+    target: Target | str,
+    budget: Budget | None = None,
+    weights: str | None = None,
+    seed: int = 0,
+    prune: str | None = None,
+    quantize: str | None = None,
+    epochs: int | None = None,
+    samples: int = 1024,
+    candidates: int = 8,
+    runtime: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Prepared:
+    """Load and check everything that :func:`run` is given, without writing anything."""
+    begin = time.perf_counter()
+    device = targets.load(target) if isinstance(target, str) else target
+    loaded = models.load(model, weights=weights) if isinstance(model, str) else None
+    name = loaded.name if loaded is not None else type(model).__name__
+    if data is None:
+        if loaded is None or loaded.default_data is None:
+            raise BadInput(f"{name} has no data of its own; give --data: {', '.join(datasets.NAMES)}, a folder, an .npz or FILE.py:factory")
+        data = loaded.default_data
+    own_mean, own_std = (mean, std)
+    if loaded is not None:
+        own_mean, own_std = mean or loaded.mean, std or loaded.std
+    if isinstance(data, str):
+        shape = loaded.input_shape if loaded is not None else None
+        dataset = datasets.load(data, mean=own_mean, std=own_std, input_shape=shape, seed=seed)
+    else:
+        dataset = datasets.from_python(data)
+    network = loaded.model if loaded is not None else model
+    assert isinstance(network, nn.Module)
+    built_in = loaded is not None and dataset.name == loaded.default_data
+    job = Job(
+        name=name,
+        model=network.cpu().eval(),
+        data=dataset,
+        target=device,
+        budget=budget or Budget(),
+        seed=seed,
+        prune=_method(prune, pruning.DEFAULT),
+        quantize=_method(quantize, quantizing.DEFAULT),
+        epochs=epochs if epochs is not None else int(built_in),
+        samples=samples,
+        candidates=candidates,
+        runtime=runtime,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    proposals = check(job)
+    configuration = {
+        "model": name,
+        "parameters_sha256": parameters_digest(network),
+        "data": dataset.name,
+        "data_sha256": dataset.sha256,
+        "target": device.name,
+        "target_sha256": _digest(to_json(device)),
+        "budget": to_json(job.budget),
+        "seed": seed,
+        "prune": job.prune,
+        "quantize": job.quantize,
+        "epochs": job.epochs,
+        "samples": samples,
+        "candidates": candidates,
+        "runtime": runtime,
+        "mean": [float(m) for m in dataset.mean],
+        "std": [float(s) for s in dataset.std],
+    }
+    return Prepared(job, proposals, configuration, time.perf_counter() - begin)
+
+
+def start(prepared: Prepared, path: Path, command: str, watcher: Watcher, resume: bool) -> Front:
+    """Do a prepared job in ``path``; the front's candidates know their folders.
+
+    Raises:
+        RunFolderError: the run in ``path`` was asked for otherwise, so that it can't be resumed.
+    """
+    if resume and (path / runfolder.RUN).exists():
+        _same(path, prepared.configuration)
+    folder = runfolder.create(path)
+    return execute(prepared.job, prepared.proposals, folder, prepared.configuration, command, watcher, prepared.loading_s)
+
+
+def _same(path: Path, configuration: dict[str, Any]) -> None:
+    document = runfolder.read_run(path)
+    before = document["configuration"]
+    changed = [key for key in configuration if before.get(key) != configuration[key]]
+    if changed:
+        key = changed[0]
+        raise RunFolderError(
+            str(path),
+            f"its run has {key} {before.get(key)!r}, not {configuration[key]!r}",
+            "resume with the same options, or choose another --out",
+        )
+    if document.get("versions") != versions():
+        differs = [p for p, v in versions().items() if document.get("versions", {}).get(p) != v]
+        raise RunFolderError(
+            str(path),
+            f"it was begun with another version of {', '.join(differs) or 'a package'}",
+            "start anew with another --out, so that all candidates are made alike",
+        )
+
+
+def save_bundle(candidate: Candidate | None, path: str | Path) -> Path:
+    """Copy a candidate's bundle to ``path``, which must not exist yet.
+
+    Raises:
+        BadInput: there is no candidate (none met the budget), or it came from a front without files.
+        RunFolderError: ``path`` is taken or can't be written.
+        CheckFailed: the candidate's files have been changed.
+    """
+    if candidate is None:
+        raise BadInput("there is no candidate to save: none met the budget; see front.nearest()")
+    if candidate.folder is None:
+        raise BadInput(f"candidate {candidate.id} has no files here; load its run with its folder")
+    destination = Path(path)
+    if destination.exists():
+        raise RunFolderError(str(destination), "it exists", "choose another path")
+    runfolder.check_writable(destination, resume=False)
+    with runfolder.disk_errors(destination):
+        bundle.copy(Path(candidate.folder), destination)
+    return destination
+
+
+def _method(name: str | None, default: str) -> str | None:
+    return default if name is None else None if name == "none" else name
+
+
+def parameters_digest(model: nn.Module) -> str:
+    """SHA-256 over every parameter and buffer by name, dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(value: Any) -> str:
+    import json
+
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,27 @@
+"""Data sets: loading, checking, splitting, normalizing.
+
+:func:`load` takes what ``--data`` takes, :func:`from_python` what a program has in hand; both give a
+:class:`Data` of two :class:`Split`.
+"""
+
+from compress.data.augment import Affine, Augmentation, CropFlip
+from compress.data.folder_split import FolderSplit
+from compress.data.load import NAMES, load
+from compress.data.loader_split import LoaderSplit
+from compress.data.python import from_python
+from compress.data.splits import ArraySplit, Data, Split, Task
+
+__all__ = [
+    "NAMES",
+    "Affine",
+    "ArraySplit",
+    "Augmentation",
+    "CropFlip",
+    "Data",
+    "FolderSplit",
+    "LoaderSplit",
+    "Split",
+    "Task",
+    "from_python",
+    "load",
+]

@@ -1,0 +1,119 @@
+"""Images in files, decoded when they are needed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.data.splits import chunks, finish, order
+from compress.errors import BadData
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from compress.data.augment import Augmentation
+
+
+@dataclass(frozen=True, eq=False)
+class FolderSplit:
+    """Image files, decoded when a batch asks for them.
+
+    An image of exactly the wanted size is used as it is. Any other is resized (bilinear, with
+    antialiasing) so that its short side is 256/224 of the wanted one, as is usual for ImageNet, and
+    the centre is cut out. For reconstruction the centre is cut out without resizing, and an image
+    smaller than the wanted size is refused.
+
+    Attributes:
+        name: the data set, for error messages.
+        files: paths of the images.
+        targets: a class index a file, or None where the images are their own targets.
+        shape: channels (1: luma, 3: RGB), height and width.
+        mean, std: see :class:`Split`.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    targets: tuple[int, ...] | None
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        """How many images there are."""
+        return len(self.files)
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: str = "cpu",
+        augment: Augmentation | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`Split.batches`."""
+        import torch
+
+        for index in chunks(order(self.n, generator), batch_size):
+            chosen = index.tolist()
+            pixels = torch.stack([self._decode(self.files[i]) for i in chosen])
+            labels = None if self.targets is None else torch.tensor([self.targets[i] for i in chosen])
+            yield finish(pixels, labels, self, generator, device, augment)
+
+    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
+        """See :meth:`Split.inputs`."""
+        import torch
+
+        chosen = order(self.n, generator)[:n].tolist()
+        pixels = torch.stack([self._decode(self.files[i]) for i in chosen])
+        return finish(pixels, None, self, None, "cpu", None)[0]
+
+    def digest(self, classes: Sequence[str] = ()) -> str:
+        """SHA-256 of the files' contents, their labels and the shape they are brought to."""
+        state = hashlib.sha256(repr((self.shape, tuple(classes), self.targets)).encode())
+        for file in self.files:
+            state.update(hashlib.sha256(file.read_bytes()).digest())
+        return state.hexdigest()
+
+    def _decode(self, file: Path) -> Tensor:
+        import numpy as np
+        import torch
+        from PIL import Image
+
+        channels, height, width = self.shape
+        try:
+            with Image.open(file) as opened:
+                image = opened.convert("L" if channels == 1 else "RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise BadData(self.name, f"{file} can't be decoded ({error})", "replace or remove that file") from None
+        if image.size != (width, height):
+            image = self._fit(image, file)
+        array = np.array(image, dtype=np.uint8).reshape(height, width, channels)
+        return torch.from_numpy(array).permute(2, 0, 1)
+
+    def _fit(self, image: Any, file: Path) -> Any:
+        from PIL import Image
+
+        _, height, width = self.shape
+        if self.targets is None and (image.width < width or image.height < height):
+            raise too_small(self.name, file, image.size, self.shape)
+        if self.targets is not None:
+            # Never below the wanted size, which an extreme aspect ratio would otherwise lead to.
+            scale = max(256 / 224 * min(height, width) / min(image.size), height / image.height, width / image.width)
+            size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+            if size != image.size:
+                image = image.resize(size, Image.Resampling.BILINEAR)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        return image.crop((left, top, left + width, top + height))
+
+
+def too_small(name: str, file: Path, size: tuple[int, int], shape: tuple[int, int, int]) -> BadData:
+    """The error about an image file of ``size`` (width, height) that can't fill the network's input."""
+    return BadData(
+        name,
+        f"{file} has {size[0]}x{size[1]} pixels, the network takes {shape[2]}x{shape[1]}",
+        "give larger images, or choose a network for small ones",
+    )

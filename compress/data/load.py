@@ -1,0 +1,157 @@
+"""``--data``: from a word or a path to a data set."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.data.augment import Affine, CropFlip
+from compress.data.checks import Wanted, from_arrays
+from compress.data.files import (
+    CIFAR10_CLASSES,
+    choose_keys,
+    download_dir,
+    find_cifar10,
+    find_mnist,
+    homes,
+    read_cifar10,
+    read_mnist,
+    read_npz,
+)
+from compress.data.files import candidates as places
+from compress.data.folders import read_folder
+from compress.data.python import from_python
+from compress.data.splits import Data
+from compress.errors import BadData, UnknownName
+from compress.usercode import call, is_user_code, load_user_code
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NAMES = ("digits", "mnist", "cifar10")
+HINT = "or a folder of images, an .npz file, or FILE.py:FUNCTION"
+
+
+def load(
+    spec: str,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    input_shape: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+) -> Data:
+    """Load a data set by its name or path.
+
+    ``digits`` ships with scikit-learn. ``mnist[:DIR]`` and ``cifar10[:DIR]`` are read from their
+    published files in DIR, in ``$COMPRESS_DATA_DIR/NAME`` or in the user's cache, and downloaded where
+    torchvision is installed. A folder of class folders is classification, a flat folder of images
+    reconstruction. An ``.npz`` has ``x_train``, ``y_train``, ``x_test``, ``y_test``, or ``images`` and
+    ``labels``. ``FILE.py:FUNCTION`` returns anything that :func:`from_python` takes.
+
+    Args:
+        spec: as above. Relative paths are looked for below ``$COMPRESS_DATA_DIR`` first.
+        mean, std: one number or one a channel; ImageNet's by default.
+        input_shape: channels, height, width that the network takes; None if not known. MNIST's 28x28
+            images get a black border of 2 pixels where the network takes 32x32.
+        num_classes: the network's outputs; None if not known.
+        seed: of the division where the data has none; equal for all runs that are to be compared.
+
+    Raises:
+        BadData: the data is missing, damaged or doesn't fit the network; the message says what to do.
+        UnknownName: there is neither such a name nor such a path.
+        BadInput: the user's file raised.
+    """
+    wanted = Wanted(spec, input_shape, num_classes, mean, std, seed)
+    name, _, folder = spec.partition(":")
+    if spec == "digits":
+        return _digits(wanted)
+    if name == "mnist":
+        return _mnist(wanted, folder)
+    if name == "cifar10":
+        return _cifar10(wanted, folder)
+    if is_user_code(spec):
+        made = call(load_user_code(spec, "data"), "data")
+        return from_python(
+            made, name=spec, mean=mean, std=std, input_shape=input_shape, num_classes=num_classes, seed=seed
+        )
+    path = next((p for p in places(spec) if p.exists()), None)
+    if path is None:
+        if spec.endswith(".npz") or os.sep in spec or spec.startswith((".", "~")):
+            raise BadData(spec, "there is no such file or folder", f"give one that exists, {', '.join(NAMES)}")
+        raise UnknownName("data", spec, NAMES, HINT)
+    if path.is_dir():
+        return read_folder(wanted, path)
+    if path.suffix == ".npz":
+        return _npz(wanted, path)
+    raise BadData(spec, "it is neither a folder nor an .npz", f"give one of {', '.join(NAMES)}, {HINT}")
+
+
+def _digits(wanted: Wanted) -> Data:
+    import numpy as np
+
+    from compress.data.digits import arrays
+
+    images, labels, chosen = arrays()
+    held_out = np.zeros(len(labels), dtype=bool)
+    held_out[chosen] = True
+    train, evaluate = ((images[mask], labels[mask]) for mask in (~held_out, held_out))
+    return from_arrays(wanted, train, evaluate, tuple("0123456789"), Affine())
+
+
+def _mnist(wanted: Wanted, folder: str) -> Data:
+    import numpy as np
+
+    home = _find(wanted, "mnist", folder, find_mnist, "the four idx files of MNIST (train-images-idx3-ubyte.gz, ...)")
+    parts = read_mnist(wanted.name, home)
+    if wanted.shape is not None and wanted.shape[1:] == (32, 32):
+        parts = tuple((np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2))), y) for x, y in parts)  # type: ignore[assignment]  # still two
+    return from_arrays(wanted, *parts, tuple("0123456789"), Affine())
+
+
+def _cifar10(wanted: Wanted, folder: str) -> Data:
+    what = "the folder cifar-10-batches-bin or cifar-10-batches-py of CIFAR-10's official archive"
+    home = _find(wanted, "cifar10", folder, find_cifar10, what)
+    return from_arrays(wanted, *read_cifar10(wanted.name, home), CIFAR10_CLASSES, CropFlip())
+
+
+def _npz(wanted: Wanted, path: Path) -> Data:
+    arrays = read_npz(wanted.name, path)
+    train, evaluate = choose_keys(wanted.name, list(arrays))
+    parts = [None if k is None else (arrays[k[0]], arrays[k[1]] if k[1] else None) for k in (train, evaluate)]
+    classes = tuple(str(c) for c in arrays["classes"]) if "classes" in arrays else None
+    assert parts[0] is not None
+    return from_arrays(wanted, parts[0], parts[1], classes)
+
+
+def _find(wanted: Wanted, name: str, folder: str, find: Callable[[Path], Path | None], what: str) -> Path:
+    looked = homes(name, folder)
+    for home in looked:
+        found = find(home)
+        if found is not None:
+            return found
+    if not folder:
+        _download(name)
+        found = find(download_dir(name))
+        if found is not None:
+            return found
+    target = looked[0] if folder else download_dir(name)
+    raise BadData(
+        wanted.name,
+        f"nothing found in {' or '.join(map(str, looked))}",
+        f"put {what} into {target}, or name its folder: --data {name}:DIR",
+    )
+
+
+def _download(name: str) -> None:
+    """Let torchvision fetch the data, if it is installed and there is a network; else nothing happens."""
+    home = download_dir(name)
+    # torchvision's import fails in many ways where it doesn't fit the installed torch, and so does a download.
+    with contextlib.suppress(Exception):
+        from torchvision import datasets
+
+        home.mkdir(parents=True, exist_ok=True)
+        for train in (True, False):
+            (datasets.MNIST if name == "mnist" else datasets.CIFAR10)(str(home), train=train, download=True)

@@ -1,0 +1,193 @@
+"""What a data set is once it is loaded: two splits that hand out normalized batches.
+
+Images leave a split as float32 NCHW, ``(x / 255 - mean) / std`` with one mean and standard deviation
+a channel. Inputs that arrive as floating-point numbers are taken as normalized already: their split
+has ``mean = 0`` and ``std = 1 / 255``, with which that formula is the identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from compress.data.augment import Augmentation
+
+Task = Literal["classification", "reconstruction"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Split(Protocol):
+    """Images with their labels (classification) or with themselves as targets (reconstruction)."""
+
+    @property
+    def n(self) -> int:
+        """How many images there are."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """What is subtracted from x / 255, one number a channel."""
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """What the difference is divided by, one number a channel."""
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: str = "cpu",
+        augment: Augmentation | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go once through the split.
+
+        Args:
+            batch_size: images a batch, 1 or more; the last batch may be smaller.
+            generator: on the CPU; shuffles and augments. None: in order, nothing changed.
+            device: where the tensors end up.
+            augment: applied to each batch if there is a generator.
+
+        Yields:
+            Images, float32 (B, C, H, W), normalized; and labels, int64 (B,), or for reconstruction
+            the targets, float32 (B, C, H, W), normalized.
+
+        Raises:
+            BadData: a file can't be read, or an image has another size than ``shape``.
+        """
+
+    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
+        """At most ``n`` images drawn without repetition, float32 (min(n, self.n), C, H, W), normalized."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: what to train and calibrate on, and what to measure accuracy on.
+
+    Attributes:
+        name: as the user gave it.
+        task: labels are classes, or the images are their own targets.
+        train, evaluate: disjoint, unless the user gave one split that can't be divided.
+        classes: a name for each class, empty for reconstruction.
+        sha256: digest of the evaluation split's content, labels included.
+        mean, std: see :class:`Split`.
+        augment: changes of the training images that leave their labels true; None for none.
+    """
+
+    name: str
+    task: Task
+    train: Split
+    evaluate: Split
+    classes: tuple[str, ...]
+    sha256: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augmentation | None = None
+
+
+def order(n: int, generator: torch.Generator | None) -> Tensor:
+    """The indices of ``n`` images: a permutation if there is a generator."""
+    import torch
+
+    return torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
+
+
+def chunks(indices: Tensor, size: int) -> Iterator[Tensor]:
+    """``indices`` in pieces of ``size``, the last one smaller."""
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
+
+
+def constants(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """``mean`` and ``std`` as float32 (1, C, 1, 1) on the scale of pixels, 0 to 255."""
+    import torch
+
+    shape = (1, -1, 1, 1)
+    return (
+        torch.tensor(mean, dtype=torch.float64).mul(255).float().view(shape),
+        torch.tensor(std, dtype=torch.float64).mul(255).float().view(shape),
+    )
+
+
+def finish(
+    pixels: Tensor,
+    labels: Tensor | None,
+    split: Split,
+    generator: torch.Generator | None,
+    device: str,
+    augment: Augmentation | None,
+) -> tuple[Tensor, Tensor]:
+    """Images and labels of a batch as :meth:`Split.batches` yields them, from pixels and raw labels or None."""
+    pixels = pixels.float()
+    if generator is not None and augment is not None:
+        pixels = augment(pixels, generator)
+    mean, std = constants(split.mean, split.std)
+    images = (pixels - mean) / std
+    images = images.to(device)
+    if labels is None:
+        return images, images
+    if labels.is_floating_point():
+        labels = (labels - mean) / std
+    return images, labels.to(device)
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySplit:
+    """Images in memory, uint8 kept as uint8 until a batch asks for them.
+
+    Attributes:
+        images: uint8 or float32 (N, C, H, W).
+        labels: int64 (N,), float32 targets of the images' shape, or None where the images are their
+            own targets.
+        mean, std: see :class:`Split`.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        """How many images there are."""
+        return int(self.images.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one image."""
+        channels, height, width = self.images.shape[1:]
+        return int(channels), int(height), int(width)
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: str = "cpu",
+        augment: Augmentation | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`Split.batches`."""
+        for index in chunks(order(self.n, generator), batch_size):
+            labels = None if self.labels is None else self.labels[index]
+            yield finish(self.images[index], labels, self, generator, device, augment)
+
+    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
+        """See :meth:`Split.inputs`."""
+        chosen = order(self.n, generator)[:n]
+        return finish(self.images[chosen], None, self, None, "cpu", None)[0]
+
+    def digest(self, classes: Sequence[str] = ()) -> str:
+        """SHA-256 of shape, number format, images and labels."""
+        state = hashlib.sha256(repr((tuple(self.images.shape), str(self.images.dtype), tuple(classes))).encode())
+        state.update(self.images.contiguous().numpy().tobytes())
+        if self.labels is not None:
+            state.update(self.labels.contiguous().numpy().tobytes())
+        return state.hexdigest()

@@ -1,0 +1,217 @@
+"""Do a job in a run folder: make the candidates that aren't there yet, time them all, write what was found."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from compress import __version__
+from compress.errors import BadInput
+from compress.export import bundle
+from compress.job import Assessment, Job, Unfit, assess, build
+from compress.profiling import session, timer
+from compress.report.facts import RunFacts
+from compress.results import Artifact, Candidate, Dataset, Front, Measurement, candidate_from_document
+from compress.runfolder import CANDIDATE, RunFolder, disk_errors
+from compress.search import Proposal
+from compress.serial import from_json, to_json, write_atomic, write_json
+from compress.types import Note, State
+from compress.watch import Watcher
+
+BASELINE = "float"
+PACKAGES = ("torch", "onnx", "onnxruntime", "apache-tvm", "brevitas", "numpy", "scikit-learn")
+
+
+@dataclass
+class _Clock:
+    """Wall time by phase."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    mark: float = field(default_factory=time.perf_counter)
+
+    def lap(self, phase: str, but: float = 0.0) -> None:
+        now = time.perf_counter()
+        self.add(phase, now - self.mark - but)
+        self.mark = now
+
+    def add(self, phase: str, seconds: float) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + max(0.0, seconds)
+
+
+def execute(
+    job: Job,
+    proposals: tuple[Proposal, ...],
+    folder: RunFolder,
+    configuration: Mapping[str, Any],
+    command: str,
+    watcher: Watcher,
+    loading_s: float = 0.0,
+) -> Front:
+    """Make the candidates, measure them and write the folder's documents.
+
+    Candidates that the folder holds from an earlier, interrupted run are taken as they are; their
+    latencies are measured again, so that all are measured side by side.
+
+    Raises:
+        BadInput: not one candidate fits the target.
+        RunFolderError: the disk is full or can't be written; what is finished stays.
+    """
+    clock = _Clock()
+    clock.add("load and check", loading_s)
+    started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    with disk_errors(folder.path):
+        folder.write_run(configuration, "running", command=command, started=started, versions=versions())
+        candidates, unfit = _candidates(job, proposals, folder, watcher, clock)
+        baseline, made = candidates[0], candidates[1:]
+        if not made:
+            raise BadInput(f"no candidate fits {job.target.name}: {unfit[0].reason if unfit else 'there is none'}; choose a larger target")
+        if job.target.host:
+            watcher.phase("measure latency, all candidates in turns")
+            baseline, *made = _measured([baseline, *made], folder)
+            clock.lap("measure latency")
+        front = Front(
+            model=job.name,
+            target=job.target.name,
+            dataset=Dataset(job.data.name, job.data.sha256, job.data.evaluate.n),
+            baseline=baseline,
+            candidates=tuple(made),
+            budget=job.budget,
+        )
+        watcher.phase("write the report")
+        _write(job, front, unfit, folder, configuration, command, started, clock)
+    return front
+
+
+def _candidates(
+    job: Job, proposals: tuple[Proposal, ...], folder: RunFolder, watcher: Watcher, clock: _Clock
+) -> tuple[list[Candidate], list[Unfit]]:
+    names = [BASELINE, *(proposal.id for proposal in proposals)]
+    stages = {proposal.id: job.stages(proposal) for proposal in proposals}
+    documents = {name: folder.finished(name) for name in names}
+    watcher.begin(len(names), sum(document is not None for document in documents.values()))
+    reference: Assessment = assess(State(job.model), job.target, job.example)
+    made: list[Candidate] = []
+    unfit: list[Unfit] = []
+    clock.lap("load and check")
+    for name in names:
+        document = documents[name]
+        if document is None:
+            watcher.candidate(name)
+            with folder.building(name) as path:
+                result = build(job, name, stages.get(name, ()), path, reference, watcher.message)
+                if isinstance(result, Unfit):
+                    write_json(path / CANDIDATE, {"schema": 1, "unfit": to_json(result)})
+            _count(clock, result)
+        elif "unfit" in document:
+            result = from_json(Unfit, document["unfit"])
+        else:
+            result = replace(candidate_from_document(document["candidate"]), folder=str(folder.candidate(name)))
+        if isinstance(result, Unfit):
+            unfit.append(result)
+            watcher.dropped(name, result.reason)
+        else:
+            made.append(result)
+            watcher.finished(result)
+    return made, unfit
+
+
+def _count(clock: _Clock, result: Candidate | Unfit) -> None:
+    stages = 0.0
+    for record in result.records if isinstance(result, Candidate) else ():
+        clock.add(record.stage, record.seconds)
+        stages += record.seconds
+    clock.lap("export and evaluate", but=stages)
+
+
+def _measured(candidates: list[Candidate], folder: RunFolder) -> list[Candidate]:
+    """Every candidate with the measured latency of its artifacts that run on this machine."""
+    jobs: dict[str, Any] = {}
+    threads = session.threads()
+    for candidate in candidates:
+        for artifact in candidate.artifacts:
+            if artifact.runtime != "onnxruntime":
+                continue
+            opened = session.open_session(folder.path / artifact.path, threads)
+            run = session.runner(opened)
+            shape = [1, *opened.get_inputs()[0].shape[1:]]
+            x = session.as_input(_golden_input(folder.path / Path(artifact.path).parent, shape))
+            jobs[artifact.path] = lambda run=run, x=x: run(x)
+    conditions = {"threads": threads, "batch": 1, "runtime": f"onnxruntime {metadata.version('onnxruntime')}"}
+    found: Mapping[str, Measurement] = timer.interleaved(jobs, session.machine(), conditions)
+
+    def with_measurement(artifact: Artifact) -> Artifact:
+        return replace(artifact, measurement=found.get(artifact.path))
+
+    return [replace(c, artifacts=tuple(with_measurement(a) for a in c.artifacts)) for c in candidates]
+
+
+def _golden_input(folder: Path, shape: list[int]) -> Any:
+    import numpy as np
+
+    with np.load(folder / bundle.GOLDEN, allow_pickle=False) as golden:
+        return golden["inputs"][:1].reshape(shape)
+
+
+def _write(
+    job: Job,
+    front: Front,
+    unfit: list[Unfit],
+    folder: RunFolder,
+    configuration: Mapping[str, Any],
+    command: str,
+    started: str,
+    clock: _Clock,
+) -> None:
+    best = front.best()
+    if best is not None:
+        bundle.copy(folder.candidate(best.id), folder.path / "bundle")
+    else:
+        shutil.rmtree(folder.path / "bundle", ignore_errors=True)
+    notes = tuple(Note(each.id, "candidate", f"dropped: {each.reason}") for each in unfit)
+    relative = folder.path.as_posix()
+    commands = (f"compress verify {relative}/bundle",) if best is not None else ()
+    facts = RunFacts(
+        command=command,
+        versions=versions(),
+        seed=job.seed,
+        started=started,
+        seconds=(),
+        machine=session.machine(),
+        target_title=job.target.title,
+        model=job.name,
+        notes=notes,
+        next_commands=commands,
+    )
+    write_json(folder.path / "front.json", front.document())
+    write_documents(folder.path, front, facts)
+    clock.lap("report and bundle")
+    # The report says where the time went, its own writing included: it is drawn once to be timed, then with the figures.
+    facts = replace(facts, seconds=tuple((phase, round(s, 2)) for phase, s in clock.seconds.items()))
+    write_documents(folder.path, front, facts)
+    folder.write_run(configuration, "finished", command=command, started=started, versions=versions(), facts=to_json(facts))
+
+
+def write_documents(folder: Path, front: Front, facts: RunFacts) -> None:
+    """``report.html`` and ``front.svg`` of a front."""
+    from compress.report.html import render
+    from compress.report.plot import front_svg
+
+    write_atomic(folder / "report.html", render(front, facts).encode())
+    write_atomic(folder / "front.svg", front_svg(front).encode())
+
+
+def versions() -> dict[str, str]:
+    """The versions of what shapes a result."""
+    found = {"compress": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,297 @@
+"""A job: everything that was asked for, checked; and how one of its candidates is made."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from compress import __version__, pipeline
+from compress.data import Data
+from compress.errors import BadInput
+from compress.export import bundle
+from compress.export import onnx as interchange
+from compress.export.roster import EXPORTERS
+from compress.graph import costs
+from compress.graph.operators import Operator
+from compress.graph.trace import Network, trace
+from compress.profiling import evaluate, latency, memory
+from compress.profiling.session import as_input, open_session, runner
+from compress.prune import roster as pruning
+from compress.prune.finetune import FineTune
+from compress.quantize import roster as quantizing
+from compress.quantize.training import QuantizationAware
+from compress.results import Artifact, Candidate, Estimate, LayerFact, Unavailable, candidate_document
+from compress.runfolder import CANDIDATE, SCHEMA
+from compress.search import Proposal, ladder
+from compress.serial import write_json
+from compress.types import FLOAT32, Budget, Context, Precision, Progress, Size, Stage, State, Target
+
+FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
+"""How far a device's outputs may lie from the golden ones: float kernels differ in the order of sums,
+integer ones in a rounding step a layer."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for. ``prune`` and ``quantize`` are method names, None to leave that step out."""
+
+    name: str
+    model: nn.Module
+    data: Data
+    target: Target
+    budget: Budget = Budget()
+    seed: int = 0
+    prune: str | None = pruning.DEFAULT
+    quantize: str | None = quantizing.DEFAULT
+    epochs: int = 0
+    samples: int = 1024
+    candidates: int = 8
+    runtime: str | None = None
+    device: str = "cpu"
+
+    @property
+    def example(self) -> torch.Tensor:
+        """Two training inputs, always the same ones."""
+        return self.data.train.inputs(2, torch.Generator().manual_seed(0))
+
+    @property
+    def activation_bits(self) -> int:
+        return self.budget.activation_bits or 8
+
+    def proposals(self) -> tuple[Proposal, ...]:
+        """The candidates to build.
+
+        Raises:
+            BadInput: the target has no integer kernel with the activation bits that were asked for.
+        """
+        widths: tuple[int, ...] = ()
+        if self.quantize is not None:
+            integer = [p for p in self.target.precisions if p.kind == "integer" and p.activation_bits == self.activation_bits]
+            widths = tuple(sorted({p.weight_bits for p in integer}))
+            if not widths:
+                raise BadInput(
+                    f"{self.target.name} has no integer kernels with {self.activation_bits}-bit activations; "
+                    "choose another --activation-bits, or --quantize none"
+                )
+            widths = self._uniform_widths(widths)
+        return ladder(
+            self.candidates,
+            prune=self.prune is not None,
+            macs=self.budget.macs,
+            params=self.budget.params,
+            widths=widths,
+            weight_bits=self.budget.weight_bits,
+        )
+
+    def _uniform_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:
+        cap = self.budget.weight_bits
+        if cap is not None and cap < widths[0]:
+            raise BadInput(f"an average of {cap:g} weight bits is out of reach: {self.target.name}'s narrowest kernel takes {widths[0]}")
+        if self.quantize in quantizing.MIXING:
+            return widths
+        # One width for all layers: the widest within the cap.
+        return (max(width for width in widths if cap is None or width <= cap),)
+
+    def stages(self, proposal: Proposal) -> tuple[Stage, ...]:
+        """The stages that make a proposal."""
+        stages: list[Stage] = []
+        shrinks = any(share is not None and share < 1 for share in (proposal.macs, proposal.params))
+        if self.prune is not None and shrinks:
+            stages.append(pruning.METHODS[self.prune](proposal.macs, proposal.params, ()))
+            if self.epochs:
+                stages.append(FineTune(self.epochs))
+        if self.quantize is not None and proposal.weight_bits is not None:
+            method = self.quantize if proposal.mixed or self.quantize not in quantizing.MIXING else "uniform"
+            stages.append(quantizing.METHODS[method](proposal.weight_bits, self.activation_bits))
+            if self.epochs:
+                stages.append(QuantizationAware(self.epochs))
+        return tuple(stages)
+
+    def context(self, name: str, progress: Progress) -> Context:
+        """What the stages of one candidate read. Its randomness depends on the seed and its own name
+        only, so neither order nor interruptions change a candidate."""
+        digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return Context(self.target, self.budget, self.data, generator, self.device, self.model, self.samples, progress)
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """The cost models' word on one state."""
+
+    network: Network
+    operators: tuple[Operator, ...]
+    precisions: dict[str, Precision]
+    size: Size
+    peak: memory.PeakMemory
+    estimate: Callable[[int], Estimate]
+
+
+def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
+    """Sizes, peak memory and predicted latency of a state on a target."""
+    network = trace(state.model, (example,))
+    operators = costs.operators(network)
+    quantization = state.quantization
+    integer = {} if quantization is None else {costs.layer_name(n): grid.bits for n, grid in quantization.weights.items()}
+    precisions = {
+        operator.path: state.plan.layer(operator.path).precision if operator.path in integer else FLOAT32
+        for operator in operators
+        if operator.weights
+    }
+    inputs = {name: example[0].numel() for name in network.inputs}
+    size = costs.size(network, integer)
+    weight_bytes = sum(-(-o.weights * precisions[o.path].weight_bits // 8) for o in operators if o.weights) + 4 * (
+        size.params - sum(o.weights for o in operators)
+    )
+    tensor_bits: dict[str, int] = {}
+    if quantization is not None:
+        tensor_bits = {name: quantization.grid_of(name).bits for name in (*quantization.activations, *quantization.carried)}
+    peak = memory.peak_ram(operators, tensor_bits, max(weight_bytes, 0), target, inputs=inputs)
+
+    def estimate(flash_bytes: int) -> Estimate:
+        return latency.predict(operators, precisions, target, peak.bytes, flash_bytes, inputs=inputs)
+
+    return Assessment(network, operators, precisions, size, peak, estimate)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A candidate that the device can't hold, and why. It isn't part of the front."""
+
+    id: str
+    reason: str
+
+
+def misfit(assessed: Assessment, flash_bytes: int, target: Target) -> str | None:
+    """Why the target can't hold it; None if it can."""
+    if assessed.peak.bytes > target.ram_bytes:
+        return f"{target.name} has {target.ram_bytes} bytes of RAM, its peak is {assessed.peak}"
+    if target.flash_bytes is not None and flash_bytes > target.flash_bytes:
+        return f"its file takes {flash_bytes} bytes, {target.name} has {target.flash_bytes} bytes of flash"
+    return None
+
+
+def build(job: Job, name: str, stages: tuple[Stage, ...], folder: Path, reference: Assessment | None, progress: Progress) -> Candidate | Unfit:
+    """Make one candidate in ``folder``: run the stages, export, check against the device, evaluate the file.
+
+    Args:
+        job: what was asked for.
+        name: the candidate's id.
+        stages: none for the float baseline.
+        folder: exists and is empty; afterwards it is a bundle.
+        reference: the uncompressed network, for what each layer was; None if this is it.
+        progress: told what is happening.
+    """
+    measure: Callable[[State], Size] = lambda state: _size(state, job.example)  # noqa: E731  # a closure with a name
+    state = pipeline.run(stages, State(job.model), job.context(name, progress), measure)
+    state = replace(state, plan=replace(state.plan, seed=job.seed))
+    assessed = assess(state, job.target, job.example)
+    progress("export")
+    path = folder / interchange.FILE
+    digest = interchange.export(state, job.example, path)
+    size = path.stat().st_size
+    reason = misfit(assessed, size, job.target)
+    if reason is not None and stages:
+        return Unfit(name, reason)
+    progress("evaluate")
+    accuracy = evaluate.accuracy(path, job.data)
+    unavailable: list[Unavailable] = []
+    artifacts: list[Artifact] = []
+    for runtime in job.target.runtimes:
+        made = EXPORTERS[runtime](state, folder, job.target)
+        if isinstance(made, Unavailable):
+            unavailable.append(made)
+            continue
+        relative = (Path("candidates") / name / made.name).as_posix()
+        artifacts.append(
+            Artifact(relative, runtime, state.plan.digest(), digest, size, accuracy, assessed.estimate(size), None, assessed.peak.bytes)
+        )
+    candidate = Candidate(
+        id=name,
+        plan=state.plan,
+        artifacts=tuple(artifacts),
+        unavailable=tuple(unavailable),
+        macs=assessed.size.macs,
+        params=assessed.size.params,
+        weight_bits=assessed.size.weight_bits,
+        activation_bits=float(max((p.activation_bits for p in assessed.precisions.values()), default=32)),
+        layers=layer_facts(assessed, reference or assessed),
+        records=state.records,
+        runtime=job.runtime,
+        folder=str(folder),
+    )
+    _bundle(job, state, candidate, folder)
+    write_json(folder / CANDIDATE, {"schema": SCHEMA, "candidate": candidate_document(candidate, on_front=False)})
+    return candidate
+
+
+def _size(state: State, example: torch.Tensor) -> Size:
+    network = trace(state.model, (example,))
+    quantization = state.quantization
+    bits = {} if quantization is None else {costs.layer_name(n): grid.bits for n, grid in quantization.weights.items()}
+    return costs.size(network, bits)
+
+
+def layer_facts(assessed: Assessment, reference: Assessment) -> tuple[LayerFact, ...]:
+    """What each convolution and linear layer of ``reference`` became."""
+    before = {operator.path: operator for operator in reference.operators if operator.weights}
+    facts = []
+    for operator in assessed.operators:
+        if not operator.weights:
+            continue
+        was = before.get(operator.path, operator)
+        precision = assessed.precisions[operator.path]
+        facts.append(
+            LayerFact(
+                operator.path,
+                operator.kind,
+                operator.out_channels,
+                was.out_channels,
+                precision.weight_bits,
+                precision.activation_bits,
+                operator.params,
+                operator.macs,
+                was.macs,
+            )
+        )
+    return tuple(facts)
+
+
+def _bundle(job: Job, state: State, candidate: Candidate, folder: Path) -> None:
+    session = open_session(folder / interchange.FILE, 1)
+    run = runner(session)
+    inputs = as_input(job.data.train.inputs(bundle.GOLDEN_INPUTS, torch.Generator().manual_seed(1)))
+    outputs = np.concatenate([run(x[None]) for x in inputs])
+    bundle.write_golden(folder / bundle.GOLDEN, inputs, outputs)
+    ends = (session.get_inputs()[0].name, session.get_outputs()[0].name)
+    bundle.finish(
+        folder,
+        bundle.Manifest(
+            model=job.name,
+            target=job.target.name,
+            plan=candidate.plan,
+            plan_digest=candidate.plan.digest(),
+            input=bundle.TensorSpec(ends[0], (1, *inputs.shape[1:])),
+            output=bundle.TensorSpec(ends[1], (1, *outputs.shape[1:])),
+            mean=tuple(job.data.mean),
+            std=tuple(job.data.std),
+            classes=job.data.classes,
+            task=job.data.task,
+            dataset=job.data.name,
+            dataset_sha256=job.data.sha256,
+            accuracy=candidate.accuracy,
+            tolerance=FLOAT_TOLERANCE if state.quantization is None else INTEGER_TOLERANCE,
+            compress_version=__version__,
+            runtimes={artifact.runtime: Path(artifact.path).name for artifact in candidate.artifacts},
+            unavailable={each.runtime: each.reason for each in candidate.unavailable},
+        ),
+    )
+
+
+__all__ = ["Assessment", "Job", "Unfit", "assess", "build", "layer_facts", "misfit"]

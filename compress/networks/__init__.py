@@ -1,0 +1,128 @@
+"""The built-in networks: one record each. A network is added by adding its record to ``NETWORKS``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from compress.networks.cifar_resnet import resnet, resnet20, resnet56
+from compress.networks.imagenet import mobilenetv2, mobilenetv2_coral, squeezenet1_1
+from compress.networks.mlperf_tiny import resnet8
+
+WEIGHTS = Path(__file__).parent / "weights"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """A built-in network.
+
+    Attributes:
+        name: as the command line takes it.
+        factory: makes it with random weights; takes ``num_classes`` and ``in_channels``.
+        input_shape: channels, height, width.
+        num_classes: outputs.
+        mean, std: of its inputs, one number a channel: ``(x / 255 - mean) / std``.
+        weights: the file that ships with the package; None where ``--weights`` has to name one.
+        data: the data set that it was made for, as ``--data`` takes it; None for ImageNet, which can't
+            be named by a word.
+        description: one line.
+    """
+
+    name: str
+    factory: Callable[..., nn.Module]
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: Path | None
+    data: str | None
+    description: str
+
+
+NETWORKS: tuple[NetworkInfo, ...] = (
+    NetworkInfo(
+        "resnet",
+        resnet,
+        (1, 32, 32),
+        10,
+        # Of the training digits; compress/data/digits.py has the same.
+        (0.305,),
+        (0.324,),
+        WEIGHTS / "resnet.safetensors",
+        "digits",
+        "ResNet-14 for handwritten digits, weights included",
+    ),
+    NetworkInfo(
+        "resnet8",
+        resnet8,
+        (3, 32, 32),
+        10,
+        (0.0, 0.0, 0.0),
+        (1 / 255, 1 / 255, 1 / 255),
+        None,
+        "cifar10",
+        "MLPerf Tiny's image classification network",
+    ),
+    NetworkInfo(
+        "resnet20",
+        resnet20,
+        (3, 32, 32),
+        10,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        None,
+        "cifar10",
+        "ResNet-20 for CIFAR-10, option-A shortcuts",
+    ),
+    NetworkInfo(
+        "resnet56",
+        resnet56,
+        (3, 32, 32),
+        10,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        None,
+        "cifar10",
+        "ResNet-56 for CIFAR-10, option-A shortcuts",
+    ),
+    NetworkInfo(
+        "mobilenetv2",
+        mobilenetv2,
+        (3, 224, 224),
+        1000,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        None,
+        None,
+        "MobileNetV2 1.0 for ImageNet, torchvision's layout",
+    ),
+    NetworkInfo(
+        "mobilenetv2-coral",
+        mobilenetv2_coral,
+        (3, 224, 224),
+        1000,
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+        None,
+        None,
+        "MobileNetV2 1.0 with TensorFlow's padding and inputs from -1 to 1",
+    ),
+    NetworkInfo(
+        "squeezenet1_1",
+        squeezenet1_1,
+        (3, 224, 224),
+        1000,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        None,
+        None,
+        "SqueezeNet 1.1 for ImageNet, torchvision's layout",
+    ),
+)
+
+__all__ = ["NETWORKS", "NetworkInfo"]

@@ -1,0 +1,124 @@
+"""Everything about a job that can be known to fail before a folder is made."""
+
+from __future__ import annotations
+
+import torch
+
+from compress.errors import BadData, BadInput, BadWeights, UnknownName
+from compress.graph import costs
+from compress.graph.groups import find
+from compress.graph.surgery import remove
+from compress.graph.trace import trace
+from compress.job import Job, assess
+from compress.profiling import memory
+from compress.prune import roster as pruning
+from compress.prune.amounts import Counter, uniform
+from compress.prune.norm import least, prunable
+from compress.quantize import roster as quantizing
+from compress.search import Proposal
+from compress.types import State
+
+
+def check(job: Job) -> tuple[Proposal, ...]:
+    """See that the job can be done, and return its proposals.
+
+    Raises:
+        BadInput: it can't; the sentence says what to change.
+    """
+    if job.prune is not None and job.prune not in pruning.METHODS:
+        raise UnknownName("pruning method", job.prune, [*pruning.METHODS, "none"])
+    if job.quantize is not None and job.quantize not in quantizing.METHODS:
+        raise UnknownName("quantization method", job.quantize, [*quantizing.METHODS, "none"])
+    if job.runtime is not None and job.runtime not in job.target.runtimes:
+        raise UnknownName("runtime", job.runtime, job.target.runtimes, f"{job.target.name} runs these")
+    _numbers(job)
+    proposals = job.proposals()
+    for name, tensor in job.model.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BadWeights(job.name, f"{name} holds NaN or infinite values", "train again, or give another checkpoint")
+    _forward(job)
+    assessed = assess(State(job.model), job.target, job.example)
+    if not any(operator.weights for operator in assessed.operators):
+        raise BadInput("the network has no convolution or linear layer, so there is nothing to compress")
+    _room(job, proposals)
+    return proposals
+
+
+def _numbers(job: Job) -> None:
+    budget = job.budget
+    for name, share in (("--macs", budget.macs), ("--params", budget.params)):
+        if share is not None and not 0 < share <= 1:
+            raise BadInput(f"{name} {share:g}: a fraction kept lies in (0, 1]; half is 0.5")
+    if budget.weight_bits is not None and not 1 <= budget.weight_bits <= 32:
+        raise BadInput(f"--weight-bits {budget.weight_bits:g}: bits lie between 1 and 32")
+    if budget.activation_bits is not None and not 1 <= budget.activation_bits <= 32:
+        raise BadInput(f"--activation-bits {budget.activation_bits}: bits lie between 1 and 32")
+    for name, count, least_count in (("--candidates", job.candidates, 1), ("--samples", job.samples, 1), ("--epochs", job.epochs, 0)):
+        if count < least_count:
+            raise BadInput(f"{name} {count}: it must be at least {least_count}")
+    for name, limit in (("--latency", budget.latency_s), ("--ram", budget.ram_bytes), ("--flash", budget.flash_bytes)):
+        if limit is not None and limit <= 0:
+            raise BadInput(f"{name} must be above 0")
+    if budget.max_accuracy_drop is not None and budget.max_accuracy_drop < 0:
+        raise BadInput(f"--max-drop {budget.max_accuracy_drop:g}: it is the loss that you allow, 0 or more")
+
+
+def _forward(job: Job) -> None:
+    """Run two inputs through the network as it is."""
+    x = job.example
+    training = job.model.training
+    try:
+        with torch.no_grad():
+            output = job.model.eval()(x)
+    except Exception as error:  # the user's own code may raise anything
+        lines = str(error).splitlines() or [""]
+        raise BadData(
+            job.data.name,
+            f"images of {' x '.join(map(str, x.shape[1:]))} don't go through {job.name} ({type(error).__name__}: {lines[0][:160]})",
+            "give images of the size and channels that the network takes",
+        ) from error
+    finally:
+        job.model.train(training) if training else None
+    if not isinstance(output, torch.Tensor):
+        raise BadInput(f"{job.name} returns {type(output).__name__}, not one tensor; wrap it in a module that returns the tensor to keep")
+    if not torch.isfinite(output).all():
+        raise BadInput(f"{job.name} gives NaN or infinity on {job.data.name}; check its weights and --mean/--std")
+    if job.data.task == "classification":
+        classes = len(job.data.classes)
+        if output.dim() != 2:
+            raise BadInput(f"{job.name} returns {tuple(output.shape)}; for classification it must return (batch, classes)")
+        if output.shape[1] < classes:
+            raise BadData(job.data.name, f"it has {classes} classes, {job.name} tells {output.shape[1]} apart", "give the data that the network was trained for")
+    elif output.shape[0] != x.shape[0] or output.dim() != 4:
+        raise BadInput(f"{job.name} returns {tuple(output.shape)}; for reconstruction it must return images (batch, channels, height, width)")
+
+
+def _room(job: Job, proposals: tuple[Proposal, ...]) -> None:
+    """See that the target's memory holds at least the smallest proposal."""
+    smallest = proposals[-1]
+    shrinks = any(share is not None and share < 1 for share in (smallest.macs, smallest.params))
+    model = job.model
+    if job.prune is not None and any(p.macs not in (None, 1.0) or p.params not in (None, 1.0) for p in proposals):
+        network = trace(model, (job.example,))
+        dependencies = prunable(find(network), ())
+        if shrinks:
+            kept = uniform(Counter.of(network, dependencies), smallest.macs, smallest.params, job.target.channel_multiple)
+            model = remove(model, dependencies, least(model, dependencies.groups, kept))
+    network = trace(model, (job.example,))
+    operators = costs.operators(network)
+    bits = smallest.weight_bits or 32.0
+    weight_bytes = int(sum(operator.weights for operator in operators) * bits / 8)
+    activation_bits = job.activation_bits if smallest.weight_bits is not None else 32
+    names = [operator.name for operator in operators]
+    inputs = {name: job.example[0].numel() for name in network.inputs}
+    peak = memory.peak_ram(operators, dict.fromkeys([*names, *inputs], activation_bits), weight_bytes, job.target, inputs=inputs)
+    if peak.bytes > job.target.ram_bytes:
+        raise BadInput(
+            f"{job.target.name} has {job.target.ram_bytes} bytes of RAM, and even the smallest candidate needs {peak}; "
+            "choose a larger target, a smaller network or smaller images"
+        )
+    if job.target.flash_bytes is not None and weight_bytes > job.target.flash_bytes:
+        raise BadInput(
+            f"{job.target.name} has {job.target.flash_bytes} bytes of flash, and even the smallest candidate's weights take "
+            f"{weight_bytes}; choose a larger target or a smaller network"
+        )

@@ -1,0 +1,238 @@
+"""``report.html``: one page without a single outside reference, from a front and the run's facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compress.report import chart, gains, layers, words
+from compress.report import rows as tables
+from compress.report.facts import RunFacts
+from compress.report.points import ordered
+from compress.results import Candidate, Front
+from compress.types import Record
+
+if TYPE_CHECKING:
+    import jinja2
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the figures under the headline: what it is now, what it was, and how it is known."""
+
+    name: str
+    value: str
+    unit: str
+    known: str
+    before: str
+    left: float | None
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage of a candidate as text."""
+
+    stage: str
+    settings: str
+    seconds: str
+    macs: str
+    params: str
+    weight_bits: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """All that is shown of one candidate below the table."""
+
+    row: tables.Row
+    picture: layers.Picture | None
+    candidate: Candidate
+    stages: tuple[StageRow, ...]
+    artifacts: tuple[tables.ArtifactRow, ...]
+    why: str | None
+    chosen: bool
+
+
+def render(front: Front, facts: RunFacts) -> str:
+    """The whole page.
+
+    A pure function: equal arguments give equal bytes. Every name in ``front`` and ``facts`` is escaped.
+
+    Args:
+        front: what was found.
+        facts: the circumstances of the run.
+    """
+    template = _environment().get_template("report.html.j2")
+    return template.render(_page(front, facts)) + "\n"
+
+
+def _environment() -> jinja2.Environment:
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("compress.report", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _page(front: Front, facts: RunFacts) -> dict[str, Any]:
+    subject = gains.subject(front)
+    listed = tables.rows(front)
+    shown = [c for c in ordered(front) if c is not front.baseline]
+    within, both = tables.within_error(front)
+    accuracy = next((c.accuracy for c in ordered(front) if c.accuracy is not None), None)
+    total = sum(seconds for _, seconds in facts.seconds)
+    return {
+        "facts": facts,
+        "front": front,
+        "headline": gains.headline(front),
+        "clauses": gains.clauses(front),
+        "met": bool(front.candidates) and front.best() is not None,
+        "choice": gains.choice(front),
+        "why": gains.why_not_faster(front, subject) if subject else None,
+        "subject": subject,
+        "figures": _figures(front, subject) if subject else (),
+        "charts": _charts(front),
+        "rows": listed,
+        "panels": tuple(
+            Panel(
+                row=next(row for row in listed if row.id == c.id and not row.baseline),
+                picture=layers.picture(c.layers),
+                candidate=c,
+                stages=tuple(_stage(record) for record in c.records),
+                artifacts=tables.artifacts(front, c),
+                why=gains.why_not_faster(front, c),
+                chosen=subject is not None and c.id == subject.id,
+            )
+            for c in shown
+        ),
+        "unavailable": tables.unavailable(front),
+        "notes": tables.notes(front, facts),
+        "phases": tuple(
+            (n, words.seconds(s), words.share(s, total), s / total if total else 0) for n, s in facts.seconds
+        ),
+        "total": words.seconds(total),
+        "budget": words.budget_text(front.budget, "dB" if accuracy and accuracy.metric == "psnr_db" else "points"),
+        "conditions": tables.conditions(front),
+        "within": within,
+        "both": both,
+        "accuracy": accuracy,
+        "any_measured": any(row.measured != words.DASH for row in listed),
+        "any_predicted": any(row.predicted != words.DASH for row in listed),
+        "simulated": any(c.accuracy is not None and c.accuracy.measured_on == "torch" for c in ordered(front)),
+        "compared_by": "measured" if front.all_measured else "predicted",
+        "track": {
+            **layers.TRACKS,
+            "kept_height": layers.KEPT_HEIGHT,
+            "cell": layers.CELL_HEIGHT,
+            "macs_height": layers.MACS_HEIGHT,
+        },
+        "gutter": layers.GUTTER,
+        "words": words,
+        "style": _asset("report.css"),
+        "script": _asset("report.js"),
+    }
+
+
+def _asset(name: str) -> Any:
+    """A style sheet or script of this package, which is trusted and goes into the page as it is."""
+    from importlib.resources import files
+
+    from markupsafe import Markup
+
+    return Markup((files("compress.report") / "templates" / name).read_text(encoding="utf-8"))
+
+
+def _charts(front: Front) -> tuple[dict[str, Any], ...]:
+    laid_out = []
+    for metric, name in (("latency", "Latency"), ("size", "File size")):
+        wide = chart.lay_out(front, metric, chart.WIDE)  # type: ignore[arg-type]  # a tuple of literals is read as str
+        narrow = chart.lay_out(front, metric, chart.NARROW)  # type: ignore[arg-type]  # as above
+        if wide is not None and narrow is not None:
+            dominated = any("other" in mark.classes.split() for mark in wide.marks)
+            laid_out.append({"metric": metric, "name": name, "wide": wide, "narrow": narrow, "dominated": dominated})
+    return tuple(laid_out)
+
+
+def _figures(front: Front, candidate: Candidate) -> tuple[Figure, ...]:
+    old, new = front.baseline, candidate
+    found = []
+    if new.accuracy is not None:
+        found.append(
+            Figure(
+                "Accuracy" if new.accuracy.metric == "top1_percent" else "PSNR",
+                f"{new.accuracy.value:.{words.accuracy_decimals(new.accuracy)}f}",
+                words.accuracy_unit(new.accuracy).strip(),
+                f"95% interval {words.interval_text(new.accuracy)}",
+                words.accuracy_text(old.accuracy),
+                None,
+            )
+        )
+    gain = gains.compare(old, new)
+    latency = _latency_figure(front, candidate, gain)
+    if latency is not None:
+        found.append(latency)
+    found.append(
+        _quantity("File", words.size(new.best.bytes), words.size(old.best.bytes), new.best.bytes, old.best.bytes)
+    )
+    if new.best.ram_bytes is not None:
+        found.append(
+            _quantity(
+                "RAM",
+                words.size(new.best.ram_bytes),
+                words.size(old.best.ram_bytes),
+                new.best.ram_bytes,
+                old.best.ram_bytes,
+            )
+        )
+    found.append(_quantity("MACs", words.count(new.macs), words.count(old.macs), new.macs, old.macs))
+    return tuple(found)
+
+
+def _quantity(name: str, now: str, before: str, value: float, reference: float | None, known: str = "") -> Figure:
+    number, _, symbol = now.partition(" ")
+    left = value / reference if reference else None
+    return Figure(
+        name, number, symbol, known or (f"{words.share(value, reference)} of float" if reference else ""), before, left
+    )
+
+
+def _latency_figure(front: Front, candidate: Candidate, gain: gains.Gain) -> Figure | None:
+    old, new = front.baseline.best, candidate.best
+    if new.measurement is not None:
+        reference = old.measurement.latency_s if old.measurement and gain.kind == "measured" else None
+        now = new.measurement.latency_s
+        return _quantity("Latency", words.seconds(now), words.seconds(reference), now, reference, "measured")
+    if new.estimate is not None:
+        reference = old.estimate.latency_s if old.estimate else None
+        now = new.estimate.latency_s
+        known = f"predicted, ± {100 * new.estimate.error:.0f}%"
+        return _quantity("Latency", words.seconds(now), words.seconds(reference), now, reference, known)
+    return None
+
+
+def _stage(record: Record) -> StageRow:
+    before, after = record.before, record.after
+
+    def change(old: str, new: str) -> str:
+        return f"{old} → {new}" if old != new else new
+
+    return StageRow(
+        stage=record.stage,
+        settings=_settings(record.settings),
+        seconds=words.seconds(record.seconds),
+        macs=change(words.count(before.macs), words.count(after.macs)),
+        params=change(words.count(before.params), words.count(after.params)),
+        weight_bits=change(words.bits(before.weight_bits), words.bits(after.weight_bits)),
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    def text(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{name} {text(value)}" for name, value in settings.items() if value is not None)

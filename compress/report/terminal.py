@@ -1,0 +1,194 @@
+"""The front, and simple lists, as tables on a terminal: nothing is cut, with and without colour."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Column, Table
+from rich.text import Text
+
+from compress.report import gains, words
+from compress.report import rows as rows_of
+from compress.results import Front
+
+_GAP = 2
+_ID_WIDTH = 12
+"""A candidate's id gets at least this much before columns are left out; longer ones are folded."""
+_LAYOUTS = (
+    ("", "candidate", "accuracy", "95% interval", "measured", "predicted", "size", "RAM", "MACs", "MACs kept", "bits"),
+    ("", "candidate", "accuracy", "measured", "predicted", "size", "MACs kept", "bits"),
+    ("", "candidate", "accuracy", "measured", "predicted", "size"),
+)
+"""Columns by how much room there is."""
+
+
+@dataclass(frozen=True)
+class FrontTable:
+    """A front as it is printed at the end of a run; fits itself to the console's width.
+
+    Attributes:
+        front: what was found.
+        next_commands: what to type next, printed below.
+    """
+
+    front: Front
+    next_commands: tuple[str, ...] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The table, the headline, what is unavailable and the next commands, one below the other."""
+        ascii_only = options.ascii_only
+        yield _front_table(self.front, options.max_width, ascii_only)
+        yield ""
+        for text in _closing(self.front):
+            yield _printable(text, ascii_only)
+        for skipped in rows_of.unavailable(self.front):
+            yield ""
+            sentence = Text.assemble(
+                (f"{skipped.what} unavailable", "yellow"), f" for {skipped.candidates}: {skipped.why}"
+            )
+            yield _printable(sentence, ascii_only)
+        if self.next_commands:
+            yield ""
+            yield Text("Next:")
+            for command in self.next_commands:
+                yield Text(_command(command, options.max_width), style="bold", overflow="fold")
+
+
+def front_table(front: Front, next_commands: Sequence[str] = ()) -> RenderableType:
+    """The front as a table: the baseline first, then the candidates, fastest first.
+
+    Measured and predicted latency are two columns. Below stand the headline, the runtimes that are
+    unavailable with their reasons, and what to type next.
+
+    Args:
+        front: what was found.
+        next_commands: commands to print below.
+    """
+    return FrontTable(front, tuple(next_commands))
+
+
+def _front_table(front: Front, width: int, ascii_only: bool) -> Table:
+    psnr = front.baseline.accuracy is not None and front.baseline.accuracy.metric == "psnr_db"
+    listed = rows_of.rows(front)
+    cells = [{name: words.to_ascii(text) if ascii_only else text for name, text in _cells(r).items()} for r in listed]
+    for layout in _LAYOUTS:
+        numbers = [name for name in layout if name != "candidate"]
+        needed = sum(max(cell_len(text) for text in (name, *(c[name] for c in cells))) for name in numbers)
+        fits = needed + min(_ID_WIDTH, max(cell_len(c["candidate"]) for c in cells)) + _GAP * (len(layout) - 1) <= width
+        if fits:
+            break
+    columns = []
+    for name in layout:
+        title = "PSNR" if name == "accuracy" and psnr else name
+        if name == "candidate":
+            columns.append(Column(title, overflow="fold"))
+        else:
+            # Where not even the fewest columns fit, numbers are folded too: nothing is ever cut.
+            columns.append(Column(title, justify="right" if name else "left", no_wrap=fits, overflow="fold"))
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for row, texts in zip(listed, cells, strict=True):
+        style = "bold green" if row.best else "default" if row.on_front else "dim"
+        table.add_row(*(Text(texts[name]) for name in layout), style=style)
+    return table
+
+
+def _cells(row: rows_of.Row) -> dict[str, str]:
+    return {
+        "": "★" if row.best else "●" if row.on_front else "",
+        "candidate": row.id,
+        "accuracy": row.accuracy,
+        "95% interval": row.interval,
+        "measured": row.measured,
+        "predicted": f"{row.predicted} {row.error.replace(' ', '')}".strip(),
+        "size": row.size,
+        "RAM": row.ram,
+        "MACs": row.macs,
+        "MACs kept": row.macs_share,
+        "bits": f"{row.weight_bits}/{row.activation_bits}",
+    }
+
+
+def _closing(front: Front) -> tuple[Text, ...]:
+    listed = rows_of.rows(front)
+    keys = ["★ best"] * any(row.best for row in listed) + ["● on the front"] * any(row.on_front for row in listed)
+    keys.append("bits: average of weights/activations")
+    subject = gains.subject(front)
+    why = gains.why_not_faster(front, subject) if subject is not None else None
+    return (
+        Text(" · ".join(keys), style="dim"),
+        Text(),
+        Text(f"{gains.headline(front)}.", style="bold"),
+        Text(" ".join([gains.choice(front), *([why] if why else [])])),
+    )
+
+
+def _command(command: str, width: int) -> str:
+    """A command indented by two; one that is too long goes on in further lines that a shell joins again."""
+    if cell_len(command) + 2 <= width:
+        return f"  {command}"
+    return "  " + " \\\n    ".join(re.split(r" (?=--)", command))
+
+
+def rows_table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None, right: Sequence[int] = ()
+) -> RenderableType:
+    """Rows of text as a plain table; long cells are wrapped, never cut.
+
+    Args:
+        headings: one a column; all empty for a table of names and values.
+        rows: each with one text a heading.
+        title: a line above.
+        right: indices of the columns that hold numbers.
+
+    Raises:
+        ValueError: a row has another number of cells than there are headings.
+    """
+    for row in rows:
+        if len(row) != len(headings):
+            raise ValueError(f"a row has {len(row)} cells under {len(headings)} headings: {list(row)}")
+    return _RowsTable(tuple(headings), tuple(tuple(row) for row in rows), title, frozenset(right))
+
+
+@dataclass(frozen=True)
+class _RowsTable:
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str | None
+    right: frozenset[int]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        def cell(text: str) -> Text:
+            return _printable(Text(text), options.ascii_only)
+
+        if self.title:
+            yield _printable(Text(self.title, style="bold"), options.ascii_only)
+            yield ""
+        columns = [
+            Column(
+                cell(name),
+                overflow="fold",
+                justify="right" if i in self.right else "left",
+                style="bold" if i == 0 else "",
+            )
+            for i, name in enumerate(self.headings)
+        ]
+        table = Table(
+            *columns,
+            box=None,
+            pad_edge=False,
+            padding=(0, _GAP, 0, 0),
+            show_header=any(self.headings),
+            header_style="dim",
+        )
+        for row in self.rows:
+            table.add_row(*(cell(text) for text in row))
+        yield table
+
+
+def _printable(text: Text, ascii_only: bool) -> Text:
+    """``text``, with the signs that an ASCII terminal lacks replaced; styles within it are then lost."""
+    return Text(words.to_ascii(text.plain), style=text.style) if ascii_only else text

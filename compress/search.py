@@ -1,0 +1,104 @@
+"""Which candidates to build: a ladder of sizes inside the budget that was asked for.
+
+Proposals depend on the options alone, so that the same job proposes the same candidates on every
+machine. Sizes fall geometrically, since a front is read in ratios; where the target runs weights
+narrower than 8 bits, every third size comes in mixed precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SMALLEST = 0.12
+"""The last rung of the ladder, as a fraction of its first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One candidate to build.
+
+    Attributes:
+        macs, params: fractions to keep, None to prune nothing on that account.
+        weight_bits: average bits of the weights, None to stay in float.
+        mixed: True if layers may differ in bits.
+    """
+
+    macs: float | None
+    params: float | None
+    weight_bits: float | None
+    mixed: bool
+
+    @property
+    def id(self) -> str:
+        """A readable name, the same for the same proposal: ``macs50-w8``, ``macs100-mixed5``, ``macs25-float``."""
+        share = self.macs if self.macs is not None else self.params
+        size = f"{'macs' if self.params is None else 'size'}{_plain(100 * (1.0 if share is None else share))}"
+        if self.weight_bits is None:
+            return f"{size}-float"
+        return f"{size}-{'mixed' if self.mixed else 'w'}{_plain(self.weight_bits)}"
+
+
+def _plain(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".").replace(".", "_")
+
+
+def ladder(
+    count: int,
+    *,
+    prune: bool,
+    macs: float | None,
+    params: float | None,
+    widths: Sequence[int],
+    weight_bits: float | None,
+) -> tuple[Proposal, ...]:
+    """At most ``count`` different proposals, largest first.
+
+    Args:
+        count: how many are wanted, 1 or more.
+        prune: False leaves every channel.
+        macs, params: fractions kept that were asked for; the ladder starts there.
+        widths: integer weight widths to choose from, narrowest first; empty keeps float.
+        weight_bits: cap on the average bits; None for none.
+    """
+    precisions = _precisions(widths, weight_bits, 1 if prune else count)
+    if not prune:
+        return tuple(dict.fromkeys(Proposal(None, None, bits, mixed) for bits, mixed in precisions))[:count]
+    plain, rest = precisions[0], precisions[1:]
+    extra = count // 3 if rest else 0
+    sizes = [_rung(i, count - extra) for i in range(count - extra)]
+    proposals = [_sized(size, macs, params, *plain) for size in sizes]
+    for k in range(extra):
+        # Spread the mixed ones over the ladder's inside, where they fill the widest gaps in file size.
+        size = sizes[min(len(sizes) - 1, 1 + (k * max(1, len(sizes) - 1)) // extra)]
+        proposals.append(_sized(size, macs, params, *rest[k % len(rest)]))
+    unique = dict.fromkeys(proposals)
+    return tuple(sorted(unique, key=lambda p: (-(p.macs or p.params or 1.0), -(p.weight_bits or 32.0))))
+
+
+def _rung(i: int, n: int) -> float:
+    return 1.0 if n == 1 else SMALLEST ** (i / (n - 1))
+
+
+def _sized(size: float, macs: float | None, params: float | None, bits: float | None, mixed: bool) -> Proposal:
+    if params is not None:
+        share = round(params * size, 2)
+        return Proposal(None if macs is None else round(macs * size, 2), share, bits, mixed)
+    return Proposal(round((macs or 1.0) * size, 2), None, bits, mixed)
+
+
+def _precisions(widths: Sequence[int], cap: float | None, count: int) -> list[tuple[float | None, bool]]:
+    """(average bits, mixed) to choose from, most accurate first."""
+    if not widths:
+        return [(None, False)]
+    low, high = float(widths[0]), float(widths[-1])
+    if cap is not None and cap < high:
+        if cap in (float(width) for width in widths):
+            return [(cap, False)]
+        return [(cap, True)]
+    if low == high:
+        return [(high, False)]
+    if count == 1:
+        return [(high, False), ((low + high) / 2 - 1, True)]
+    steps = [high - (high - low) * i / max(1, count - 1) for i in range(count)]
+    return [(round(step, 2), step not in (low, high)) for step in steps]

@@ -1,0 +1,289 @@
+"""Training and evaluation of float networks, and of quantization-aware ones that are ordinary modules.
+
+Fine-tuning with ``teacher`` is knowledge distillation (Hinton, Vinyals and Dean 2015): the loss is
+``(1 - a) * cross_entropy(student, labels) + a * T^2 * KL(softmax(teacher / T) || softmax(student / T))``
+with ``a`` the recipe's ``distillation`` and ``T`` its ``temperature``. Reconstruction minimizes the
+mean squared error to the target, and with a teacher also that to the teacher's output, in the same shares.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from compress.errors import BadInput
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from compress.data import Augmentation, Split, Task
+    from compress.types import Progress
+
+    Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Hyperparameters of :func:`fit`.
+
+    Attributes:
+        epochs: passes over the training split; 0 changes nothing.
+        lr: highest learning rate.
+        batch_size: images a step.
+        optimizer: ``"sgd"`` with Nesterov momentum, or ``"adamw"``.
+        momentum: of SGD.
+        weight_decay: for tensors of two dimensions or more; biases and norms have none.
+        warmup: share of all steps in which the learning rate rises from 0; then it falls as a cosine to 0.
+        temperature: of distillation, above 0.
+        distillation: weight of the teacher's part of the loss, in [0, 1].
+        label_smoothing: of cross-entropy, in [0, 1).
+        clip: largest norm of the gradient; None for no limit.
+    """
+
+    epochs: int = 1
+    lr: float = 0.02
+    batch_size: int = 64
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.05
+    temperature: float = 4.0
+    distillation: float = 0.7
+    label_smoothing: float = 0.0
+    clip: float | None = 5.0
+
+
+def batch_size(n: int) -> int:
+    """Images a step for fine-tuning on ``n``: few where there are few, so that an epoch has steps enough."""
+    return min(64, max(16, n // 80))
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """Learning rate of step ``step`` (0 to ``steps`` - 1): a linear rise, then half a cosine down to 0."""
+    rising = math.floor(recipe.warmup * steps)
+    if step < rising:
+        return recipe.lr * (step + 1) / (rising + 1)
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def fit(
+    model: nn.Module,
+    split: Split,
+    recipe: Recipe,
+    *,
+    generator: torch.Generator,
+    device: str = "cpu",
+    task: Task = "classification",
+    teacher: nn.Module | None = None,
+    augment: Augmentation | None = None,
+    forward: Forward | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Train ``model`` in place and leave it on ``device`` in evaluation mode.
+
+    The same generator state, inputs, threads and versions give the same weights. Batches of one
+    image are left out, for batch norm has no variance of them.
+
+    Args:
+        model: anything from images (N, C, H, W) to logits, or to images for reconstruction.
+        split: what to train on.
+        recipe: hyperparameters.
+        generator: on the CPU; the order of images, augmentation and dropout come from it.
+        device: ``"cpu"`` or ``"cuda"``.
+        task: which loss.
+        teacher: the network to distil from, used in evaluation mode and without gradients.
+        augment: changes of the training images.
+        forward: how to run the models; ``model(images)`` by default.
+        progress: told the loss after each epoch.
+
+    Raises:
+        BadInput: the loss became NaN or infinite, or the module can't be trained.
+    """
+    import torch
+    from torch import nn
+
+    if recipe.epochs < 1:
+        return
+    run: Forward = forward or (lambda module, images: module(images))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        return
+    model.to(device)
+    optimizer = _optimizer(parameters, recipe)
+    used = [min(recipe.batch_size, split.n - start) for start in range(0, split.n, recipe.batch_size)]
+    steps = recipe.epochs * sum(size > 1 for size in used)
+    step = 0
+    with _seeded(generator, device), _lent(teacher, device):
+        _mode(model, True)
+        for epoch in range(recipe.epochs):
+            total, seen = 0.0, 0
+            for images, target in split.batches(recipe.batch_size, generator, device, augment):
+                if len(images) < 2:
+                    continue
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(recipe, step, steps)
+                output = run(model, images)
+                loss = _loss(output, target, task, recipe)
+                if teacher is not None and recipe.distillation > 0:
+                    with torch.no_grad():
+                        wanted = run(teacher, images)
+                    share = recipe.distillation
+                    loss = (1 - share) * loss + share * _distance(output, wanted, task, recipe)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature lacks types
+                if recipe.clip is not None:
+                    nn.utils.clip_grad_norm_(parameters, recipe.clip)
+                optimizer.step()
+                total, seen, step = total + float(loss.detach()) * len(images), seen + len(images), step + 1
+            mean = total / max(1, seen)
+            if not math.isfinite(mean):
+                raise BadInput(f"training diverged in epoch {epoch + 1} (loss {mean}); lower the learning rate")
+            if progress is not None:
+                progress(f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.4f}")
+        _mode(model, False)
+
+
+def evaluate(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    split: Split,
+    *,
+    device: str = "cpu",
+    batch_size: int = 256,
+    forward: Forward | None = None,
+) -> tuple[int, int]:
+    """Top-1: how many images of a classification split are right, and of how many.
+
+    Args:
+        model: a module, run in evaluation mode and put back, or any function from images
+            (N, C, H, W) float32 to logits (N, classes).
+        split: what to measure on, in order.
+        device: where to compute.
+        batch_size: images at a time.
+        forward: how to run a module.
+    """
+    correct = 0
+    with _predictor(model, device, forward) as predict:
+        for images, labels in split.batches(batch_size, device=device):
+            correct += int((predict(images).argmax(1) == labels).sum())
+    return correct, split.n
+
+
+def evaluate_psnr(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    split: Split,
+    *,
+    device: str = "cpu",
+    batch_size: int = 16,
+    forward: Forward | None = None,
+) -> list[float]:
+    """Peak signal-to-noise ratio of each reconstructed image in dB, in the split's order.
+
+    ``10 log10(255^2 / MSE)`` over all pixels and channels of an image, on the scale of pixels (0 to
+    255), output clipped to it. Equal images count as an error of half a grey level in one pixel
+    would at most, so that the figure stays finite. The data set's PSNR is the mean of the list.
+
+    Args:
+        model, split, device, batch_size, forward: as in :func:`evaluate`; the output has the target's shape.
+    """
+    import torch
+
+    found: list[float] = []
+    mean = torch.tensor(split.mean, dtype=torch.float64).mul(255).view(1, -1, 1, 1)
+    std = torch.tensor(split.std, dtype=torch.float64).mul(255).view(1, -1, 1, 1)
+    with _predictor(model, device, forward) as predict:
+        for images, target in split.batches(batch_size, device=device):
+            made = (predict(images).double().cpu() * std + mean).clamp(0, 255)
+            error = (made - (target.double().cpu() * std + mean)).square().flatten(1)
+            floor = 0.25 / error.shape[1]
+            found += (10 * torch.log10(255.0**2 / error.mean(1).clamp_min(floor))).tolist()
+    return found
+
+
+def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+    import torch
+
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+
+
+def _loss(output: Tensor, target: Tensor, task: Task, recipe: Recipe) -> Tensor:
+    from torch.nn import functional as F
+
+    if task == "reconstruction":
+        return F.mse_loss(output, target)
+    return F.cross_entropy(output, target, label_smoothing=recipe.label_smoothing)
+
+
+def _distance(output: Tensor, wanted: Tensor, task: Task, recipe: Recipe) -> Tensor:
+    from torch.nn import functional as F
+
+    if task == "reconstruction":
+        return F.mse_loss(output, wanted)
+    t = recipe.temperature
+    student, teacher = F.log_softmax(output / t, 1), F.log_softmax(wanted / t, 1)
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * t * t
+
+
+def _mode(model: nn.Module, training: bool) -> None:
+    try:
+        model.train(training)
+    except NotImplementedError:
+        if training:
+            raise BadInput(
+                "a network that torch.export made can't be trained; give FILE.py:factory, or --epochs 0"
+            ) from None
+
+
+@contextmanager
+def _seeded(generator: torch.Generator, device: str) -> Iterator[None]:
+    """Dropout and the like draw from the global generators: seed those from ours, and put them back."""
+    import torch
+
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    cuda = list(range(torch.cuda.device_count())) if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _lent(module: nn.Module | None, device: str) -> Iterator[None]:
+    """``module`` on ``device`` in evaluation mode, and back afterwards."""
+    if module is None:
+        yield
+        return
+    was_training, home = module.training, next((p.device for p in module.parameters()), None)
+    module.to(device)
+    _mode(module, False)
+    try:
+        yield
+    finally:
+        if home is not None:
+            module.to(home)
+        if was_training:
+            _mode(module, True)
+
+
+@contextmanager
+def _predictor(
+    model: nn.Module | Callable[[Tensor], Tensor], device: str, forward: Forward | None
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    import torch
+    from torch import nn
+
+    with torch.no_grad():
+        if not isinstance(model, nn.Module):
+            yield model
+            return
+        module, run = model, forward
+        with _lent(module, device):
+            yield module if run is None else (lambda images: run(module, images))

@@ -1,0 +1,148 @@
+"""Predicted latency of a network on a device: a roofline for each operator (Williams et al. 2009).
+
+An operator takes the longer of computing (its multiply-accumulates at the rate that real kernels
+reach) and moving its bytes (weights, inputs and output, once each), and a fixed time to launch. It is
+a first guess from data sheets, not a measurement: :attr:`Estimate.error` says how far off it may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from compress.graph.operators import Operator
+from compress.profiling.fusion import MOVES_NOTHING, heads
+from compress.results import Estimate, LayerCost
+from compress.types import FLOAT32, Precision, Rate, Target
+
+PlanPrecision = Callable[[Operator], Precision | None] | Mapping[str, Precision]
+
+
+def predict(
+    operators: Sequence[Operator],
+    plan_precision: PlanPrecision,
+    target: Target,
+    ram_bytes: int,
+    flash_bytes: int,
+    *,
+    inputs: Mapping[str, int],
+) -> Estimate:
+    """Seconds for one input (batch 1) and each operator's share.
+
+    Operators that are fused into another, or that only rename a tensor, take no time of their own and
+    have no entry in ``per_layer``; what a fused operator reads from elsewhere (the shortcut of a
+    residual block) is counted with the operator that it is fused into.
+
+    Args:
+        operators: in the order of execution.
+        plan_precision: the precision of an operator, or a mapping from module path. An operator for
+            which there is none (None, or not in the mapping) works on what made its first input.
+        target: the device.
+        ram_bytes, flash_bytes: passed on to the estimate.
+        inputs: elements of each of the network's inputs by name.
+
+    Raises:
+        ValueError: an operator reads a tensor that is neither made before nor a network input.
+    """
+    head = heads(operators)
+    groups: dict[str, list[Operator]] = {}
+    for operator in operators:
+        groups.setdefault(head[operator.name], []).append(operator)
+    elements = dict(inputs) | {name: max(o.output_elements for o in group) for name, group in groups.items()}
+
+    precisions: dict[str, Precision] = {}
+    costs: list[LayerCost] = []
+    for name, group in groups.items():
+        operator = next(o for o in group if o.name == name)
+        read = _read_from_outside(group, head, elements)
+        precision = _planned(plan_precision, operator)
+        if precision is None:
+            precision = next((precisions[tensor] for tensor in read if tensor in precisions), FLOAT32)
+        precisions[name] = precision
+        if operator.kind not in MOVES_NOTHING:
+            moved = sum(elements[tensor] for tensor in read) + elements[name]
+            costs.append(_cost(operator, precision, moved, target))
+    return Estimate(
+        latency_s=sum(cost.latency_s for cost in costs),
+        ram_bytes=ram_bytes,
+        flash_bytes=flash_bytes,
+        per_layer=tuple(costs),
+        error=target.prediction_error,
+    )
+
+
+def rate_for(target: Target, precision: Precision) -> Rate:
+    """The rate at which ``target`` really computes a layer of ``precision``.
+
+    Its own rate where it has one, else that of the next wider precision: the same kind before integer
+    before float, the fewest bits first. Wider than all of them: the widest float rate.
+    """
+    order = ("binary", "integer", "float")
+    wide_enough = [
+        rate
+        for rate in target.macs_per_s
+        if order.index(rate.precision.kind) >= order.index(precision.kind)
+        and rate.precision.weight_bits >= precision.weight_bits
+        and rate.precision.activation_bits >= precision.activation_bits
+    ]
+    if wide_enough:
+        return min(wide_enough, key=lambda rate: (order.index(rate.precision.kind), *_bits(rate)))
+    return max(target.macs_per_s, key=lambda rate: (order.index(rate.precision.kind), *_bits(rate)))
+
+
+def padded_macs(operator: Operator, multiple: int) -> float:
+    """Multiply-accumulates that kernels carry out when they fill channels up to ``multiple``.
+
+    Both channel counts of each group are rounded up; of a depthwise convolution, whose groups are
+    computed side by side, the number of output channels.
+    """
+    if not operator.in_channels or not operator.out_channels:
+        return float(operator.macs)
+    if operator.groups == operator.in_channels > 1:
+        return operator.macs * _padding(operator.out_channels, multiple)
+    inner, outer = operator.in_channels // operator.groups, operator.out_channels // operator.groups
+    return operator.macs * _padding(inner, multiple) * _padding(outer, multiple)
+
+
+def _cost(operator: Operator, precision: Precision, moved_elements: int, target: Target) -> LayerCost:
+    rate = rate_for(target, precision)
+    computed = rate.precision
+    compute_s = padded_macs(operator, target.channel_multiple) / (rate.macs_per_s * rate.efficiency)
+    # Weights that are loaded are unpacked once, to what kernels read: a byte at least. Weights that are
+    # read in place are unpacked by the kernel, so that the stored bits are what moves.
+    weight_bits = max(computed.weight_bits, 8) if target.weights_in_ram else computed.weight_bits
+    moved_bytes = (operator.weights * weight_bits + moved_elements * computed.activation_bits) / 8
+    memory_s = moved_bytes / target.bandwidth_bytes_per_s
+    work_s = max(compute_s, memory_s)
+    bound = "launch" if target.launch_overhead_s >= work_s else "compute" if compute_s >= memory_s else "memory"
+    stored = -(-operator.weights * precision.weight_bits // 8)
+    return LayerCost(operator.name, operator.macs, stored, work_s + target.launch_overhead_s, bound)
+
+
+def _planned(plan_precision: PlanPrecision, operator: Operator) -> Precision | None:
+    if callable(plan_precision):
+        return plan_precision(operator)
+    return plan_precision.get(operator.path)
+
+
+def _read_from_outside(
+    group: Sequence[Operator], head: Mapping[str, str], elements: Mapping[str, int]
+) -> tuple[str, ...]:
+    """The tensors that a group of fused operators reads, each once: names of heads or network inputs."""
+    own = head[group[0].name]
+    read: dict[str, None] = {}
+    for operator in group:
+        for name in operator.inputs:
+            tensor = head.get(name, name)
+            if tensor not in elements:
+                raise ValueError(f"operator {operator.name!r} reads {name!r}, neither an operator nor a network input")
+            if tensor != own:
+                read[tensor] = None
+    return tuple(read)
+
+
+def _bits(rate: Rate) -> tuple[int, int]:
+    return rate.precision.weight_bits, rate.precision.activation_bits
+
+
+def _padding(channels: int, multiple: int) -> float:
+    return -(-channels // multiple) * multiple / channels

@@ -1,0 +1,74 @@
+"""ONNX Runtime sessions on this machine's processor, and what is known of that machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compress.errors import BadInput
+
+Array = npt.NDArray[Any]
+
+
+def threads() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine() -> str:
+    """This machine in words: processor and how many cores of it are ours."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        found = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        name = found[0] if found else name
+    return f"{name}, {threads()} cores, {platform.system()}"
+
+
+def open_session(path: Path, intra_op_threads: int | None = None) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the processor.
+
+    Raises:
+        BadInput: the file is no ONNX file that this runtime can run.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads or threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exceptions share no base but this
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise BadInput(f"{path.name}: ONNX Runtime can't load it: {lines[0][:200]}; make it again") from error
+
+
+def runner(session: Any) -> Callable[[Array], Array]:
+    """A function from one input array to the first output."""
+    name = session.get_inputs()[0].name
+
+    def run(x: Array) -> Array:
+        result: Array = session.run(None, {name: x})[0]
+        return result
+
+    return run
+
+
+def batch_limit(session: Any) -> int | None:
+    """The batch size that the file fixes, None if it takes any."""
+    size = session.get_inputs()[0].shape[0]
+    return size if isinstance(size, int) else None
+
+
+def as_input(x: Any) -> Array:
+    """A contiguous float32 array of a tensor or array."""
+    return np.ascontiguousarray(np.asarray(x, dtype=np.float32))

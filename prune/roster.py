@@ -1,0 +1,17 @@
+"""The pruning methods by the names that the command line and Python know them by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from compress.prune.norm import Norm
+from compress.types import Stage
+
+Make = Callable[[float | None, float | None, tuple[str, ...]], Stage]
+
+METHODS: Mapping[str, Make] = {
+    "norm": lambda macs, params, skip: Norm(macs, params, skip),
+}
+"""Method -> its stage for (fraction of MACs kept, fraction of parameters kept, layers to skip)."""
+
+DEFAULT = "norm"

@@ -1,0 +1,58 @@
+"""From a plan with precisions to a quantized state: fold, place, observe, round."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+
+from compress.errors import BadData
+from compress.graph.fold import fold_batch_norm
+from compress.graph.trace import Network, trace
+from compress.quantize.placement import Placement, place
+from compress.quantize.ranges import activation_grid, observe, rounded_, weight_grid
+from compress.types import Context, Grid, Plan, Quantization, State
+
+
+def folded(state: State, inputs: torch.Tensor) -> tuple[State, Network]:
+    """``state`` with its batch norms folded, and the trace of that."""
+    example = (inputs[:2],)
+    network = trace(state.model, example)
+    model, notes = fold_batch_norm(state.model, network)
+    network = trace(model, example)
+    return replace(state, model=model.eval(), notes=state.notes + notes + network.notes), network
+
+
+def calibrated(state: State, network: Network, plan: Plan, inputs: torch.Tensor, context: Context) -> State:
+    """Round the weights and find the activation grids that ``plan`` asks for.
+
+    Args:
+        state: its model is the folded one that ``network`` traces.
+        network: the trace.
+        plan: the layers' precisions.
+        inputs: calibration inputs, float32 (N, ...), normalized.
+        context: target (signed or unsigned activations) and generator.
+    """
+    placement = place(network, plan)
+    model = copy.deepcopy(state.model)
+    weights = {
+        name: weight_grid(model.get_parameter(name), bits, axis) for name, (bits, axis) in placement.weights.items()
+    }
+    rounded_(model, weights)
+    activations = activation_grids(placement, network, inputs, context)
+    quantization = Quantization(weights, activations, placement.carried)
+    return replace(state, model=model, plan=plan, quantization=quantization, notes=state.notes + placement.notes)
+
+
+def activation_grids(
+    placement: Placement, network: Network, inputs: torch.Tensor, context: Context
+) -> dict[str, Grid]:
+    """The grid of every quantized tensor, from what the float network computes on ``inputs``."""
+    samples = observe(network, placement.tensors, inputs, context.generator)
+    for name, values in samples.items():
+        if not torch.isfinite(values).all():
+            raise BadData(context.data.name, f"the network computes NaN or infinity at {name} on it", "check the inputs and the weights")
+    return {
+        name: activation_grid(samples[name], bits, context.target.activations) for name, bits in placement.tensors.items()
+    }

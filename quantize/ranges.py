@@ -1,0 +1,129 @@
+"""Grids for weights and activations: the scale with the least squared error, tensor by tensor.
+
+A grid's step trades rounding error (large steps) against clipping error (small ranges). For each
+tensor the range is searched among shrunken versions of what was observed,
+
+    scale* = argmin over f in F of  sum_i (x_i - Q(x_i; f * range))^2,
+
+which for 8 bits keeps nearly the whole range and for 4 bits cuts off its tails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import fx, nn
+
+from compress.graph.module import plain_module
+from compress.graph.trace import Network
+from compress.types import Grid, Signedness
+
+SHRINK = torch.linspace(1.0, 0.2, 41)
+"""The factors F by which ranges are shrunk."""
+
+SAMPLE = 1 << 15
+"""How many values of one tensor the search looks at."""
+
+
+def weight_grid(weight: torch.Tensor, bits: int, axis: int) -> Grid:
+    """A symmetric grid for ``weight`` (float32), one scale an index of ``axis``, least squared error each.
+
+    A channel that is all zero gets the scale 1.
+    """
+    rows = weight.detach().movedim(axis, 0).flatten(1).double()
+    top = rows.abs().amax(1)
+    high = 2 ** (bits - 1) - 1
+    best = torch.full_like(top, torch.inf)
+    scale = top / high
+    for factor in SHRINK.double():
+        trial = (top * factor / high).clamp_min(1e-30).unsqueeze(1)
+        error = (rows - (rows / trial).round().clamp(-high, high) * trial).square().sum(1)
+        better = error < best
+        best = torch.where(better, error, best)
+        scale = torch.where(better, trial.squeeze(1), scale)
+    return Grid(_positive(torch.where(top > 0, scale, 1.0)), 0, bits, True, axis, narrow=True)
+
+
+def _positive(scale: torch.Tensor) -> tuple[float, ...]:
+    # float32, as the file holds it: what is simulated must be what ships.
+    return tuple(float(s) for s in scale.float().clamp_min(torch.finfo(torch.float32).tiny * 2**24))
+
+
+def activation_grid(values: torch.Tensor, bits: int, signedness: Signedness) -> Grid:
+    """A grid for a sample of one activation (float32, flat), one scale, least squared error.
+
+    ``unsigned`` has a zero point, so that a ReLU's output uses every integer; ``signed`` is symmetric
+    around 0. Zero is always on the grid, as padding adds zeros.
+    """
+    values = values.detach().float().flatten()
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    if low == high:
+        return Grid((1.0,), 0, bits, signedness == "signed")
+    best, result = float("inf"), None
+    for factor in SHRINK.tolist():
+        grid = _grid(low * factor, high * factor, bits, signedness)
+        step = torch.tensor(grid.scale[0])
+        rounded = ((values / step).round() + grid.zero_point).clamp(grid.low, grid.high) - grid.zero_point
+        error = float((values - rounded * step).double().square().sum())
+        if error < best:
+            best, result = error, grid
+    assert result is not None
+    return result
+
+
+def _grid(low: float, high: float, bits: int, signedness: Signedness) -> Grid:
+    if signedness == "signed":
+        scale = torch.tensor(max(-low, high) / (2 ** (bits - 1) - 1), dtype=torch.float32)
+        return Grid((float(scale),), 0, bits, True)
+    scale = torch.tensor((high - low) / (2**bits - 1), dtype=torch.float32)
+    return Grid((float(scale),), round(-low / float(scale)), bits, False)
+
+
+class _Sampler(fx.Interpreter):
+    """Runs the traced network and keeps a sample of some nodes' values."""
+
+    def __init__(self, module: fx.GraphModule, names: Iterable[str], per_batch: int, generator: torch.Generator) -> None:
+        super().__init__(module, garbage_collect_values=True)
+        self.samples: dict[str, list[torch.Tensor]] = {name: [] for name in names}
+        self._per_batch, self._generator = per_batch, generator
+
+    def run_node(self, n: fx.Node) -> torch.Tensor:
+        value = super().run_node(n)
+        if n.name in self.samples:
+            flat = value.detach().flatten()
+            kept = self.samples[n.name]
+            # The extremes always count: a range that misses them would clip without anybody having chosen to.
+            kept.append(torch.stack([flat.min(), flat.max()]).cpu())
+            if flat.numel() > self._per_batch:
+                picks = torch.randint(flat.numel(), (self._per_batch,), generator=self._generator)
+                flat = flat[picks.to(flat.device)]
+            kept.append(flat.cpu())
+        return value
+
+
+def observe(
+    network: Network, names: Iterable[str], inputs: torch.Tensor, generator: torch.Generator, batch: int = 64
+) -> Mapping[str, torch.Tensor]:
+    """A flat sample (float32) of each named node's values over ``inputs`` (N, ...).
+
+    The minimum and maximum of each batch are always in it.
+    """
+    module = plain_module(network)
+    step = batch if network.dynamic_batch else 1
+    batches = inputs.split(step)
+    sampler = _Sampler(module, names, max(2, SAMPLE // len(batches)), generator)
+    with torch.no_grad():
+        for x in batches:
+            sampler.run(x)
+    return {name: torch.cat(parts) for name, parts in sampler.samples.items()}
+
+
+def rounded_(model: nn.Module, grids: Mapping[str, Grid]) -> None:
+    """Round the named parameters of ``model`` onto their grids, in place."""
+    from compress.graph.qdq import on_grid
+
+    with torch.no_grad():
+        for name, grid in grids.items():
+            parameter = model.get_parameter(name)
+            parameter.copy_(on_grid(parameter, grid))

@@ -1,0 +1,42 @@
+"""Data that the tests share: real images where the machine has them, else a skip that says so."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of published data sets and weights: ``$COMPRESS_DATA_DIR``, or ``../shared/data``."""
+    given = os.environ.get("COMPRESS_DATA_DIR")
+    for folder in ([Path(given)] if given else []) + [REPOSITORY.parent / "shared" / "data"]:
+        if (folder / "weights" / "cifar10-akamaster").is_dir():
+            return folder
+    pytest.skip("no shared data: set COMPRESS_DATA_DIR to the folder that holds cifar10/, mnist/ and weights/")
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with CIFAR-10 in both published layouts, ``cifar-10-batches-bin`` and ``-py``."""
+    source = shared_data / "cifar10"
+    if (source / "cifar-10-batches-bin" / "test_batch.bin").is_file():
+        return source
+    if not (source / "unpack.py").is_file():
+        pytest.skip(f"no CIFAR-10 in {source}")
+    folder = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, source / "unpack.py", folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests see neither the user's data folder nor the user's cache."""
+    monkeypatch.delenv("COMPRESS_DATA_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "empty-cache"))
