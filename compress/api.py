@@ -28,6 +28,10 @@ from compress.types import Budget, Target
 from compress.watch import Silent, Watcher
 
 
+ASKED = "asked"
+"""The part of a run's configuration that says how the model, data, target and weights were named."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A job that was checked, with what ``run.json`` says of it."""
@@ -135,11 +139,14 @@ def prepare(
     own_mean, own_std = (mean, std)
     if loaded is not None:
         own_mean, own_std = mean or loaded.mean, std or loaded.std
+    shape = loaded.input_shape if loaded is not None else None
+    classes = loaded.num_classes if loaded is not None else None
     if isinstance(data, str):
-        shape = loaded.input_shape if loaded is not None else None
-        dataset = datasets.load(data, mean=own_mean, std=own_std, input_shape=shape, seed=seed)
+        dataset = datasets.load(data, mean=own_mean, std=own_std, input_shape=shape, num_classes=classes)
+    elif isinstance(data, datasets.Data):
+        dataset = data
     else:
-        dataset = datasets.from_python(data)
+        dataset = datasets.from_python(data, mean=own_mean, std=own_std, input_shape=shape, num_classes=classes)
     network = loaded.model if loaded is not None else model
     assert isinstance(network, nn.Module)
     built_in = loaded is not None and dataset.name == loaded.default_data
@@ -176,6 +183,15 @@ def prepare(
         "runtime": runtime,
         "mean": [float(m) for m in dataset.mean],
         "std": [float(s) for s in dataset.std],
+        # As they were given, so that a run can be asked for again; not compared, as one file may be named in many ways.
+        ASKED: {
+            "model": model if isinstance(model, str) else None,
+            "data": data if isinstance(data, str) else None,
+            "target": target if isinstance(target, str) else None,
+            "weights": weights,
+            "mean": None if mean is None else [float(m) for m in mean],
+            "std": None if std is None else [float(s) for s in std],
+        },
     }
     return Prepared(job, proposals, configuration, time.perf_counter() - begin)
 
@@ -195,12 +211,15 @@ def start(prepared: Prepared, path: Path, command: str, watcher: Watcher, resume
 def _same(path: Path, configuration: dict[str, Any]) -> None:
     document = runfolder.read_run(path)
     before = document["configuration"]
-    changed = [key for key in configuration if before.get(key) != configuration[key]]
+    changed = [key for key in configuration if key != ASKED and before.get(key) != configuration[key]]
     if changed:
-        key = changed[0]
+        key, was, now = changed[0], before.get(changed[0]), configuration[changed[0]]
+        if isinstance(was, dict) and isinstance(now, dict):
+            key = next(name for name in now if was.get(name) != now[name])
+            was, now = was.get(key), now[key]
         raise RunFolderError(
             str(path),
-            f"its run has {key} {before.get(key)!r}, not {configuration[key]!r}",
+            f"its run has {key} {was!r}, not {now!r}",
             "resume with the same options, or choose another --out",
         )
     if document.get("versions") != versions():

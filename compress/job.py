@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -188,8 +189,7 @@ def build(job: Job, name: str, stages: tuple[Stage, ...], folder: Path, referenc
         reference: the uncompressed network, for what each layer was; None if this is it.
         progress: told what is happening.
     """
-    measure: Callable[[State], Size] = lambda state: _size(state, job.example)  # noqa: E731  # a closure with a name
-    state = pipeline.run(stages, State(job.model), job.context(name, progress), measure)
+    state = pipeline.run(stages, State(job.model), job.context(name, progress), _Sizes(job.example))
     state = replace(state, plan=replace(state.plan, seed=job.seed))
     assessed = assess(state, job.target, job.example)
     progress("export")
@@ -231,11 +231,21 @@ def build(job: Job, name: str, stages: tuple[Stage, ...], folder: Path, referenc
     return candidate
 
 
-def _size(state: State, example: torch.Tensor) -> Size:
-    network = trace(state.model, (example,))
-    quantization = state.quantization
-    bits = {} if quantization is None else {costs.layer_name(n): grid.bits for n, grid in quantization.weights.items()}
-    return costs.size(network, bits)
+class _Sizes:
+    """The size of a state's network. Training changes no shape, so a network is traced once a shape."""
+
+    def __init__(self, example: torch.Tensor) -> None:
+        self.example = example
+        self.known: dict[Any, Size] = {}
+
+    def __call__(self, state: State) -> Size:
+        bits = {} if state.quantization is None else {n: grid.bits for n, grid in state.quantization.weights.items()}
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in state.model.state_dict().items())
+        key = (shapes, tuple(sorted(bits.items())))
+        if key not in self.known:
+            network = trace(state.model, (self.example,))
+            self.known[key] = costs.size(network, {costs.layer_name(name): width for name, width in bits.items()})
+        return self.known[key]
 
 
 def layer_facts(assessed: Assessment, reference: Assessment) -> tuple[LayerFact, ...]:

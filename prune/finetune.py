@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from compress.training import Recipe, batch_size, fit
 from compress.types import Context, State
@@ -15,6 +16,7 @@ class FineTune:
 
     epochs: int = 1
     lr: float = Recipe().lr
+    label: ClassVar[str] = "fine-tune"
 
     def __call__(self, state: State, context: Context) -> State:
         if self.epochs < 1:

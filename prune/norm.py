@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -33,6 +34,7 @@ class Norm:
     macs: float | None = 0.5
     params: float | None = None
     skip: tuple[str, ...] = ()
+    label: ClassVar[str] = "prune by norm"
 
     def __call__(self, state: State, context: Context) -> State:
         inputs = context.data.train.inputs(context.samples, context.generator)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import fx
@@ -39,6 +40,7 @@ class LayerError:
 
     weight_bits: float = 6.0
     activation_bits: int = 8
+    label: ClassVar[str] = "quantize by layer error"
 
     def __call__(self, state: State, context: Context) -> State:
         widths = integer_widths(context.target, self.activation_bits)

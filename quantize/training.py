@@ -13,6 +13,7 @@ import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import fx, nn
@@ -37,6 +38,7 @@ class QuantizationAware:
 
     epochs: int = 1
     lr: float = RECIPE.lr
+    label: ClassVar[str] = "train with quantizers"
 
     def __call__(self, state: State, context: Context) -> State:
         if state.quantization is None or self.epochs < 1:

@@ -9,6 +9,7 @@ training.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from compress.errors import BadInput
 from compress.graph.costs import layer_operators
@@ -22,6 +23,7 @@ class Uniform:
 
     weight_bits: int = 8
     activation_bits: int = 8
+    label: ClassVar[str] = "quantize uniformly"
 
     def __call__(self, state: State, context: Context) -> State:
         precision = runnable(Precision(self.weight_bits, self.activation_bits, "integer"), context.target)

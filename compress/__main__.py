@@ -1,0 +1,27 @@
+"""The command, ``compress`` or ``python -m compress``: catches signals before anything else is imported."""
+
+from __future__ import annotations
+
+import sys
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with its status."""
+    # Nothing but the handlers is imported first, so that an interrupt is met wherever it comes.
+    from compress.cli import interrupts
+
+    try:
+        interrupts.install()
+        from compress.cli.shell import run
+
+        status = run(sys.argv[1:])
+    except KeyboardInterrupt:
+        interrupts.ignore()
+        sys.stderr.write("error: interrupted\n")
+        status = 130
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

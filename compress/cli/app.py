@@ -1,0 +1,216 @@
+"""What can be typed: the main job's options and the other commands. What they do is in the modules beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from compress import __version__
+from compress.cli.shell import PROGRAM, Session
+from compress.cli.values import LATENCY, REAL, REALS, SIZE, WHOLE
+from compress.errors import nearest_names
+
+Command = Callable[..., Any]
+SECTIONS = ("What to compress", "Budget", "How", "Output")
+MODEL_FORMS = "a built-in name, timm:NAME, torchvision:NAME, hf:NAME, FILE.py:FUNCTION, FILE.pt2"
+DATA_FORMS = "digits, mnist[:DIR], cifar10[:DIR], a folder of images, FILE.npz, FILE.py:FUNCTION"
+EPILOG = "Exit status: 0 done, 1 a bug, 2 bad input, 3 the budget can't be met, 4 a check failed, 130 interrupted."
+
+
+class SectionedOption(click.Option):
+    """An option that knows under which heading the help lists it."""
+
+    def __init__(self, *arguments: Any, section: str, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.section = section
+
+
+class Main(click.Group):
+    """The main job as it stands, and the other commands by name."""
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Two lines: the main job's, and the others'."""
+        formatter.write_usage(PROGRAM, "--model MODEL --target TARGET [options]")
+        formatter.write_usage(PROGRAM, "COMMAND [options]", prefix="       ")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options by section, then the commands."""
+        for section in SECTIONS:
+            options = [p for p in self.get_params(ctx) if getattr(p, "section", SECTIONS[-1]) == section]
+            with formatter.section(section):
+                formatter.write_dl([record for p in options if (record := p.get_help_record(ctx)) is not None])
+        self.format_commands(ctx, formatter)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command by its name.
+
+        Raises:
+            UsageError: there is none of that name; the nearest is named.
+        """
+        name = args[0]
+        if name.startswith("-") or self.get_command(ctx, name) is not None:
+            return super().resolve_command(ctx, args)
+        near = nearest_names(name, self.list_commands(ctx), most=1)
+        hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(self.list_commands(ctx))}"
+        raise click.UsageError(f"no such command {name!r}; {hint}; a network is named by --model", ctx)
+
+
+def _option(section: str, *names: str, **settings: Any) -> Callable[[Command], Command]:
+    return click.option(*names, cls=SectionedOption, section=section, **settings)
+
+
+def _job_options(command: Command) -> Command:
+    """The options of the main job, in the order of the help."""
+    what, budget, how, output = SECTIONS
+    number = {"type": REAL, "metavar": "NUMBER"}
+    options = [
+        _option(what, "--model", metavar="MODEL", help=f"The network: {MODEL_FORMS}."),
+        _option(what, "--target", metavar="TARGET", help="The device: a name from 'compress targets', or FILE.toml."),
+        _option(what, "--data", metavar="DATA", help=f"The data: {DATA_FORMS}. Default: the network's own."),
+        _option(what, "--weights", metavar="FILE", help="A checkpoint for the network, or 'random'."),
+        _option(what, "--mean", type=REALS, metavar="M,M,M", help="Of (x/255 - mean)/std, one number a channel."),
+        _option(what, "--std", type=REALS, metavar="S,S,S", help="Of (x/255 - mean)/std, one number a channel."),
+        _option(budget, "--max-drop", help="Accuracy that may be lost, in points or dB.", **number),
+        _option(budget, "--latency", type=LATENCY, metavar="5ms", help="Time for one input, at most."),
+        _option(budget, "--ram", type=SIZE, metavar="256KiB", help="Working memory, at most."),
+        _option(budget, "--flash", type=SIZE, metavar="512KiB", help="Size of the file, at most."),
+        _option(budget, "--macs", type=REAL, metavar="0.5", help="Fraction of the multiply-accumulates to keep."),
+        _option(budget, "--params", type=REAL, metavar="0.5", help="Fraction of the parameters to keep."),
+        _option(budget, "--weight-bits", type=REAL, metavar="4.0", help="Bits a weight on average, at most."),
+        _option(budget, "--activation-bits", type=WHOLE, metavar="8", help="Bits an activation."),
+        _option(how, "--prune", metavar="METHOD", help="Pruning method, or none. Default: the best there is."),
+        _option(how, "--quantize", metavar="METHOD", help="Quantization method, or none. Default: the best there is."),
+        _option(how, "--epochs", type=WHOLE, metavar="N", help="Of fine-tuning. Default: 1 on built-in data, else 0."),
+        _option(how, "--samples", type=WHOLE, metavar="N", help="Images to calibrate on. Default: 1024."),
+        _option(how, "--candidates", type=WHOLE, metavar="N", help="How many to make, at most. Default: 8."),
+        _option(how, "--runtime", metavar="NAME", help="The runtime whose figures count, if the target has several."),
+        _option(how, "--seed", type=WHOLE, metavar="N", help="Of all randomness. Default: 0."),
+        _option(output, "--out", metavar="DIR", help="The run folder. Default: runs/MODEL-TARGET."),
+        _option(output, "--resume", is_flag=True, help="Go on with an unfinished run; its options are known."),
+        _option(output, "--json", "as_json", is_flag=True, help="Print front.json on standard output."),
+        _option(output, "-q", "--quiet", is_flag=True, help="Show no progress."),
+        _option(output, "-v", "--verbose", is_flag=True, help="Show every step, and a traceback if there is a bug."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+SHARED = ("as_json", "quiet", "verbose")
+"""Options of the main job that may also stand before another command."""
+
+
+@click.group(
+    cls=Main,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+)
+@_job_options
+@click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context, **typed: Any) -> int:
+    """Compress a network for a device and measure the files that ship.
+
+    The one line to begin with: compress --model resnet --target jetson
+    """
+    session: Session = context.obj
+    session.verbose = typed["verbose"]
+    given = [name for name, value in typed.items() if value is not None and value is not False and name not in SHARED]
+    if context.invoked_subcommand is not None:
+        if given:
+            option = next(p.opts[0] for p in context.command.params if p.name == given[0])
+            message = f"{option} belongs to the main job, it doesn't go with the command {context.invoked_subcommand}"
+            raise click.UsageError(message, context)
+        return 0
+    if not given:
+        click.echo(context.get_help())
+        return 0
+    from compress.cli import job
+
+    return job.run(session, typed)
+
+
+def _json(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def _verbose(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    context.obj.verbose |= value
+
+
+def _shared(command: Command) -> Command:
+    """What every other command takes too."""
+    verbose = click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, callback=_verbose, help="Traceback if there is a bug."
+    )
+    return _json(verbose(click.pass_context(command)))
+
+
+def _wants_json(context: click.Context, here: bool) -> bool:
+    parent = context.parent
+    return here or bool(parent is not None and parent.params.get("as_json"))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@_shared
+def targets(context: click.Context, name: str | None, as_json: bool) -> int:
+    """The devices; with NAME, every number of one with its source."""
+    from compress.cli import lists
+
+    return lists.targets(name, _wants_json(context, as_json))
+
+
+@cli.command()
+@_shared
+def models(context: click.Context, as_json: bool) -> int:
+    """The built-in networks, and what else --model takes."""
+    from compress.cli import lists
+
+    return lists.models(_wants_json(context, as_json))
+
+
+@cli.command()
+@_shared
+def doctor(context: click.Context, as_json: bool) -> int:
+    """What is installed and what is missing; a self-check."""
+    from compress.cli import doctor as check_up
+
+    return check_up.run(_wants_json(context, as_json))
+
+
+@cli.command()
+@click.argument("bundle")
+@click.option("--data", metavar="DATA", help="Where the data is, if not where the bundle says.")
+@_shared
+def verify(context: click.Context, bundle: str, data: str | None, as_json: bool) -> int:
+    """Check a bundle: hashes, golden inputs, accuracy."""
+    from compress.cli import bundles
+
+    return bundles.verify(bundle, data, _wants_json(context, as_json))
+
+
+@cli.command()
+@click.argument("bundle")
+@click.option("--device", metavar="DEVICE", default="local", help="Where to measure: local, this machine.")
+@_shared
+def profile(context: click.Context, bundle: str, device: str, as_json: bool) -> int:
+    """Time a bundle, after checking its golden inputs."""
+    from compress.cli import bundles
+
+    return bundles.profile(bundle, device, _wants_json(context, as_json))
+
+
+@cli.command()
+@click.argument("run")
+@_shared
+def report(context: click.Context, run: str, as_json: bool) -> int:
+    """Draw report.html and front.svg of a finished run again."""
+    from compress.cli import bundles
+
+    return bundles.report(run, _wants_json(context, as_json))

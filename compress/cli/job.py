@@ -1,0 +1,189 @@
+"""The main job: options, those of an earlier run included, to a run and what is printed of it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from compress import runfolder, targets
+from compress.cli import screen
+from compress.cli.progress import watching
+from compress.cli.shell import PROGRAM, Session
+from compress.errors import BadInput, BudgetUnreachable, RunFolderError
+from compress.report import words
+from compress.results import Candidate, Front
+from compress.types import Budget
+
+BUDGET = {
+    "latency": "latency_s",
+    "ram": "ram_bytes",
+    "flash": "flash_bytes",
+    "macs": "macs",
+    "params": "params",
+    "weight_bits": "weight_bits",
+    "activation_bits": "activation_bits",
+    "max_drop": "max_accuracy_drop",
+}
+"""Option to the field of :class:`~compress.types.Budget`."""
+NAMED = ("model", "target", "data", "weights", "mean", "std")
+SETTINGS = ("seed", "prune", "quantize", "epochs", "samples", "candidates", "runtime")
+
+
+def run(session: Session, typed: Mapping[str, Any]) -> int:
+    """Do the main job.
+
+    Args:
+        session: the call of the command.
+        typed: the options; None where one wasn't typed.
+
+    Raises:
+        BadInput: something that was typed can't be used; nothing has been written.
+        BudgetUnreachable: no candidate meets the budget; the front has been written and printed.
+    """
+    resume = typed["resume"]
+    path, options, command = _resumed(session, typed) if resume else (None, dict(typed), session.command)
+    for name, example in (("model", "resnet"), ("target", "jetson")):
+        if options[name] is None:
+            raise BadInput(f"--{name} is missing; give one, such as --{name} {example}, or see {PROGRAM} {name}s")
+    # What costs nothing to check comes before torch is imported.
+    device = targets.load(options["target"])
+    if path is None:
+        path = Path(typed["out"]) if typed["out"] is not None else runfolder.default_path(options["model"], device.name)
+    runfolder.check_writable(path, resume)
+    with watching(typed["quiet"], typed["verbose"]) as watcher:
+        watcher.phase("load PyTorch")
+        from compress import api
+
+        watcher.phase(f"load {options['model']}, trace it and check the job")
+        prepared = api.prepare(
+            **{name: options[name] for name in (*NAMED, *SETTINGS) if options[name] is not None},
+            budget=Budget(**{field: options[option] for option, field in BUDGET.items()}),
+        )
+        # Loading took seconds: somebody else may have taken the folder since.
+        runfolder.check_writable(path, resume)
+        session.folder = path
+        front = api.start(prepared, path, command, watcher, resume)
+    if typed["as_json"]:
+        screen.emit(json.loads((path / "front.json").read_text(encoding="utf-8")))
+    else:
+        _show(front, path)
+    if front.best() is None:
+        raise unreachable(front)
+    return 0
+
+
+def _resumed(session: Session, typed: Mapping[str, Any]) -> tuple[Path, dict[str, Any], str]:
+    """The folder to go on in, the options of its run with the typed ones over them, and its command."""
+    path = _unfinished(typed)
+    try:
+        document = runfolder.read_run(path)
+    except RunFolderError:
+        if typed["model"] is None or typed["target"] is None:
+            raise
+        # It was stopped before it wrote anything: what was typed is all there is to know.
+        return path, dict(typed), session.command
+    try:
+        recorded = _recorded(document["configuration"])
+    except (KeyError, TypeError, AttributeError):
+        raise RunFolderError(str(path), f"its {runfolder.RUN} is damaged", "begin again with another --out") from None
+    options = {**typed, **{name: recorded[name] for name in recorded if typed[name] is None}}
+    if options["model"] is None or (options["data"] is None and document["configuration"]["data"] is not None):
+        raise RunFolderError(
+            str(path), "its network or data came from Python", "go on there: compress.run(..., out=..., resume=True)"
+        )
+    return path, options, str(document.get("command", session.command))
+
+
+def _unfinished(typed: Mapping[str, Any]) -> Path:
+    if typed["out"] is not None:
+        return Path(typed["out"])
+    if typed["model"] is None or typed["target"] is None:
+        raise BadInput("--resume doesn't say which run; add --out DIR, or --model and --target")
+    name = targets.load(typed["target"]).name
+    path = runfolder.latest_unfinished(typed["model"], name)
+    if path is None:
+        raise BadInput(
+            f"there is no unfinished run of {typed['model']} for {name} under runs; add --out DIR, or leave --resume out"
+        )
+    return path
+
+
+def _recorded(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a run was begun with."""
+    asked, budget = configuration["asked"], configuration["budget"]
+    named = {name: asked[name] for name in NAMED}
+    for name in ("mean", "std"):
+        named[name] = None if named[name] is None else tuple(named[name])
+    settings = {name: configuration[name] for name in SETTINGS}
+    for name in ("prune", "quantize"):
+        settings[name] = settings[name] or "none"
+    return {**named, **settings, **{option: budget[field] for option, field in BUDGET.items()}}
+
+
+def unreachable(front: Front) -> BudgetUnreachable:
+    """That no candidate of ``front`` meets its budget: the budget, the nearest and by how much it misses."""
+    nearest = front.nearest()
+    over = front.violations(nearest)
+    unit = "dB" if front.baseline.accuracy is not None and front.baseline.accuracy.metric == "psnr_db" else "points"
+    excesses = ", ".join(_excess(front, nearest, name, by, unit) for name, by in over.items())
+    return BudgetUnreachable(" and ".join(words.budget_text(front.budget, unit)), f"{nearest.id} ({excesses})")
+
+
+def _excess(front: Front, candidate: Candidate, name: str, by: float, unit: str) -> str:
+    if name == "accuracy drop":
+        return f"accuracy drop {front.baseline.value - candidate.value:.2f} {unit}, {by:.2f} over"
+    base = front.baseline
+    value = {
+        "latency": words.seconds(front.latency_s(candidate)),
+        "RAM": words.size(candidate.best.ram_bytes),
+        "flash": words.size(candidate.best.bytes),
+        "MACs": words.percent(candidate.macs / base.macs, 1),
+        "parameters": words.percent(candidate.params / base.params, 1),
+        "average weight bits": words.bits(candidate.weight_bits),
+        "activation bits": words.bits(candidate.activation_bits),
+    }[name]
+    if by >= 1:
+        return f"{name} {value}, {words.times(1 + by)} the limit"
+    return f"{name} {value}, {words.percent(by, 1 if by < 0.1 else 0)} over"
+
+
+CONTENTS = (
+    ("report.html", "the report, to look at in a browser"),
+    ("front.svg", "its plot"),
+    ("front.json", "every figure, for programs"),
+    ("run.json", "what was asked for, versions, times"),
+    ("candidates", "every candidate, each a bundle"),
+    ("bundle", "the best candidate, to copy to the device"),
+)
+
+
+def _show(front: Front, path: Path) -> None:
+    """The end of a run on standard output: the table, what is in the folder, and what to type next."""
+    from rich.text import Text
+
+    from compress.report.terminal import front_table, rows_table
+
+    out = screen.console()
+    there = [(name, what) for name, what in CONTENTS if (path / name).exists()]
+    rows = [(f"{name}/" if (path / name).is_dir() else name, what) for name, what in there]
+    out.print()
+    screen.show(front_table(front), rows_table(["", ""], rows, title=f"In {path}"))
+    out.print()
+    out.print(Text("Next:", style="bold"))
+    for command in next_commands(front, path):
+        # Not wrapped, so that it can be copied.
+        out.print(Text(f"  {command}"), soft_wrap=True)
+
+
+def next_commands(front: Front, path: Path) -> tuple[str, ...]:
+    """What to type after a run: check the bundle, measure it; or where there is none, ask for less."""
+    if front.best() is None:
+        return (shlex.join([PROGRAM, "report", str(path)]),)
+    bundle = str(path / "bundle")
+    return (shlex.join([PROGRAM, "verify", bundle]), shlex.join([PROGRAM, "profile", bundle]))
+
+
+__all__ = ["next_commands", "run", "unreachable"]

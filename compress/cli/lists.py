@@ -1,0 +1,141 @@
+"""``compress targets`` and ``compress models``: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from compress import targets as devices
+from compress.cli import screen
+from compress.report import words
+from compress.serial import to_json
+
+if TYPE_CHECKING:
+    from compress.types import Target
+
+MODEL_FORMS = (
+    ("timm:NAME", "a network of timm with its weights (pip install timm)"),
+    ("torchvision:NAME", "a network of torchvision with its weights (pip install torchvision)"),
+    ("hf:NAME", "an image classifier of Hugging Face (pip install transformers)"),
+    ("FILE.py:FUNCTION", "what your function returns, a torch.nn.Module"),
+    ("FILE.pt2", "what torch.export.save wrote"),
+)
+
+
+def targets(name: str | None, as_json: bool) -> int:
+    """Print all targets, or every number of one.
+
+    Raises:
+        BadInput: there is no such target, or its file is wrong.
+    """
+    if name is not None:
+        return _target(devices.load(name), as_json)
+    found = [devices.load(known) for known in devices.names()]
+    if as_json:
+        screen.emit([_summary(target) for target in found])
+        return 0
+    from compress.report.terminal import rows_table
+
+    rows = [
+        (
+            target.name,
+            target.runtime,
+            words.size(target.ram_bytes),
+            words.size(target.flash_bytes),
+            " ".join(str(p) for p in target.precisions),
+            _latency_known(target),
+        )
+        for target in found
+    ]
+    aliases = [(", ".join(t.aliases), f"stands for {t.name}") for t in found if t.aliases]
+    blocks = [rows_table(["target", "runtime", "RAM", "flash", "precisions", "latency"], rows, right=[2, 3])]
+    if aliases:
+        blocks.append(rows_table(["", ""], aliases))
+    screen.show(*blocks, "Every number and where it comes from: compress targets NAME")
+    return 0
+
+
+def _latency_known(target: Target) -> str:
+    """How the latencies on it will be known."""
+    return "measured here" if target.host else "predicted"
+
+
+def _summary(target: Target) -> dict[str, Any]:
+    return {
+        "name": target.name,
+        "aliases": list(target.aliases),
+        "title": target.title,
+        "runtime": target.runtime,
+        "runtimes": list(target.runtimes),
+        "ram_bytes": target.ram_bytes,
+        "flash_bytes": target.flash_bytes,
+        "precisions": [str(precision) for precision in target.precisions],
+        "measured_here": target.host,
+        "measured_on": target.measured_on,
+    }
+
+
+def _target(target: Target, as_json: bool) -> int:
+    numbers = devices.describe(target)
+    if as_json:
+        screen.emit({**_summary(target), "target": to_json(target), "numbers": to_json(numbers)})
+        return 0
+    from compress.report.terminal import rows_table
+
+    weights = "in RAM" if target.weights_in_ram else "read in place from flash"
+    facts = [
+        ("name", ", ".join([target.name, *target.aliases])),
+        ("runtimes", ", ".join(target.runtimes)),
+        ("activations", target.activations),
+        ("weights", weights),
+        ("compiled for", ", ".join(each for each in (target.triple, target.cpu) if each) or words.DASH),
+        ("last measured there", target.measured_on or "never"),
+        ("latency of a run", _latency_known(target)),
+    ]
+    rows = [(row.field, row.value, row.evidence, row.date, row.source) for row in numbers]
+    screen.show(
+        rows_table(["", ""], facts, title=target.title),
+        rows_table(["number", "value", "evidence", "date", "source"], rows, right=[1]),
+    )
+    return 0
+
+
+def models(as_json: bool) -> int:
+    """Print the built-in networks and the other forms of ``--model``."""
+    from compress.networks import NETWORKS
+
+    if as_json:
+        screen.emit(
+            {
+                "builtin": [
+                    {
+                        "name": each.name,
+                        "input_shape": list(each.input_shape),
+                        "num_classes": each.num_classes,
+                        "weights_included": each.weights is not None,
+                        "data": each.data,
+                        "description": each.description,
+                    }
+                    for each in NETWORKS
+                ],
+                "forms": [{"form": form, "what": what} for form, what in MODEL_FORMS],
+            }
+        )
+        return 0
+    from compress.report.terminal import rows_table
+
+    rows = [
+        (
+            each.name,
+            words.TIMES.join(map(str, each.input_shape)),
+            str(each.num_classes),
+            "included" if each.weights is not None else "--weights FILE",
+            each.data or "--data DATA",
+            each.description,
+        )
+        for each in NETWORKS
+    ]
+    screen.show(
+        rows_table(["network", "input", "classes", "weights", "data", "what it is"], rows, right=[2]),
+        rows_table(["", ""], MODEL_FORMS, title="Also"),
+    )
+    return 0
