@@ -104,7 +104,7 @@ class Job:
         stages: list[Stage] = []
         shrinks = any(share is not None and share < 1 for share in (proposal.macs, proposal.params))
         if self.prune is not None and shrinks:
-            stages.append(pruning.METHODS[self.prune](proposal.macs, proposal.params, ()))
+            stages.append(pruning.METHODS[self.prune](proposal.macs, proposal.params, (), True))
             if self.epochs:
                 stages.append(FineTune(self.epochs))
         if self.quantize is not None and proposal.weight_bits is not None:

@@ -28,12 +28,14 @@ from compress.types import Context, Note, State
 class Norm:
     """Keep the fractions ``macs`` and ``params`` (each in (0, 1], None for no limit).
 
-    ``skip`` names layers (module paths) whose channels stay.
+    ``skip`` names layers (module paths) whose channels stay; ``recalibrates`` says whether batch norms are
+    estimated anew on training inputs.
     """
 
     macs: float | None = 0.5
     params: float | None = None
     skip: tuple[str, ...] = ()
+    recalibrates: bool = True
     label: ClassVar[str] = "prune by norm"
 
     def __call__(self, state: State, context: Context) -> State:
@@ -43,7 +45,8 @@ class Norm:
         kept = uniform(Counter.of(network, dependencies), self.macs, self.params, context.target.channel_multiple)
         units = least(state.model, dependencies.groups, kept)
         model = remove(state.model, dependencies, units)
-        recalibrate(model, inputs, network)
+        if self.recalibrates:
+            recalibrate(model, inputs, network)
         plan = planned(state.plan, dependencies, units)
         notes = state.notes + dependencies.left_alone + network.notes
         return replace(state, model=model, plan=plan, notes=tuple(dict.fromkeys(notes)))

@@ -49,7 +49,7 @@ class QuantizationAware:
         fit(
             student,
             context.data.train,
-            replace(RECIPE, epochs=self.epochs, lr=self.lr, batch_size=batch_size(context.data.train.n)),
+            replace(RECIPE, epochs=self.epochs, lr=self.lr, batch_size=min(64, 2 * batch_size(context.data.train.n))),
             generator=context.generator,
             device=context.device,
             task=context.data.task,

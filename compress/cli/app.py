@@ -113,7 +113,7 @@ SHARED = ("as_json", "quiet", "verbose")
 @_job_options
 @click.version_option(__version__, prog_name=PROGRAM, message="%(prog)s %(version)s")
 @click.pass_context
-def cli(context: click.Context, **typed: Any) -> int:
+def cli(context: click.Context, /, **typed: Any) -> int:
     """Compress a network for a device and measure the files that ship.
 
     The one line to begin with: compress --model resnet --target jetson
@@ -179,9 +179,9 @@ def models(context: click.Context, as_json: bool) -> int:
 @_shared
 def doctor(context: click.Context, as_json: bool) -> int:
     """What is installed and what is missing; a self-check."""
-    from compress.cli import doctor as check_up
+    from compress.cli.doctor import run
 
-    return check_up.run(_wants_json(context, as_json))
+    return run(_wants_json(context, as_json))
 
 
 @cli.command()

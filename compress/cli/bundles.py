@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def report(run: str, as_json: bool) -> int:
     document = runfolder.read_run(path)
     if document.get("status") != "finished":
         raise RunFolderError(str(path), "its run isn't finished", f"go on with it: {resume_command(path)}")
-    front, facts = _read(path, document)
+    front, facts = read_finished(path, document)
     from compress.execution import write_documents
 
     with runfolder.disk_errors(path):
@@ -96,14 +97,25 @@ def report(run: str, as_json: bool) -> int:
     return 0
 
 
-def _read(path: Path, document: dict[str, Any]) -> tuple[Front, RunFacts]:
+def read_finished(path: Path, document: Mapping[str, Any]) -> tuple[Front, RunFacts]:
+    """The front and the facts of a finished run.
+
+    Args:
+        path: its folder.
+        document: what its run.json says.
+
+    Raises:
+        RunFolderError: a file is missing or damaged.
+    """
     name = "front.json"
     try:
         front = Front.from_document(json.loads((path / name).read_text(encoding="utf-8")))
         name = runfolder.RUN
         facts = from_json(RunFacts, document["facts"])
     except OSError as error:
-        raise RunFolderError(str(path), f"{name} can't be read ({error.strerror})", "run again with another --out") from None
+        raise RunFolderError(
+            str(path), f"{name} can't be read ({error.strerror})", "run again with another --out"
+        ) from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         said = " ".join(f"{type(error).__name__}: {error}".split())[:120]
         raise RunFolderError(str(path), f"{name} is damaged ({said})", "run again with another --out") from None

@@ -21,8 +21,6 @@ from compress.serial import to_json
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PROJECT = "compress-toolkit"
-
 
 @dataclass(frozen=True, slots=True)
 class Package:
@@ -62,6 +60,7 @@ PACKAGES = (
     Package("tensorrt", "tensorrt", "TensorRT engines for NVIDIA GPUs", "tensorrt"),
     Package("timm", "timm", "--model timm:NAME", "zoo"),
     Package("torchvision", "torchvision", "--model torchvision:NAME, and downloads of mnist and cifar10", "zoo"),
+    Package("transformers", "transformers", "--model hf:NAME", "zoo"),
     Package("ziglang", "ziglang", "cross-compiling for embedded devices", "embedded"),
     Package("pytest", "pytest", "the project's own tests", "test"),
     Package("jsonschema", "jsonschema", "the project's own tests", "test"),
@@ -122,10 +121,7 @@ def _look(package: Package) -> Installed:
         problem = "missing"
     if version is not None and package.extra is None:
         problem = _import_problem(package.module)
-    fix = None
-    if problem is not None:
-        brings = f"'{PROJECT}[{package.extra}]'" if package.extra is not None else PROJECT
-        fix = f"pip install {package.name} (or {brings})"
+    fix = f"pip install {package.name}" if problem is not None else None
     return Installed(package.name, package.extra, version, package.purpose, problem, fix)
 
 
@@ -185,7 +181,11 @@ def _self_check() -> dict[str, Any]:
 def _print(packages: tuple[Installed, ...], document: dict[str, Any]) -> None:
     from compress.report.terminal import rows_table
 
-    required = [(p.name, p.version or "missing", p.problem and f"{p.problem}: {p.fix}" or "ok") for p in packages if not p.extra]
+    required = [
+        (p.name, p.version or "missing", "ok" if p.problem is None else f"{p.problem}: {p.fix}")
+        for p in packages
+        if not p.extra
+    ]
     optional = [
         (p.name, p.version or "missing", "ok" if p.problem is None else f"leaves out {p.purpose}: {p.fix}")
         for p in packages
@@ -226,7 +226,7 @@ def _data_rows(data: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _self_check_text(check: dict[str, Any]) -> str:
     if "problem" in check:
-        return check["problem"]
+        return str(check["problem"])
     return (
         f"ok, a quantized network gives in ONNX Runtime what its simulation gives "
         f"({check['steps']:.2f} rounding steps apart, {check['allowed']} allowed)"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from compress import runfolder, targets
 from compress.cli import screen
+from compress.cli.bundles import read_finished
 from compress.cli.progress import watching
 from compress.cli.shell import PROGRAM, Session
 from compress.errors import BadInput, BudgetUnreachable, RunFolderError
@@ -44,16 +46,49 @@ def run(session: Session, typed: Mapping[str, Any]) -> int:
         BudgetUnreachable: no candidate meets the budget; the front has been written and printed.
     """
     resume = typed["resume"]
-    path, options, command = _resumed(session, typed) if resume else (None, dict(typed), session.command)
+    if not resume:
+        return _begin(session, dict(typed), None, session.command, resume=False)
+    path = _unfinished(typed)
+    try:
+        document = runfolder.read_run(path)
+    except RunFolderError:
+        others = {each.name for each in path.iterdir()} - {"candidates"} if path.is_dir() else set()
+        if typed["model"] is None or typed["target"] is None or others:
+            raise
+        # It was stopped before it wrote anything: what was typed is all there is to know.
+        return _begin(session, dict(typed), path, session.command, resume=True)
+    options = _options(path, document, typed)
+    if document.get("status") == "finished":
+        _same(path, options, typed)
+        front, _ = read_finished(path, document)
+        sys.stderr.write("" if typed["quiet"] else f"the run in {path} is finished; this is what it found\n")
+        return _end(front, path, typed)
+    return _begin(session, {**typed, **options}, path, str(document.get("command", session.command)), resume=True)
+
+
+def _begin(session: Session, options: Mapping[str, Any], path: Path | None, command: str, resume: bool) -> int:
+    """Check what was asked for, do it, and print what came out.
+
+    Args:
+        session: the call of the command.
+        options: all of them.
+        path: the run folder; None for the one that ``options`` or the default says.
+        command: the command line that began the run.
+        resume: go on with what is in the folder.
+    """
     for name, example in (("model", "resnet"), ("target", "jetson")):
         if options[name] is None:
             raise BadInput(f"--{name} is missing; give one, such as --{name} {example}, or see {PROGRAM} {name}s")
     # What costs nothing to check comes before torch is imported.
     device = targets.load(options["target"])
     if path is None:
-        path = Path(typed["out"]) if typed["out"] is not None else runfolder.default_path(options["model"], device.name)
+        path = (
+            Path(options["out"])
+            if options["out"] is not None
+            else runfolder.default_path(options["model"], device.name)
+        )
     runfolder.check_writable(path, resume)
-    with watching(typed["quiet"], typed["verbose"]) as watcher:
+    with watching(options["quiet"], options["verbose"]) as watcher:
         watcher.phase("load PyTorch")
         from compress import api
 
@@ -66,7 +101,11 @@ def run(session: Session, typed: Mapping[str, Any]) -> int:
         runfolder.check_writable(path, resume)
         session.folder = path
         front = api.start(prepared, path, command, watcher, resume)
-    if typed["as_json"]:
+    return _end(front, path, options)
+
+
+def _end(front: Front, path: Path, options: Mapping[str, Any]) -> int:
+    if options["as_json"]:
         screen.emit(json.loads((path / "front.json").read_text(encoding="utf-8")))
     else:
         _show(front, path)
@@ -75,26 +114,30 @@ def run(session: Session, typed: Mapping[str, Any]) -> int:
     return 0
 
 
-def _resumed(session: Session, typed: Mapping[str, Any]) -> tuple[Path, dict[str, Any], str]:
-    """The folder to go on in, the options of its run with the typed ones over them, and its command."""
-    path = _unfinished(typed)
-    try:
-        document = runfolder.read_run(path)
-    except RunFolderError:
-        if typed["model"] is None or typed["target"] is None:
-            raise
-        # It was stopped before it wrote anything: what was typed is all there is to know.
-        return path, dict(typed), session.command
+def _options(path: Path, document: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that the run in ``path`` was begun with, and the typed ones over them."""
     try:
         recorded = _recorded(document["configuration"])
+        named = document["configuration"]["data"]
     except (KeyError, TypeError, AttributeError):
         raise RunFolderError(str(path), f"its {runfolder.RUN} is damaged", "begin again with another --out") from None
-    options = {**typed, **{name: recorded[name] for name in recorded if typed[name] is None}}
-    if options["model"] is None or (options["data"] is None and document["configuration"]["data"] is not None):
+    options = {name: value if typed[name] is None else typed[name] for name, value in recorded.items()}
+    if options["model"] is None or (options["data"] is None and named is not None):
         raise RunFolderError(
             str(path), "its network or data came from Python", "go on there: compress.run(..., out=..., resume=True)"
         )
-    return path, options, str(document.get("command", session.command))
+    return options
+
+
+def _same(path: Path, options: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
+    """See that nothing was typed that a finished run was not asked for."""
+    document = runfolder.read_run(path)
+    for name, was in _recorded(document["configuration"]).items():
+        if options[name] != was and not (name == "target" and targets.load(options[name]) == targets.load(str(was))):
+            option = f"--{name.replace('_', '-')}"
+            raise RunFolderError(
+                str(path), f"its finished run has {option} {was!r}, not {typed[name]!r}", "choose another --out"
+            )
 
 
 def _unfinished(typed: Mapping[str, Any]) -> Path:
@@ -106,7 +149,7 @@ def _unfinished(typed: Mapping[str, Any]) -> Path:
     path = runfolder.latest_unfinished(typed["model"], name)
     if path is None:
         raise BadInput(
-            f"there is no unfinished run of {typed['model']} for {name} under runs; add --out DIR, or leave --resume out"
+            f"under runs is no unfinished run of {typed['model']} for {name}; add --out DIR, or leave --resume out"
         )
     return path
 

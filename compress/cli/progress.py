@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 _ID_WIDTH = 16
+_FRAME_S = 0.15
 
 
 @contextlib.contextmanager
@@ -144,19 +146,30 @@ class Bars(Lines):
         super().__init__(console, verbose)
         self._name, self._step = "", "load"
         self._spinner = Spinner("line" if console.options.ascii_only else "dots")
-        self._live = Live(console=console, get_renderable=self._draw, refresh_per_second=6, transient=True)
+        self._live = Live(console=console, get_renderable=self._draw, auto_refresh=False, transient=True)
+        self._still, self._over = threading.Event(), threading.Event()
+        self._painter = threading.Thread(target=self._paint, daemon=True)
 
     def __enter__(self) -> Bars:
-        self._live.start()
+        self._live.start(refresh=True)
+        self._painter.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._painter.join()
         self._live.stop()
+
+    def _paint(self) -> None:
+        while not self._over.wait(_FRAME_S):
+            if not self._still.is_set():
+                self._live.refresh()
 
     def candidate(self, name: str) -> None:
         """See :class:`~compress.watch.Watcher`."""
         super().candidate(name)
         self._name, self._step = name, "begin"
+        self._still.clear()
 
     def message(self, text: str) -> None:
         """See :class:`~compress.watch.Watcher`."""
@@ -167,6 +180,10 @@ class Bars(Lines):
         """See :class:`~compress.watch.Watcher`."""
         interrupts.check()
         self._name, self._step = "", text
+        if self.pace.total is not None:
+            # Latencies may be about to be measured: drawing would take its share of the processor.
+            self._still.set()
+        self._live.refresh()
 
     def _draw(self) -> RenderableType:
         from rich.console import Group
@@ -181,7 +198,9 @@ class Bars(Lines):
         if self.pace.total is None:
             return line
         bar = Table.grid(padding=(0, 2, 0, 0))
-        known: list[Any] = [ProgressBar(total=self.pace.total, completed=self.pace.done, width=24)]
+        known: list[Any] = [
+            ProgressBar(total=self.pace.total, completed=self.pace.done, width=24, complete_style="cyan")
+        ]
         bar.add_row(*known, Text(self._status(), style="dim", no_wrap=True, overflow="ellipsis"))
         return Group(line, bar)
 

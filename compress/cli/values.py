@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:
+    _Type = click.ParamType  # generic only since click 8.4
 
 SECONDS: Mapping[str, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 BYTES: Mapping[str, float] = {
@@ -22,7 +27,7 @@ BYTES: Mapping[str, float] = {
 _QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(.*)", re.DOTALL)
 
 
-class Quantity(click.ParamType):
+class Quantity(_Type):
     """A number above 0 with a unit.
 
     Args:
@@ -54,7 +59,7 @@ class Quantity(click.ParamType):
         return int(result) if self.whole else result
 
 
-class Real(click.ParamType):
+class Real(_Type):
     """A finite number."""
 
     name = "number"
@@ -70,7 +75,7 @@ class Real(click.ParamType):
         return number
 
 
-class Whole(click.ParamType):
+class Whole(_Type):
     """A whole number from 0 to 2^63 - 1."""
 
     name = "whole number"
@@ -86,7 +91,7 @@ class Whole(click.ParamType):
         return number
 
 
-class Reals(click.ParamType):
+class Reals(_Type):
     """Finite numbers with commas between them."""
 
     name = "numbers"

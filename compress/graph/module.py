@@ -23,11 +23,13 @@ def plain_module(network: Network) -> fx.GraphModule:
         place(root, name, buffer.detach().clone())
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
+    inputs = iter(network.inputs)
     for node in exported.graph.nodes:
         if node.op == "call_module":
             continue  # torch.export's guards on shapes
         copies[node] = graph.node_copy(node, lambda n: copies[n])
-        copies[node].name = node.name
+        # torch.export's module renames an input that is called like a Python builtin, as nn.Sequential's is.
+        copies[node].name = next(inputs) if node.op == "placeholder" else node.name
     output = next(node for node in graph.nodes if node.op == "output")
     values = output.args[0]
     if isinstance(values, (tuple, list)) and len(values) == 1:

@@ -1,0 +1,102 @@
+"""Pruning by one call from Python."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress import data as datasets
+from compress import targets
+from compress.errors import BadInput, UnknownName
+from compress.graph import costs
+from compress.graph.trace import trace
+from compress.prune import roster
+from compress.types import Budget, Context, Plan, Record, State, Target
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What :func:`prune` returns.
+
+    Attributes:
+        model: the smaller network, of the user's own class; the one that was given is unchanged.
+        plan: which channels of which layer stay.
+        report: sizes before and after, and what was left alone and why.
+        state: model and plan as the stages of :mod:`compress.quantize` and the exporters take them.
+    """
+
+    model: nn.Module
+    plan: Plan
+    report: Record
+    state: State
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: torch.Tensor | tuple[torch.Tensor, ...],
+    *,
+    macs: float | None = None,
+    params: float | None = None,
+    budget: Budget | None = None,
+    target: Target | str | None = None,
+    method: str | None = None,
+    data: Any = None,
+    skip: Sequence[str] = (),
+    seed: int = 0,
+) -> Pruned:
+    """Remove channels from a network until it is as small as asked.
+
+    Args:
+        model: any traceable module with one input.
+        example_inputs: one batch, float32 (N, ...), N at least 1.
+        macs, params: fractions of the multiply-accumulates and parameters to keep, in (0, 1].
+        budget: gives ``macs`` and ``params`` where they aren't given.
+        target: channel counts become multiples of what this device likes; None for any count.
+        method: one of ``compress.prune.roster.METHODS``; None for the best.
+        data: calibration data, a DataLoader, an (inputs, labels) pair or a generator of batches; with it,
+            batch norms are estimated anew for the smaller network.
+        skip: module paths of layers whose channels stay.
+        seed: the source of all randomness.
+
+    Raises:
+        BadInput: a fraction outside (0, 1], an unknown method or layer, a network in which nothing can
+            be pruned or not so much; the least reachable is named.
+        Untraceable: the network can't be traced.
+    """
+    budget = budget or Budget()
+    macs, params = macs if macs is not None else budget.macs, params if params is not None else budget.params
+    for name, share in (("macs", macs), ("params", params)):
+        if share is not None and not 0 < share <= 1:
+            raise BadInput(f"{name}={share:g}: a fraction kept lies in (0, 1]; half is 0.5")
+    if macs is None and params is None:
+        raise BadInput("prune() needs macs=, params= or a budget with one of them")
+    chosen = method or roster.DEFAULT
+    if chosen not in roster.METHODS:
+        raise UnknownName("pruning method", chosen, roster.METHODS)
+    inputs = example_inputs if isinstance(example_inputs, torch.Tensor) else example_inputs[0]
+    layers = {operator.path for operator in costs.layer_operators(trace(model, (inputs,)))}
+    for layer in skip:
+        if layer not in layers:
+            near = difflib.get_close_matches(layer, layers, 3)
+            raise UnknownName("layer", layer, layers if not near else near, "skip= takes paths of convolutions and linear layers")
+    device = targets.load("cpu") if target is None else targets.load(target) if isinstance(target, str) else target
+    if target is None:
+        device = replace(device, channel_multiple=1)
+    dataset = datasets.from_python(data if data is not None else inputs, divisible=False)
+    context = Context(device, budget, dataset, torch.Generator().manual_seed(seed))
+    stage = roster.METHODS[chosen](macs, params, tuple(skip), data is not None)
+    before = costs.size(trace(model, (inputs,)))
+    start = time.perf_counter()
+    state = stage(State(model, Plan(seed=seed)), context)
+    seconds = time.perf_counter() - start
+    after = costs.size(trace(state.model, (inputs,)))
+    report = Record(chosen, {"macs": macs, "params": params, "skip": list(skip)}, seconds, before, after, state.notes)
+    state = replace(state, records=(report,))
+    return Pruned(state.model, state.plan, report, state)
+

@@ -1,0 +1,92 @@
+"""Quantization by one call from Python."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress import data as datasets
+from compress import targets
+from compress.errors import BadInput, UnknownName
+from compress.graph import costs
+from compress.graph.qdq import insert
+from compress.graph.trace import trace
+from compress.quantize import roster
+from compress.types import Budget, Context, Plan, Record, State, Target
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What :func:`quantize` returns.
+
+    Attributes:
+        model: a network of the user's own class, batch norms folded, its weights on their grids;
+            activations are not rounded in it.
+        simulation: a module that computes what the exported file computes, activations rounded too.
+        plan: the precision of every layer.
+        report: sizes before and after, and what stays float and why.
+        state: model, plan and grids as the exporters take them.
+    """
+
+    model: nn.Module
+    simulation: nn.Module
+    plan: Plan
+    report: Record
+    state: State
+
+
+def quantize(
+    model: nn.Module,
+    data: Any,
+    *,
+    weight_bits: float | None = None,
+    activation_bits: int | None = None,
+    budget: Budget | None = None,
+    target: Target | str | None = None,
+    method: str | None = None,
+    seed: int = 0,
+) -> Quantized:
+    """Round a network's weights and find the ranges of its activations, without training.
+
+    Args:
+        model: any traceable module with one input; it is not changed.
+        data: calibration data: a DataLoader, an (inputs, labels) pair, a generator of batches, or just
+            a float32 tensor of inputs (N, ...).
+        weight_bits: average over all layers' weights; a method that gives every layer the same bits rounds it.
+        activation_bits: bits of activations, 8 by default.
+        budget: gives both where they aren't given.
+        target: whose precisions are allowed, and whether activations are signed; this machine by default.
+        method: one of ``compress.quantize.roster.METHODS``; None for the best for what was asked.
+        seed: the source of all randomness.
+
+    Raises:
+        BadInput: bits that the target can't run, an unknown method, data that can't be used.
+        Untraceable: the network can't be traced.
+    """
+    budget = budget or Budget()
+    bits = weight_bits if weight_bits is not None else budget.weight_bits if budget.weight_bits is not None else 8.0
+    activations = activation_bits or budget.activation_bits or 8
+    device = targets.load(target or "cpu") if not isinstance(target, Target) else target
+    chosen = method or (roster.DEFAULT if bits < 8 else "uniform")
+    if chosen not in roster.METHODS:
+        raise UnknownName("quantization method", chosen, roster.METHODS)
+    if not 1 <= bits <= 8:
+        raise BadInput(f"weight_bits={bits:g}: integer weights have 1 to 8 bits; leave the network as it is for float")
+    dataset = datasets.from_python(data, divisible=False)
+    context = Context(device, budget, dataset, torch.Generator().manual_seed(seed))
+    example = dataset.train.inputs(2, torch.Generator().manual_seed(seed))
+    before = costs.size(trace(model, (example,)))
+    start = time.perf_counter()
+    state = roster.METHODS[chosen](bits, activations)(State(model, Plan(seed=seed)), context)
+    seconds = time.perf_counter() - start
+    network = trace(state.model, (example,))
+    assert state.quantization is not None
+    widths = {costs.layer_name(name): grid.bits for name, grid in state.quantization.weights.items()}
+    report = Record(chosen, {"weight_bits": bits, "activation_bits": activations}, seconds, before, costs.size(network, widths), state.notes)
+    state = replace(state, records=(report,))
+    return Quantized(state.model, insert(network, state.quantization), state.plan, report, state)
+

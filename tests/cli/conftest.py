@@ -1,0 +1,54 @@
+"""The command as a user runs it, in a process of its own, and inside the test's process where that is equal."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from cli_calls import QUICK, Call, Ended, Finished, command, environment
+
+
+@pytest.fixture
+def compress(tmp_path: Path) -> Call:
+    """Run the command in a process of its own, in an empty folder."""
+
+    def call(*arguments: object, cwd: Path | None = None, **more: str) -> Ended:
+        done = subprocess.run(
+            command(*arguments),
+            cwd=cwd or tmp_path,
+            env=environment(**more),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+    """Run the command in this process, in an empty folder: the same but for loading torch each time."""
+    from compress.cli import shell
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shell, "_hush", lambda: None)
+
+    def call(*arguments: object) -> Ended:
+        capfd.readouterr()
+        status = shell.run([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Ended(status, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One run of two candidates; tests copy what they change."""
+    folder = tmp_path_factory.mktemp("finished")
+    arguments = command(*QUICK, "--target", "cpu", "--candidates", 2, "--out", "run")
+    done = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return Finished(folder / "run", Ended(done.returncode, done.stdout, done.stderr))
