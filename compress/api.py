@@ -27,7 +27,6 @@ from compress.serial import to_json
 from compress.types import Budget, Target
 from compress.watch import Silent, Watcher
 
-
 ASKED = "asked"
 """The part of a run's configuration that says how the model, data, target and weights were named."""
 
@@ -134,11 +133,13 @@ def prepare(
     name = loaded.name if loaded is not None else type(model).__name__
     if data is None:
         if loaded is None or loaded.default_data is None:
-            raise BadInput(f"{name} has no data of its own; give --data: {', '.join(datasets.NAMES)}, a folder, an .npz or FILE.py:factory")
+            raise BadInput(
+                f"{name} has no data of its own; "
+                f"give --data: {', '.join(datasets.NAMES)}, a folder, an .npz or FILE.py:factory"
+            )
         data = loaded.default_data
-    own_mean, own_std = (mean, std)
-    if loaded is not None:
-        own_mean, own_std = mean or loaded.mean, std or loaded.std
+    own_mean = tuple(mean) if mean else loaded.mean if loaded is not None else None
+    own_std = tuple(std) if std else loaded.std if loaded is not None else None
     shape = loaded.input_shape if loaded is not None else None
     classes = loaded.num_classes if loaded is not None else None
     if isinstance(data, str):
@@ -205,7 +206,9 @@ def start(prepared: Prepared, path: Path, command: str, watcher: Watcher, resume
     if resume and (path / runfolder.RUN).exists():
         _same(path, prepared.configuration)
     folder = runfolder.create(path)
-    return execute(prepared.job, prepared.proposals, folder, prepared.configuration, command, watcher, prepared.loading_s)
+    return execute(
+        prepared.job, prepared.proposals, folder, prepared.configuration, command, watcher, prepared.loading_s
+    )
 
 
 def _same(path: Path, configuration: dict[str, Any]) -> None:

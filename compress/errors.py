@@ -155,7 +155,9 @@ class BudgetUnreachable(CompressError):
 
     def __init__(self, budget: str, nearest: str) -> None:
         self.budget, self.nearest = budget, nearest
-        super().__init__(f"no candidate meets {budget}; nearest: {nearest}; relax the budget or ask for more candidates")
+        super().__init__(
+            f"no candidate meets {budget}; nearest: {nearest}; relax the budget or ask for more candidates"
+        )
 
 
 class CheckFailed(CompressError):

@@ -70,7 +70,10 @@ def execute(
         candidates, unfit = _candidates(job, proposals, folder, watcher, clock)
         baseline, made = candidates[0], candidates[1:]
         if not made:
-            raise BadInput(f"no candidate fits {job.target.name}: {unfit[0].reason if unfit else 'there is none'}; choose a larger target")
+            raise BadInput(
+                f"no candidate fits {job.target.name}: "
+                f"{unfit[0].reason if unfit else 'there is none'}; choose a larger target"
+            )
         if job.target.host:
             watcher.phase("measure latency, all candidates in turns")
             baseline, *made = _measured([baseline, *made], folder)
@@ -191,10 +194,12 @@ def _write(
     write_json(folder.path / "front.json", front.document())
     write_documents(folder.path, front, facts)
     clock.lap("report and bundle")
-    # The report says where the time went, its own writing included: it is drawn once to be timed, then with the figures.
+    # The report says where the time went, its own writing included: it is drawn once to be timed.
     facts = replace(facts, seconds=tuple((phase, round(s, 2)) for phase, s in clock.seconds.items()))
     write_documents(folder.path, front, facts)
-    folder.write_run(configuration, "finished", command=command, started=started, versions=versions(), facts=to_json(facts))
+    folder.write_run(
+        configuration, "finished", command=command, started=started, versions=versions(), facts=to_json(facts)
+    )
 
 
 def write_documents(folder: Path, front: Front, facts: RunFacts) -> None:

@@ -20,7 +20,7 @@ from compress.export import onnx as interchange
 from compress.export.roster import EXPORTERS
 from compress.graph import costs
 from compress.graph.operators import Operator
-from compress.graph.trace import Network, trace
+from compress.graph.trace import Network, layer_name, trace
 from compress.profiling import evaluate, latency, memory
 from compress.profiling.session import as_input, open_session, runner
 from compress.prune import roster as pruning
@@ -63,6 +63,7 @@ class Job:
 
     @property
     def activation_bits(self) -> int:
+        """Bits of activations in integer layers."""
         return self.budget.activation_bits or 8
 
     def proposals(self) -> tuple[Proposal, ...]:
@@ -73,7 +74,9 @@ class Job:
         """
         widths: tuple[int, ...] = ()
         if self.quantize is not None:
-            integer = [p for p in self.target.precisions if p.kind == "integer" and p.activation_bits == self.activation_bits]
+            integer = [
+                p for p in self.target.precisions if p.kind == "integer" and p.activation_bits == self.activation_bits
+            ]
             widths = tuple(sorted({p.weight_bits for p in integer}))
             if not widths:
                 raise BadInput(
@@ -93,7 +96,10 @@ class Job:
     def _uniform_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:
         cap = self.budget.weight_bits
         if cap is not None and cap < widths[0]:
-            raise BadInput(f"an average of {cap:g} weight bits is out of reach: {self.target.name}'s narrowest kernel takes {widths[0]}")
+            raise BadInput(
+                f"an average of {cap:g} weight bits is out of reach: "
+                f"{self.target.name}'s narrowest kernel takes {widths[0]}"
+            )
         if self.quantize in quantizing.MIXING:
             return widths
         # One width for all layers: the widest within the cap.
@@ -139,7 +145,7 @@ def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
     network = trace(state.model, (example,))
     operators = costs.operators(network)
     quantization = state.quantization
-    integer = {} if quantization is None else {costs.layer_name(n): grid.bits for n, grid in quantization.weights.items()}
+    integer = {} if quantization is None else {layer_name(n): grid.bits for n, grid in quantization.weights.items()}
     precisions = {
         operator.path: state.plan.layer(operator.path).precision if operator.path in integer else FLOAT32
         for operator in operators
@@ -152,7 +158,9 @@ def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
     )
     tensor_bits: dict[str, int] = {}
     if quantization is not None:
-        tensor_bits = {name: quantization.grid_of(name).bits for name in (*quantization.activations, *quantization.carried)}
+        tensor_bits = {
+            name: quantization.grid_of(name).bits for name in (*quantization.activations, *quantization.carried)
+        }
     peak = memory.peak_ram(operators, tensor_bits, max(weight_bytes, 0), target, inputs=inputs)
 
     def estimate(flash_bytes: int) -> Estimate:
@@ -178,7 +186,9 @@ def misfit(assessed: Assessment, flash_bytes: int, target: Target) -> str | None
     return None
 
 
-def build(job: Job, name: str, stages: tuple[Stage, ...], folder: Path, reference: Assessment | None, progress: Progress) -> Candidate | Unfit:
+def build(
+    job: Job, name: str, stages: tuple[Stage, ...], folder: Path, reference: Assessment | None, progress: Progress
+) -> Candidate | Unfit:
     """Make one candidate in ``folder``: run the stages, export, check against the device, evaluate the file.
 
     Args:
@@ -210,7 +220,17 @@ def build(job: Job, name: str, stages: tuple[Stage, ...], folder: Path, referenc
             continue
         relative = (Path("candidates") / name / made.name).as_posix()
         artifacts.append(
-            Artifact(relative, runtime, state.plan.digest(), digest, size, accuracy, assessed.estimate(size), None, assessed.peak.bytes)
+            Artifact(
+                relative,
+                runtime,
+                state.plan.digest(),
+                digest,
+                size,
+                accuracy,
+                assessed.estimate(size),
+                None,
+                assessed.peak.bytes,
+            )
         )
     candidate = Candidate(
         id=name,
@@ -244,7 +264,7 @@ class _Sizes:
         key = (shapes, tuple(sorted(bits.items())))
         if key not in self.known:
             network = trace(state.model, (self.example,))
-            self.known[key] = costs.size(network, {costs.layer_name(name): width for name, width in bits.items()})
+            self.known[key] = costs.size(network, {layer_name(name): width for name, width in bits.items()})
         return self.known[key]
 
 

@@ -35,7 +35,9 @@ def check(job: Job) -> tuple[Proposal, ...]:
     proposals = job.proposals()
     for name, tensor in job.model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise BadWeights(job.name, f"{name} holds NaN or infinite values", "train again, or give another checkpoint")
+            raise BadWeights(
+                job.name, f"{name} holds NaN or infinite values", "train again, or give another checkpoint"
+            )
     _forward(job)
     assessed = assess(State(job.model), job.target, job.example)
     if not any(operator.weights for operator in assessed.operators):
@@ -53,7 +55,11 @@ def _numbers(job: Job) -> None:
         raise BadInput(f"--weight-bits {budget.weight_bits:g}: bits lie between 1 and 32")
     if budget.activation_bits is not None and not 1 <= budget.activation_bits <= 32:
         raise BadInput(f"--activation-bits {budget.activation_bits}: bits lie between 1 and 32")
-    for name, count, least_count in (("--candidates", job.candidates, 1), ("--samples", job.samples, 1), ("--epochs", job.epochs, 0)):
+    for name, count, least_count in (
+        ("--candidates", job.candidates, 1),
+        ("--samples", job.samples, 1),
+        ("--epochs", job.epochs, 0),
+    ):
         if count < least_count:
             raise BadInput(f"{name} {count}: it must be at least {least_count}")
     for name, limit in (("--latency", budget.latency_s), ("--ram", budget.ram_bytes), ("--flash", budget.flash_bytes)):
@@ -74,23 +80,36 @@ def _forward(job: Job) -> None:
         lines = str(error).splitlines() or [""]
         raise BadData(
             job.data.name,
-            f"images of {' x '.join(map(str, x.shape[1:]))} don't go through {job.name} ({type(error).__name__}: {lines[0][:160]})",
+            f"images of {' x '.join(map(str, x.shape[1:]))} don't go through {job.name} "
+            f"({type(error).__name__}: {lines[0][:160]})",
             "give images of the size and channels that the network takes",
         ) from error
     finally:
         job.model.train(training) if training else None
     if not isinstance(output, torch.Tensor):
-        raise BadInput(f"{job.name} returns {type(output).__name__}, not one tensor; wrap it in a module that returns the tensor to keep")
+        raise BadInput(
+            f"{job.name} returns {type(output).__name__}, not one tensor; "
+            f"wrap it in a module that returns the tensor to keep"
+        )
     if not torch.isfinite(output).all():
         raise BadInput(f"{job.name} gives NaN or infinity on {job.data.name}; check its weights and --mean/--std")
     if job.data.task == "classification":
         classes = len(job.data.classes)
         if output.dim() != 2:
-            raise BadInput(f"{job.name} returns {tuple(output.shape)}; for classification it must return (batch, classes)")
+            raise BadInput(
+                f"{job.name} returns {tuple(output.shape)}; for classification it must return (batch, classes)"
+            )
         if output.shape[1] < classes:
-            raise BadData(job.data.name, f"it has {classes} classes, {job.name} tells {output.shape[1]} apart", "give the data that the network was trained for")
+            raise BadData(
+                job.data.name,
+                f"it has {classes} classes, {job.name} tells {output.shape[1]} apart",
+                "give the data that the network was trained for",
+            )
     elif output.shape[0] != x.shape[0] or output.dim() != 4:
-        raise BadInput(f"{job.name} returns {tuple(output.shape)}; for reconstruction it must return images (batch, channels, height, width)")
+        raise BadInput(
+            f"{job.name} returns {tuple(output.shape)}; "
+            f"for reconstruction it must return images (batch, channels, height, width)"
+        )
 
 
 def _room(job: Job, proposals: tuple[Proposal, ...]) -> None:
@@ -102,7 +121,9 @@ def _room(job: Job, proposals: tuple[Proposal, ...]) -> None:
         network = trace(model, (job.example,))
         dependencies = prunable(find(network), ())
         if shrinks:
-            kept = uniform(Counter.of(network, dependencies), smallest.macs, smallest.params, job.target.channel_multiple)
+            kept = uniform(
+                Counter.of(network, dependencies), smallest.macs, smallest.params, job.target.channel_multiple
+            )
             model = remove(model, dependencies, least(model, dependencies.groups, kept))
     network = trace(model, (job.example,))
     operators = costs.operators(network)
@@ -111,7 +132,9 @@ def _room(job: Job, proposals: tuple[Proposal, ...]) -> None:
     activation_bits = job.activation_bits if smallest.weight_bits is not None else 32
     names = [operator.name for operator in operators]
     inputs = {name: job.example[0].numel() for name in network.inputs}
-    peak = memory.peak_ram(operators, dict.fromkeys([*names, *inputs], activation_bits), weight_bytes, job.target, inputs=inputs)
+    peak = memory.peak_ram(
+        operators, dict.fromkeys([*names, *inputs], activation_bits), weight_bytes, job.target, inputs=inputs
+    )
     if peak.bytes > job.target.ram_bytes:
         raise BadInput(
             f"{job.target.name} has {job.target.ram_bytes} bytes of RAM, and even the smallest candidate needs {peak}; "
@@ -119,6 +142,7 @@ def _room(job: Job, proposals: tuple[Proposal, ...]) -> None:
         )
     if job.target.flash_bytes is not None and weight_bytes > job.target.flash_bytes:
         raise BadInput(
-            f"{job.target.name} has {job.target.flash_bytes} bytes of flash, and even the smallest candidate's weights take "
+            f"{job.target.name} has {job.target.flash_bytes} bytes of flash, "
+            f"and even the smallest candidate's weights take "
             f"{weight_bytes}; choose a larger target or a smaller network"
         )

@@ -165,6 +165,7 @@ class Candidate:
 
     @property
     def accuracy(self) -> Accuracy | None:
+        """Accuracy of the best artifact; None where it isn't known."""
         return self.best.accuracy
 
     @property
@@ -340,13 +341,13 @@ def candidate_from_document(document: Mapping[str, Any]) -> Candidate:
         id=document["id"],
         plan=from_json(Plan, document["plan"]),
         artifacts=tuple(_artifact_from_document(a, digest) for a in document["artifacts"]),
-        unavailable=from_json(tuple[Unavailable, ...], document["unavailable"]),  # type: ignore[arg-type]  # a generic alias is not a type
+        unavailable=from_json(tuple[Unavailable, ...], document["unavailable"]),
         macs=document["macs"],
         params=document["params"],
         weight_bits=document["weight_bits"],
         activation_bits=document["activation_bits"],
-        layers=from_json(tuple[LayerFact, ...], document["layers"]),  # type: ignore[arg-type]  # as above
-        records=from_json(tuple[Record, ...], document["records"]),  # type: ignore[arg-type]  # as above
+        layers=from_json(tuple[LayerFact, ...], document["layers"]),
+        records=from_json(tuple[Record, ...], document["records"]),
         runtime=document["runtime"],
     )
 

@@ -53,7 +53,9 @@ class RunFolder:
 
     def write_run(self, configuration: Mapping[str, Any], status: str, **more: Any) -> None:
         """Write ``run.json``: status is ``"running"`` or ``"finished"``."""
-        write_json(self.path / RUN, {"schema": SCHEMA, "status": status, "configuration": to_json(configuration), **more})
+        write_json(
+            self.path / RUN, {"schema": SCHEMA, "status": status, "configuration": to_json(configuration), **more}
+        )
 
 
 def default_path(model: str, target: str) -> Path:
@@ -88,7 +90,11 @@ def read_run(path: Path) -> dict[str, Any]:
     if document is None:
         raise RunFolderError(str(path), f"it holds no readable {RUN}", "give the folder of a run")
     if document.get("schema") != SCHEMA:
-        raise RunFolderError(str(path), f"{RUN} has schema {document.get('schema')!r}, this version reads {SCHEMA}", "run again with --out elsewhere")
+        raise RunFolderError(
+            str(path),
+            f"{RUN} has schema {document.get('schema')!r}, this version reads {SCHEMA}",
+            "run again with --out elsewhere",
+        )
     return document
 
 
@@ -103,7 +109,9 @@ def check_writable(path: Path, resume: bool) -> None:
     if path.is_dir() and any(path.iterdir()) and not resume:
         status = (_read(path / RUN) or {}).get("status")
         if status == "running":
-            raise RunFolderError(str(path), "it holds an unfinished run", "add --resume to go on with it, or choose another --out")
+            raise RunFolderError(
+                str(path), "it holds an unfinished run", "add --resume to go on with it, or choose another --out"
+            )
         what = "a finished run" if status == "finished" else "other files"
         raise RunFolderError(str(path), f"it already holds {what}", "choose another --out")
     parent = path
@@ -135,7 +143,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RunFolderError(str(path), "the disk is full", "free some space, then go on with --resume") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise RunFolderError(str(path), f"it can't be written ({error.strerror})", "change its permissions, then go on with --resume") from error
+            raise RunFolderError(
+                str(path), f"it can't be written ({error.strerror})", "change its permissions, then go on with --resume"
+            ) from error
         raise
 
 

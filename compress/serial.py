@@ -50,7 +50,7 @@ def _decode(kind: Any, value: Any) -> Any:
         return [_decode(arguments[0], item) for item in value]
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         return {key: _decode(arguments[1], item) for key, item in value.items()}
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         hints = typing.get_type_hints(kind)
         fields = {field.name for field in dataclasses.fields(kind)}
         unknown = sorted(set(value) - fields)
@@ -76,8 +76,8 @@ def write_atomic(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -134,7 +134,7 @@ def fit(
                     share = recipe.distillation
                     loss = (1 - share) * loss + share * _distance(output, wanted, task, recipe)
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]  # torch's own signature lacks types
+                loss.backward()
                 if recipe.clip is not None:
                     nn.utils.clip_grad_norm_(parameters, recipe.clip)
                 optimizer.step()

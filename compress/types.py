@@ -210,12 +210,12 @@ class Grid:
     @property
     def low(self) -> int:
         """The smallest integer of the grid."""
-        return -(2 ** (self.bits - 1)) + int(self.narrow) if self.signed else 0
+        return -(1 << (self.bits - 1)) + int(self.narrow) if self.signed else 0
 
     @property
     def high(self) -> int:
         """The largest integer of the grid."""
-        return 2 ** (self.bits - 1) - 1 if self.signed else 2**self.bits - 1
+        return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
 
 
 @dataclass(frozen=True)
@@ -307,10 +307,12 @@ class Context:
 class Progress(Protocol):
     """Told what is happening, in a short line."""
 
-    def __call__(self, message: str, /) -> None: ...
+    def __call__(self, message: str, /) -> None:
+        """Tell it."""
 
 
 class Stage(Protocol):
     """A frozen dataclass whose fields are its hyperparameters, called on a state."""
 
-    def __call__(self, state: State, context: Context, /) -> State: ...
+    def __call__(self, state: State, context: Context, /) -> State:
+        """The state after this stage."""

@@ -99,7 +99,9 @@ def finish(folder: Path, manifest: Manifest) -> Manifest:
     import jinja2
 
     write_atomic(folder / "run.py", _template("run.py").encode())
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)  # noqa: S701  # Markdown, not HTML
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )  # Markdown, not HTML
     readme = environment.from_string(_template("README.md.j2")).render(manifest=manifest, accuracy=manifest.accuracy)
     write_atomic(folder / "README.md", readme.encode())
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
@@ -128,7 +130,9 @@ def read_manifest(bundle: Path) -> Manifest:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         if document.get("schema") != SCHEMA:
-            raise CheckFailed(str(bundle), [f"{MANIFEST} has schema {document.get('schema')!r}, this version reads {SCHEMA}"])
+            raise CheckFailed(
+                str(bundle), [f"{MANIFEST} has schema {document.get('schema')!r}, this version reads {SCHEMA}"]
+            )
         return from_json(Manifest, document)
     except FileNotFoundError:
         raise CheckFailed(str(bundle), [f"there is no {MANIFEST}: give the folder of a bundle"]) from None
@@ -177,4 +181,16 @@ def copy(source: Path, destination: Path) -> None:
         raise
 
 
-__all__ = ["GOLDEN", "MANIFEST", "FileEntry", "Manifest", "TensorSpec", "copy", "damage", "finish", "read_manifest", "sha256_of", "write_golden"]
+__all__ = [
+    "GOLDEN",
+    "MANIFEST",
+    "FileEntry",
+    "Manifest",
+    "TensorSpec",
+    "copy",
+    "damage",
+    "finish",
+    "read_manifest",
+    "sha256_of",
+    "write_golden",
+]

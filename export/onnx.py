@@ -62,10 +62,12 @@ def serialize(state: State, example: Any) -> bytes:
                 opset_version=OPSET,
                 input_names=["input"],
                 output_names=["output"],
-                custom_translation_table=_translations(),
+                custom_translation_table=dict(_translations()),
             )
     except Exception as error:
-        raise BadInput(f"the network can't be written as ONNX: {_reason(error)}; replace that operator in the network") from error
+        raise BadInput(
+            f"the network can't be written as ONNX: {_reason(error)}; replace that operator in the network"
+        ) from error
     assert program is not None
     return _finished(program.model_proto, bits)
 
@@ -83,7 +85,9 @@ def _translations() -> Mapping[Any, Any]:
     import numpy as np
     import onnx_ir as ir
     import torch
-    from onnxscript import opset21 as op
+    from onnxscript import opset21
+
+    op: Any = opset21  # its annotations are for functions that are compiled, ours are traced
 
     def pair(x, scale: float, zero_point: int, bits: int, signed: bool):  # type: ignore[no-untyped-def]  # traced
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)

@@ -15,6 +15,7 @@ def make(state: State, folder: Path, target: Target) -> Path | Unavailable:
     than the file says, so nothing is compiled until the integer lowering is there."""
     return Unavailable(
         RUNTIME,
-        "this version has no integer lowering yet, and TVM alone would compile the quantized layers as float arithmetic; "
+        "this version has no integer lowering yet, "
+        "and TVM alone would compile the quantized layers as float arithmetic; "
         "model.onnx holds the integers",
     )

@@ -42,7 +42,9 @@ class Counter:
         macs = 0.0
         for name, full in self.layer_macs:
             macs += full * self._share(name, lost.get(name, {}))
-        params = sum(round(math.prod(self.dependencies.shapes[n]) * self._share(n, lost.get(n, {}))) for n in self.trainable)
+        params = sum(
+            round(math.prod(self.dependencies.shapes[n]) * self._share(n, lost.get(n, {}))) for n in self.trainable
+        )
         return macs, params
 
     def _share(self, name: str, lost: Mapping[int, int]) -> float:
@@ -92,7 +94,8 @@ def uniform(counter: Counter, macs: float | None, params: float | None, multiple
         least_macs, least_params = counter.counts(at(0.0))
         raise BadInput(
             "the network can't be pruned so far: the least reachable is "
-            f"{least_macs / full_macs:.3f} of the MACs and {least_params / full_params:.3f} of the parameters; ask for more than that"
+            f"{least_macs / full_macs:.3f} of the MACs and {least_params / full_params:.3f} of the parameters; "
+            f"ask for more than that"
         )
     low, high = 0.0, 1.0
     for _ in range(40):

@@ -84,7 +84,9 @@ def prune(
     for layer in skip:
         if layer not in layers:
             near = difflib.get_close_matches(layer, layers, 3)
-            raise UnknownName("layer", layer, layers if not near else near, "skip= takes paths of convolutions and linear layers")
+            raise UnknownName(
+                "layer", layer, near if near else layers, "skip= takes paths of convolutions and linear layers"
+            )
     device = targets.load("cpu") if target is None else targets.load(target) if isinstance(target, str) else target
     if target is None:
         device = replace(device, channel_multiple=1)
@@ -99,4 +101,3 @@ def prune(
     report = Record(chosen, {"macs": macs, "params": params, "skip": list(skip)}, seconds, before, after, state.notes)
     state = replace(state, records=(report,))
     return Pruned(state.model, state.plan, report, state)
-

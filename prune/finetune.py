@@ -19,6 +19,7 @@ class FineTune:
     label: ClassVar[str] = "fine-tune"
 
     def __call__(self, state: State, context: Context) -> State:
+        """The state with its network trained."""
         if self.epochs < 1:
             return state
         model = copy.deepcopy(state.model)

@@ -39,6 +39,7 @@ class Norm:
     label: ClassVar[str] = "prune by norm"
 
     def __call__(self, state: State, context: Context) -> State:
+        """The state with a smaller network and the plan that says which channels stay."""
         inputs = context.data.train.inputs(context.samples, context.generator)
         network = trace(state.model, (inputs[:2],))
         dependencies = prunable(find(network), self.skip)
@@ -89,7 +90,9 @@ def least(model: nn.Module, groups: Sequence[Group], kept: Sequence[int]) -> lis
 
 def recalibrate(model: nn.Module, inputs: torch.Tensor, network: Network, batch: int = 128) -> None:
     """Estimate the statistics of every batch norm of ``model`` anew on ``inputs``, in place."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+    norms = [
+        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None
+    ]
     if not norms or not network.dynamic_batch:
         return
     momenta = [norm.momentum for norm in norms]

@@ -14,7 +14,7 @@ from compress import targets
 from compress.errors import BadInput, UnknownName
 from compress.graph import costs
 from compress.graph.qdq import insert
-from compress.graph.trace import trace
+from compress.graph.trace import layer_name, trace
 from compress.quantize import roster
 from compress.types import Budget, Context, Plan, Record, State, Target
 
@@ -84,9 +84,17 @@ def quantize(
     state = roster.METHODS[chosen](bits, activations)(State(model, Plan(seed=seed)), context)
     seconds = time.perf_counter() - start
     network = trace(state.model, (example,))
-    assert state.quantization is not None
-    widths = {costs.layer_name(name): grid.bits for name, grid in state.quantization.weights.items()}
-    report = Record(chosen, {"weight_bits": bits, "activation_bits": activations}, seconds, before, costs.size(network, widths), state.notes)
+    quantization = state.quantization
+    assert quantization is not None
+    widths = {layer_name(name): grid.bits for name, grid in quantization.weights.items()}
+    report = Record(
+        chosen,
+        {"weight_bits": bits, "activation_bits": activations},
+        seconds,
+        before,
+        costs.size(network, widths),
+        state.notes,
+    )
     state = replace(state, records=(report,))
-    return Quantized(state.model, insert(network, state.quantization), state.plan, report, state)
-
+    simulation = insert(network, quantization)
+    return Quantized(state.model, simulation, state.plan, report, state)

@@ -45,14 +45,17 @@ def calibrated(state: State, network: Network, plan: Plan, inputs: torch.Tensor,
     return replace(state, model=model, plan=plan, quantization=quantization, notes=state.notes + placement.notes)
 
 
-def activation_grids(
-    placement: Placement, network: Network, inputs: torch.Tensor, context: Context
-) -> dict[str, Grid]:
+def activation_grids(placement: Placement, network: Network, inputs: torch.Tensor, context: Context) -> dict[str, Grid]:
     """The grid of every quantized tensor, from what the float network computes on ``inputs``."""
     samples = observe(network, placement.tensors, inputs, context.generator)
     for name, values in samples.items():
         if not torch.isfinite(values).all():
-            raise BadData(context.data.name, f"the network computes NaN or infinity at {name} on it", "check the inputs and the weights")
+            raise BadData(
+                context.data.name,
+                f"the network computes NaN or infinity at {name} on it",
+                "check the inputs and the weights",
+            )
     return {
-        name: activation_grid(samples[name], bits, context.target.activations) for name, bits in placement.tensors.items()
+        name: activation_grid(samples[name], bits, context.target.activations)
+        for name, bits in placement.tensors.items()
     }

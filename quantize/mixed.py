@@ -12,6 +12,7 @@ between layers are not seen; :mod:`compress.quantize.allocation` solves the whol
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -43,6 +44,7 @@ class LayerError:
     label: ClassVar[str] = "quantize by layer error"
 
     def __call__(self, state: State, context: Context) -> State:
+        """The quantized state, bits chosen layer by layer."""
         widths = integer_widths(context.target, self.activation_bits)
         inputs = context.data.train.inputs(context.samples, context.generator)
         state, network = folded(state, inputs)
@@ -51,7 +53,11 @@ class LayerError:
         bits = allocate(layers, errors, widths, self.weight_bits)
         plan = state.plan.updated(
             *(
-                LayerPlan(layer.path, state.plan.layer(layer.path).keep, Precision(bits[layer.path], self.activation_bits, "integer"))
+                LayerPlan(
+                    layer.path,
+                    state.plan.layer(layer.path).keep,
+                    Precision(bits[layer.path], self.activation_bits, "integer"),
+                )
                 for layer in layers
             )
         )
@@ -64,9 +70,13 @@ def integer_widths(target: Target, activation_bits: int) -> tuple[int, ...]:
     Raises:
         BadInput: it runs none.
     """
-    widths = sorted({p.weight_bits for p in target.precisions if p.kind == "integer" and p.activation_bits == activation_bits})
+    widths = sorted(
+        {p.weight_bits for p in target.precisions if p.kind == "integer" and p.activation_bits == activation_bits}
+    )
     if not widths:
-        raise BadInput(f"{target.name} has no integer kernels with {activation_bits}-bit activations; use --quantize none")
+        raise BadInput(
+            f"{target.name} has no integer kernels with {activation_bits}-bit activations; use --quantize none"
+        )
     return tuple(widths)
 
 
@@ -80,7 +90,9 @@ def allocate(
     """
     total = sum(layer.weights for layer in layers)
     if average < widths[0]:
-        raise BadInput(f"an average of {average:g} weight bits is out of reach: the target's narrowest kernel takes {widths[0]}")
+        raise BadInput(
+            f"an average of {average:g} weight bits is out of reach: the target's narrowest kernel takes {widths[0]}"
+        )
     bits = {layer.path: widths[-1] for layer in layers}
     spent = total * widths[-1]
     moves = sorted(
@@ -92,7 +104,7 @@ def allocate(
             layer.weights,
         )
         for layer in layers
-        for narrow, wide in zip(widths, widths[1:], strict=False)
+        for narrow, wide in itertools.pairwise(widths)
     )
     # Errors grow as bits shrink, and faster each time, so the sorted order never asks for the second
     # step of a layer before its first; where noise in the errors says otherwise, the step waits.
@@ -109,11 +121,17 @@ def allocate(
 
 
 def _widened(
-    layers: tuple[Operator, ...], errors: Mapping[tuple[str, int], float], widths: tuple[int, ...], bits: dict[str, int], left: float
+    layers: tuple[Operator, ...],
+    errors: Mapping[tuple[str, int], float],
+    widths: tuple[int, ...],
+    bits: dict[str, int],
+    left: float,
 ) -> dict[str, int]:
     """Spend what the last narrowing left over: widen the layers with most error that still fit."""
     for layer in sorted(layers, key=lambda each: -errors[each.path, bits[each.path]]):
-        wider = [width for width in widths if width > bits[layer.path] and layer.weights * (width - bits[layer.path]) <= left]
+        wider = [
+            width for width in widths if width > bits[layer.path] and layer.weights * (width - bits[layer.path]) <= left
+        ]
         if wider:
             left -= layer.weights * (wider[-1] - bits[layer.path])
             bits[layer.path] = wider[-1]
@@ -130,7 +148,7 @@ class _Errors(fx.Interpreter):
         self.energies: dict[str, float] = {}
 
     def run_node(self, n: fx.Node) -> torch.Tensor:
-        value = super().run_node(n)
+        value: torch.Tensor = super().run_node(n)
         weight = n.args[1] if n.op == "call_function" and kind(n) in PRODUCES and len(n.args) > 1 else None
         if isinstance(weight, fx.Node) and weight.op == "get_attr":
             self._compare(n, weight, value)

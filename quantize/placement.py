@@ -22,8 +22,27 @@ CLIPS = frozenset({"relu", "relu6", "hardtanh", "clamp"})
 """Activation functions that an integer kernel gets for free from its saturation."""
 
 CARRIERS = frozenset(
-    "max_pool2d max_pool1d view reshape flatten unflatten squeeze unsqueeze permute transpose contiguous dropout slice "
-    "constant_pad_nd pad upsample_nearest2d identity clone alias".split()
+    [
+        "max_pool2d",
+        "max_pool1d",
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "permute",
+        "transpose",
+        "contiguous",
+        "dropout",
+        "slice",
+        "constant_pad_nd",
+        "pad",
+        "upsample_nearest2d",
+        "identity",
+        "clone",
+        "alias",
+    ]
 )
 """Operators whose outputs are values of their input, or zeros: the grid goes through."""
 

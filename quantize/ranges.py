@@ -83,13 +83,15 @@ def _grid(low: float, high: float, bits: int, signedness: Signedness) -> Grid:
 class _Sampler(fx.Interpreter):
     """Runs the traced network and keeps a sample of some nodes' values."""
 
-    def __init__(self, module: fx.GraphModule, names: Iterable[str], per_batch: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, module: fx.GraphModule, names: Iterable[str], per_batch: int, generator: torch.Generator
+    ) -> None:
         super().__init__(module, garbage_collect_values=True)
         self.samples: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         self._per_batch, self._generator = per_batch, generator
 
     def run_node(self, n: fx.Node) -> torch.Tensor:
-        value = super().run_node(n)
+        value: torch.Tensor = super().run_node(n)
         if n.name in self.samples:
             flat = value.detach().flatten()
             kept = self.samples[n.name]

@@ -41,6 +41,7 @@ class QuantizationAware:
     label: ClassVar[str] = "train with quantizers"
 
     def __call__(self, state: State, context: Context) -> State:
+        """The state with trained weights and scales."""
         if state.quantization is None or self.epochs < 1:
             return state
         inputs = context.data.train.inputs(2, context.generator)
@@ -146,4 +147,6 @@ def _trained(state: State, student: fx.GraphModule) -> State:
     weights = {name: grids["weight_" + name.replace(".", "__")] for name in state.quantization.weights}
     activations = {name: grids[name] for name in state.quantization.activations}
     rounded_(model, weights)
-    return replace(state, model=model.eval(), quantization=replace(state.quantization, weights=weights, activations=activations))
+    return replace(
+        state, model=model.eval(), quantization=replace(state.quantization, weights=weights, activations=activations)
+    )

@@ -26,6 +26,7 @@ class Uniform:
     label: ClassVar[str] = "quantize uniformly"
 
     def __call__(self, state: State, context: Context) -> State:
+        """The quantized state."""
         precision = runnable(Precision(self.weight_bits, self.activation_bits, "integer"), context.target)
         inputs = context.data.train.inputs(context.samples, context.generator)
         state, network = folded(state, inputs)
@@ -42,5 +43,8 @@ def runnable(precision: Precision, target: Target) -> Precision:
     """
     if precision not in target.precisions:
         there = ", ".join(str(each) for each in target.precisions)
-        raise BadInput(f"{target.name} has no kernel for {precision}; it runs {there}: choose --weight-bits and --activation-bits among them")
+        raise BadInput(
+            f"{target.name} has no kernel for {precision}; it runs {there}: "
+            f"choose --weight-bits and --activation-bits among them"
+        )
     return precision

@@ -82,7 +82,7 @@ def report(run: str, as_json: bool) -> int:
     """
     path = Path(run)
     document = runfolder.read_run(path)
-    if document.get("status") != "finished":
+    if document.get("status") == "running":
         raise RunFolderError(str(path), "its run isn't finished", f"go on with it: {resume_command(path)}")
     front, facts = read_finished(path, document)
     from compress.execution import write_documents

@@ -50,11 +50,40 @@ MACS: dict[str, Callable[[fx.Node, tuple[int, ...]], int]] = {
 }
 """Operator's plain name -> multiply-accumulates of a node for one input."""
 
-ACTIVATIONS = frozenset("relu relu6 hardtanh clamp leaky_relu hardswish silu sigmoid hardsigmoid gelu dropout".split())
+ACTIVATIONS = frozenset(
+    [
+        "relu",
+        "relu6",
+        "hardtanh",
+        "clamp",
+        "leaky_relu",
+        "hardswish",
+        "silu",
+        "sigmoid",
+        "hardsigmoid",
+        "gelu",
+        "dropout",
+    ]
+)
 """Operators that runtimes compute in the same pass as the convolution or addition in front of them."""
 
 FREE = frozenset(
-    "view reshape flatten unflatten _unsafe_view squeeze unsqueeze dropout contiguous alias detach identity getitem sym_size".split()
+    [
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "_unsafe_view",
+        "squeeze",
+        "unsqueeze",
+        "dropout",
+        "contiguous",
+        "alias",
+        "detach",
+        "identity",
+        "getitem",
+        "sym_size",
+    ]
 )
 """Operators that move nothing: they rename a tensor."""
 
@@ -81,7 +110,8 @@ def operators(network: Network) -> tuple[Operator, ...]:
                 params=sum(
                     math.prod(arg.meta["val"].shape)
                     for arg in node.all_input_nodes
-                    if network.parameter(arg) is not None and not network.parameters[arg.name].endswith("num_batches_tracked")
+                    if network.parameter(arg) is not None
+                    and not network.parameters[arg.name].endswith("num_batches_tracked")
                 ),
                 inputs=tuple(arg.name for arg in node.all_input_nodes if network.parameter(arg) is None and shape(arg)),
                 output_elements=math.prod(size),

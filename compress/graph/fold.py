@@ -37,7 +37,9 @@ def fold_batch_norm(model: nn.Module, network: Network) -> tuple[nn.Module, tupl
             continue
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        layer_path = network.parameters[source.args[1].name].rpartition(".")[0]  # type: ignore[union-attr]  # a placeholder
+        weight = network.parameter(source.args[1])
+        assert weight is not None
+        layer_path = weight.rpartition(".")[0]
         _fold(folded.get_submodule(layer_path), folded.get_submodule(path), PRODUCES[kind(source)])
         parent, _, name = path.rpartition(".")
         setattr(folded.get_submodule(parent), name, nn.Identity())

@@ -47,6 +47,7 @@ class Group:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
+        """Every parameter and axis that a unit of the group touches."""
         return tuple(self.units[0].members)
 
 
@@ -101,7 +102,9 @@ def _apply(walk: Walk, node: fx.Node) -> Axes:
     return axes if len(axes) == len(shape(node)) else spread(walk, node)
 
 
-def _collect(network: Network, walk: Walk, own: Mapping[Slot, np.ndarray], shapes: Mapping[str, tuple[int, ...]]) -> Dependencies:
+def _collect(
+    network: Network, walk: Walk, own: Mapping[Slot, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> Dependencies:
     classes, fixed = walk.labels.classes()
     members: dict[int, dict[Slot, list[int]]] = {}
     for slot, labels in own.items():
@@ -118,7 +121,10 @@ def _collect(network: Network, walk: Walk, own: Mapping[Slot, np.ndarray], shape
         if each in fixed:
             why = fixed[each]
             for name, _ in producers:
-                notes.setdefault((name, why.reason), Note(layer_name(name), f"{why.operator} in {why.path or 'the network'}", why.reason))
+                notes.setdefault(
+                    (name, why.reason),
+                    Note(layer_name(name), f"{why.operator} in {why.path or 'the network'}", why.reason),
+                )
             continue
         unit = Unit({slot: tuple(indices) for slot, indices in slots.items()})
         groups.setdefault(tuple(slots), []).append(unit)
@@ -128,7 +134,9 @@ def _collect(network: Network, walk: Walk, own: Mapping[Slot, np.ndarray], shape
         made = tuple(slot for slot in key if slot in making)
         read = tuple(slot for slot in key if slot in reading)
         if read:
-            result.append(Group("+".join(dict.fromkeys(layer_name(name) for name, _ in made)), tuple(units), made, read))
+            result.append(
+                Group("+".join(dict.fromkeys(layer_name(name) for name, _ in made)), tuple(units), made, read)
+            )
     return Dependencies(tuple(result), tuple(notes.values()), shapes)
 
 

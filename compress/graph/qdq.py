@@ -12,7 +12,6 @@ the grid that integer accumulators live on.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import fx
 
@@ -26,8 +25,9 @@ from compress.types import Grid, Quantization
 def quantize_dequantize(x: torch.Tensor, scale: float, zero_point: int, bits: int, signed: bool) -> torch.Tensor:
     """Round ``x`` (float32, any shape) to a grid of one scale and back; see the module's docstring."""
     grid = Grid((scale,), zero_point, bits, signed)
-    step = np.float32(scale)
-    return (torch.clamp(torch.round(x / step) + zero_point, grid.low, grid.high) - zero_point) * step
+    step = torch.tensor(scale, dtype=torch.float32, device=x.device)
+    result: torch.Tensor = (torch.clamp(torch.round(x / step) + zero_point, grid.low, grid.high) - zero_point) * step
+    return result
 
 
 @quantize_dequantize.register_fake
@@ -92,7 +92,8 @@ def _after(graph: fx.Graph, node: fx.Node, grid: Grid) -> None:
         return
     with graph.inserting_after(node):
         pair = graph.call_function(
-            torch.ops.compress.quantize_dequantize.default, (node, grid.scale[0], grid.zero_point, grid.bits, grid.signed)
+            torch.ops.compress.quantize_dequantize.default,
+            (node, grid.scale[0], grid.zero_point, grid.bits, grid.signed),
         )
     for user in users:
         user.replace_input_with(node, pair)

@@ -208,7 +208,9 @@ def concatenate(walk: Walk, node: fx.Node) -> Axes:
                 result.append(None)
                 continue
             whole = [
-                piece if piece is not None else _constant(walk, node, shape(part)[i], "it stands beside what isn't prunable")
+                piece
+                if piece is not None
+                else _constant(walk, node, shape(part)[i], "it stands beside what isn't prunable")
                 for piece, part in zip(pieces, parts, strict=True)
             ]
             result.append(np.concatenate(whole))
@@ -298,18 +300,61 @@ RULES: dict[str, Rule] = {
     "batch_norm": batch_norm,
     **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum", "prelu", "rsub", "pow"), elementwise),
     **dict.fromkeys(
-        (
-            "relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish sigmoid hardsigmoid hardswish tanh softplus "
-            "clamp clamp_min clamp_max abs neg exp sqrt rsqrt square dropout feature_dropout alpha_dropout clone "
-            "contiguous detach alias to _to_copy type_as identity"
-        ).split(),
+        [
+            "relu",
+            "relu6",
+            "hardtanh",
+            "leaky_relu",
+            "elu",
+            "selu",
+            "celu",
+            "gelu",
+            "silu",
+            "mish",
+            "sigmoid",
+            "hardsigmoid",
+            "hardswish",
+            "tanh",
+            "softplus",
+            "clamp",
+            "clamp_min",
+            "clamp_max",
+            "abs",
+            "neg",
+            "exp",
+            "sqrt",
+            "rsqrt",
+            "square",
+            "dropout",
+            "feature_dropout",
+            "alpha_dropout",
+            "clone",
+            "contiguous",
+            "detach",
+            "alias",
+            "to",
+            "_to_copy",
+            "type_as",
+            "identity",
+        ],
         same,
     ),
     **dict.fromkeys(
-        (
-            "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-            "adaptive_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d interpolate"
-        ).split(),
+        [
+            "max_pool1d",
+            "max_pool2d",
+            "max_pool3d",
+            "avg_pool1d",
+            "avg_pool2d",
+            "avg_pool3d",
+            "adaptive_avg_pool1d",
+            "adaptive_avg_pool2d",
+            "adaptive_max_pool2d",
+            "upsample_nearest2d",
+            "upsample_bilinear2d",
+            "upsample_bicubic2d",
+            "interpolate",
+        ],
         pool,
     ),
     **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "_unsafe_view"), flatten),

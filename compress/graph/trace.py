@@ -46,7 +46,9 @@ class Network:
 
     @property
     def graph(self) -> fx.Graph:
-        return self.program.graph
+        """The captured graph."""
+        graph: fx.Graph = self.program.graph
+        return graph
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -148,7 +150,9 @@ def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Network:
     with quiet(), torch.no_grad():
         try:
             with watch:
-                program = torch.export.export(model, inputs, dynamic_shapes=_dynamic(model, inputs, batch), strict=False)
+                program = torch.export.export(
+                    model, inputs, dynamic_shapes=_dynamic(model, inputs, batch), strict=False
+                )
         except Exception as first:
             # A reshape that names the batch size makes it a constant; the network still runs, one at a time.
             one = tuple(x[:1] for x in inputs)
@@ -204,11 +208,11 @@ class _Watch(TorchFunctionMode):
             if name:
                 self._hooks.append(module.register_forward_pre_hook(self._entering(name)))
                 self._hooks.append(module.register_forward_hook(self._leaving))
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]  # torch annotates neither end
         return self
 
     def __exit__(self, *details: Any) -> None:
-        super().__exit__(*details)
+        super().__exit__(*details)  # type: ignore[no-untyped-call]  # as above
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
@@ -254,7 +258,11 @@ def quiet() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stderr(io.StringIO()),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -233,6 +233,8 @@ def _stage(record: Record) -> StageRow:
 
 def _settings(settings: Mapping[str, Any]) -> str:
     def text(value: Any) -> str:
+        if isinstance(value, (list, tuple)):  # what was a tuple comes back from front.json as a list
+            return " ".join(map(str, value)) or "none"
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
     return ", ".join(f"{name} {text(value)}" for name, value in settings.items() if value is not None)

@@ -1,8 +1,8 @@
 """Run this bundle's network. Needs python 3.8 or later, numpy and onnxruntime, and nothing else.
 
-    python run.py                  check the golden inputs: "ok", or what differs (exit status 4)
-    python run.py --image FILE     classify or reconstruct an .npy image (uint8 or float in 0 to 255, HWC or HW)
-    python run.py --time           the median latency of one input on this device
+python run.py                  check the golden inputs: "ok", or what differs (exit status 4)
+python run.py --image FILE     classify or reconstruct an .npy image (uint8 or float in 0 to 255, HWC or HW)
+python run.py --time           the median latency of one input on this device
 """
 
 import argparse
@@ -72,7 +72,9 @@ def classify(np, run, manifest, path):
     shape = tuple(manifest["input"]["shape"][1:])
     image = image[None] if image.ndim == 2 else image.transpose(2, 0, 1) if image.ndim == 3 else image
     if image.shape != shape:
-        print(f"error: {path.name} is {image.shape} (channels, height, width), the network takes {shape}", file=sys.stderr)
+        print(
+            f"error: {path.name} is {image.shape} (channels, height, width), the network takes {shape}", file=sys.stderr
+        )
         return 2
     mean = np.asarray(manifest["mean"], dtype=np.float32).reshape(-1, 1, 1)
     std = np.asarray(manifest["std"], dtype=np.float32).reshape(-1, 1, 1)
@@ -101,7 +103,10 @@ def clock(np, run):
         run(x)
         times.append(time.perf_counter() - start)
     times.sort()
-    print(f"latency: median {1e3 * times[len(times) // 2]:.3f} ms, p90 {1e3 * times[int(0.9 * len(times))]:.3f} ms, {len(times)} runs")
+    print(
+        f"latency: median {1e3 * times[len(times) // 2]:.3f} ms, "
+        f"p90 {1e3 * times[int(0.9 * len(times))]:.3f} ms, {len(times)} runs"
+    )
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from compress.graph import costs
 from compress.graph.fold import fold_batch_norm
 from compress.graph.trace import trace
 from tests.graph.networks import ROSTER, Depthwise, Plain, Residual, UNet, build, images
-from torch import nn
 
 PIXELS = 16 * 16
 BY_HAND = {

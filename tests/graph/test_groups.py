@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+
 from compress.graph import costs
 from compress.graph.groups import find, removed_indices
 from compress.graph.surgery import planned, remove, units_of

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from compress.errors import Untraceable
 from compress.graph.trace import kind, trace
 from tests.graph.networks import ROSTER, build, images
-from torch import nn
 
 
 class Branch(nn.Module):

@@ -1,0 +1,151 @@
+"""The ONNX file: it computes what the simulation computes, integers run as integers, small is small."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from compress.export.onnx import FILE, export, serialize
+from compress.graph.qdq import integers
+from compress.graph.trace import trace
+from compress.profiling.session import open_session, runner
+from compress.prune import prune
+from compress.quantize import quantize
+from compress.types import Grid, State
+from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
+
+networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
+
+
+def run(content: bytes, x: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
+
+
+def optimized_operators(path) -> list[str]:
+    """What ONNX Runtime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".optimized.onnx"))
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
+
+
+@networks
+def test_a_float_file_computes_what_the_network_computes(factory):
+    model = build(factory)
+    torch.testing.assert_close(run(serialize(State(model), images(2)), images()), model(images()), rtol=1e-3, atol=1e-4)
+
+
+@networks
+def test_a_pruned_file_computes_what_the_pruned_network_computes(factory):
+    result = prune(build(factory), images(2), macs=0.8)
+    got = run(serialize(result.state, images(2)), images())
+    torch.testing.assert_close(got, result.model(images()), rtol=1e-3, atol=1e-4)
+
+
+@networks
+@pytest.mark.parametrize("bits", [8, 5])
+def test_a_quantized_file_computes_what_the_simulation_computes(factory, bits):
+    result = quantize(build(factory), images(64), weight_bits=bits)
+    got = run(serialize(result.state, images(2)), images(32, 9))
+    expected = result.simulation(images(32, 9))
+    # ONNX Runtime rescales accumulators in one float step where the simulation rounds twice, so single
+    # activations may land a step apart; over the output that stays well below the quantization error.
+    assert float((got - expected).norm() / expected.norm()) < 0.02
+
+
+@networks
+def test_the_integers_in_the_file_are_those_of_the_state(factory):
+    result = quantize(build(factory), images(64), weight_bits=5)
+    model = onnx.load_from_string(serialize(result.state, images(2)))
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, grid in result.state.quantization.weights.items():
+        packed = tensors.get(f"{name}_quantized_int4")
+        stored = packed if packed is not None else tensors[f"{name}_quantized"]
+        assert (packed is not None) == (grid.bits == 4)
+        values = numpy_helper.to_array(stored).astype(np.int8)
+        assert np.array_equal(values, integers(result.model.get_parameter(name), grid).numpy())
+
+
+def test_every_layer_runs_as_an_integer_kernel_also_from_packed_weights(tmp_path):
+    for bits in (8, 4):
+        export(quantize(build(Residual), images(64), weight_bits=bits).state, images(2), tmp_path / FILE)
+        operators = optimized_operators(tmp_path / FILE)
+        assert operators.count("QLinearConv") == 6
+        assert operators.count("QLinearAdd") == 2
+        assert "Conv" not in operators
+
+
+def test_four_bit_weights_take_half_the_bytes():
+    wide, narrow = (
+        sum(
+            len(tensor.raw_data)
+            for tensor in onnx.load_from_string(
+                serialize(quantize(build(Plain), images(64), weight_bits=bits).state, images(2))
+            ).graph.initializer
+            if "weight_quantized" in tensor.name
+        )
+        for bits in (8, 4)
+    )
+    assert narrow == wide // 2
+
+
+@pytest.mark.parametrize("width", [4, 2])
+def test_packed_integers_unpack_to_themselves(width):
+    from compress.export.onnx import _pack
+
+    values = np.random.default_rng(0).integers(-(2 ** (width - 1)), 2 ** (width - 1), (3, 5, 3)).astype(np.int8)
+    packed = _pack(numpy_helper.from_array(values, "w"), width)
+    assert np.array_equal(numpy_helper.to_array(packed).astype(np.int8), values)
+
+
+def test_narrow_activations_are_clipped_to_their_grid():
+    result = quantize(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval(), images(64))
+    from dataclasses import replace
+
+    grids = {
+        name: Grid((grid.scale[0] * 16,), grid.zero_point // 16, 4, False)
+        for name, grid in result.state.quantization.activations.items()
+    }
+    state = replace(result.state, quantization=replace(result.state.quantization, activations=grids))
+    from compress.graph.qdq import insert
+
+    expected = insert(trace(state.model, (images(2),)), state.quantization)(images(8))
+    torch.testing.assert_close(
+        run(serialize(state, images(2)), images(8)),
+        expected,
+        rtol=1e-3,
+        atol=float(max(g.scale[0] for g in grids.values())),
+    )
+
+
+def test_the_same_state_gives_the_same_bytes_and_no_path_of_this_machine(tmp_path):
+    result = quantize(build(Residual), images(64))
+    one, two = (serialize(result.state, images(2)) for _ in range(2))
+    assert one == two
+    assert b"site-packages" not in one
+    assert str(tmp_path.parent).encode() not in one
+    assert b".py" not in one
+
+
+def test_the_file_takes_any_batch(tmp_path):
+    export(quantize(build(Attention), images(64)).state, images(2), tmp_path / FILE)
+    execute = runner(open_session(tmp_path / FILE))
+    whole = execute(images(5).numpy())
+    assert whole.shape == (5, 5)
+    np.testing.assert_allclose(
+        np.concatenate([execute(x[None]) for x in images(5).numpy()]), whole, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_checker_accepts_the_file():
+    for bits in (8, 4):
+        onnx.checker.check_model(
+            onnx.load_from_string(serialize(quantize(build(Residual), images(64), weight_bits=bits).state, images(2)))
+        )

@@ -1,0 +1,162 @@
+"""Laws of pruning, over the roster of methods and of networks; and what magnitude means by formula."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from compress.errors import BadInput, NoPrunableAxis, UnknownName
+from compress.graph import costs
+from compress.graph.groups import find
+from compress.graph.trace import trace
+from compress.prune import prune
+from compress.prune.amounts import Counter, granularity, uniform
+from compress.prune.norm import recalibrate, scores
+from compress.prune.roster import METHODS
+from compress.types import Budget
+from tests.graph.networks import ROSTER, Attention, Depthwise, Plain, Residual, build, images
+
+methods = pytest.mark.parametrize("method", METHODS)
+networks = pytest.mark.parametrize(
+    "factory", [factory for factory in ROSTER if factory is not Attention], ids=lambda factory: factory.__name__
+)
+
+
+@methods
+@networks
+def test_shape_dtype_and_class_stay_and_the_original_is_untouched(method, factory):
+    model = build(factory)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = prune(model, images(2), macs=0.6, method=method)
+    assert type(result.model) is factory
+    assert result.model(images()).shape == model(images()).shape
+    assert result.model(images()).dtype == torch.float32
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@methods
+@networks
+def test_the_plan_says_how_many_channels_each_layer_has(method, factory):
+    result = prune(build(factory), images(2), macs=0.6, method=method)
+    for layer in result.plan.layers:
+        weight = result.model.get_submodule(layer.name).weight
+        made = (
+            weight.shape[1]
+            if isinstance(result.model.get_submodule(layer.name), nn.ConvTranspose2d)
+            else weight.shape[0]
+        )
+        assert made == len(layer.keep)
+        assert list(layer.keep) == sorted(set(layer.keep))
+
+
+@methods
+@networks
+def test_the_same_seed_gives_the_same_plan_and_weights(method, factory):
+    one, two = (prune(build(factory), images(2), macs=0.6, method=method, seed=5) for _ in range(2))
+    assert one.plan.digest() == two.plan.digest()
+    assert all(
+        torch.equal(a, b) for a, b in zip(one.model.state_dict().values(), two.model.state_dict().values(), strict=True)
+    )
+
+
+@methods
+def test_keeping_everything_is_the_identity(method):
+    model = build(Residual)
+    result = prune(model, images(2), macs=1.0, method=method)
+    assert torch.equal(result.model(images()), model(images()))
+    assert result.report.after == result.report.before
+
+
+@methods
+@pytest.mark.parametrize("share", [0.8, 0.5, 0.3])
+def test_the_macs_that_were_asked_for_are_kept_and_not_more(method, share):
+    result = prune(build(Residual), images(2), macs=share, method=method)
+    kept = result.report.after.macs / result.report.before.macs
+    assert kept <= share
+    # No group could get one channel back without exceeding the share.
+    network = trace(build(Residual), (images(2),))
+    assert kept > share - max(operator.macs for operator in costs.operators(network)) / costs.total_macs(network)
+
+
+@methods
+def test_parameters_and_macs_can_be_asked_for_together(method):
+    result = prune(build(Plain), images(2), budget=Budget(macs=0.7, params=0.4), method=method)
+    assert result.report.after.macs <= 0.7 * result.report.before.macs
+    assert result.report.after.params <= 0.4 * result.report.before.params
+
+
+@methods
+def test_a_layer_to_skip_keeps_its_channels_and_is_reported(method):
+    result = prune(build(Residual), images(2), macs=0.6, method=method, skip=["a.0"])
+    assert result.model.a[0].out_channels == 8
+    assert any(note.where == "a.0" and "skip" in note.why for note in result.report.notes)
+
+
+def test_counting_agrees_with_tracing_the_pruned_network():
+    for factory in (Plain, Residual, Depthwise):
+        model = build(factory)
+        network = trace(model, (images(2),))
+        dependencies = find(network)
+        kept = tuple(max(1, len(group.units) * 2 // 3) for group in dependencies.groups)
+        units = [unit for group, n in zip(dependencies.groups, kept, strict=True) for unit in group.units[n:]]
+        from compress.graph.surgery import remove
+
+        size = costs.size(trace(remove(model, dependencies, units), (images(2),)))
+        assert Counter.of(network, dependencies).counts(kept) == (size.macs, size.params)
+
+
+def test_channel_counts_are_multiples_where_a_group_is_wide_enough():
+    network = trace(build(Residual), (images(2),))
+    dependencies = find(network)
+    for group, kept in zip(dependencies.groups, uniform(Counter.of(network, dependencies), 0.5, None, 4), strict=True):
+        step = granularity(group, 4)
+        assert step == {8: 2, 16: 4}[len(group.units)]
+        assert kept % step == 0
+
+
+def test_a_units_magnitude_is_that_of_what_makes_and_reads_it():
+    model = build(Plain)
+    group = next(group for group in find(trace(model, (images(2),))).groups if group.name == "conv1")
+    made = model.conv1.weight.detach().double().square().sum((1, 2, 3))
+    read = model.conv2.weight.detach().double().square().sum((0, 2, 3))
+    torch.testing.assert_close(scores(model, group), (made / made.mean() + read / read.mean()).sqrt())
+
+
+def test_recalibration_gives_the_statistics_of_the_inputs():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).eval()
+    x = images(64)
+    recalibrate(model, x, trace(model, (x[:2],)), batch=64)
+    seen = model[0](x)
+    torch.testing.assert_close(model[1].running_mean, seen.mean((0, 2, 3)))
+    torch.testing.assert_close(model[1].running_var, seen.var((0, 2, 3), unbiased=True))
+    assert not model.training
+    assert not model[1].training
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+def test_a_share_outside_its_range_is_refused(share):
+    with pytest.raises(BadInput, match=r"lies in \(0, 1\]"):
+        prune(build(Plain), images(2), macs=share)
+
+
+def test_nothing_asked_for_is_refused():
+    with pytest.raises(BadInput, match="needs macs="):
+        prune(build(Plain), images(2))
+
+
+def test_an_unknown_method_and_an_unknown_layer_are_named_with_the_nearest():
+    with pytest.raises(UnknownName, match="nearest: norm"):
+        prune(build(Plain), images(2), macs=0.5, method="nrom")
+    with pytest.raises(UnknownName, match="conv2"):
+        prune(build(Plain), images(2), macs=0.5, skip=["conv22"])
+
+
+def test_the_least_reachable_is_named():
+    with pytest.raises(BadInput, match=r"least reachable is 0\.\d+ of the MACs"):
+        prune(build(Attention), images(2), macs=0.1)
+
+
+def test_a_network_without_a_prunable_axis_is_refused_with_the_reason():
+    with pytest.raises(NoPrunableAxis, match="network's output"):
+        prune(nn.Conv2d(3, 4, 3), images(2), macs=0.5)

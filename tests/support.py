@@ -1,0 +1,20 @@
+"""What several tests build on: a data set of random images, a context for stages."""
+
+from __future__ import annotations
+
+import torch
+
+from compress import data as datasets
+from compress import targets
+from compress.types import Budget, Context
+from tests.graph.networks import images
+
+
+def random_data(n: int = 64, classes: int = 5, seed: int = 3):
+    """Random images with labels 0, 1, ... in turn, as a data set."""
+    return datasets.from_python((images(n, seed), torch.arange(n) % classes), divisible=False)
+
+
+def context(target: str = "cpu", seed: int = 0, data=None, **more) -> Context:
+    """A context for stages on random images."""
+    return Context(targets.load(target), Budget(), data or random_data(), torch.Generator().manual_seed(seed), **more)
