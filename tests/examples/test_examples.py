@@ -1,0 +1,46 @@
+"""Every example runs as it stands, from another directory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+def run(*command: str, cwd: Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_own_network(tmp_path):
+    said = run(sys.executable, str(EXAMPLES / "own_network.py"), str(tmp_path / "out"), cwd=tmp_path)
+    assert "the file:" in said
+    assert (tmp_path / "out" / "model.onnx").stat().st_size < 40_000
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path):
+    said = run(sys.executable, str(EXAMPLES / "quickstart.py"), str(tmp_path / "out"), cwd=tmp_path)
+    assert "predicted" in said
+    assert (tmp_path / "out" / "bundle" / "manifest.json").is_file()
+    assert "ok" in run(sys.executable, str(tmp_path / "out" / "bundle" / "run.py"), cwd=tmp_path)
+
+
+def test_a_factory_from_the_command_line(tmp_path):
+    factory = EXAMPLES / "factory.py"
+    options = ["--model", f"{factory}:network", "--data", f"{factory}:stripes", "--target", "raspberry-pi-4"]
+    said = run(sys.executable, "-m", "compress", *options, "--candidates", "2", "--out", "run", cwd=tmp_path)
+    assert "float" in said
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_every_example_is_tested():
+    here = Path(__file__).read_text()
+    assert all(example.name in here for example in EXAMPLES.glob("*.py"))
