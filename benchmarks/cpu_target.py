@@ -7,29 +7,21 @@ Run it on an idle machine: beside another program on the same cores, most rows t
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
-import os
-import platform
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks import common
 from compress.graph.operators import Operator
 from compress.profiling.latency import predict
-from compress.serial import write_json
 from compress.targets import load
 from compress.types import FLOAT32, Precision, Target
 
-RESULTS = Path(__file__).parent / "results" / "cpu_target.json"
 FORMATS = {"float": FLOAT32, "W8A8": Precision(8, 8, "integer"), "W4A8": Precision(4, 8, "integer")}
 
 
@@ -77,6 +69,9 @@ def operators(chain: Chain) -> list[Operator]:
 
 def model(chain: Chain, precision: Precision) -> bytes:
     """The chain as an ONNX file; quantized, with explicit Q/DQ around every convolution."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
     rng = np.random.default_rng(0)
     quantized = precision.kind == "integer"
     nodes: list[onnx.NodeProto] = []
@@ -136,6 +131,8 @@ def model(chain: Chain, precision: Precision) -> bytes:
 
 def seconds(file: bytes, chain: Chain, rounds: int = 5, at_least: float = 0.2) -> float:
     """The lowest of the medians of several rounds, so that other work on the machine counts little."""
+    import onnxruntime as ort
+
     session = ort.InferenceSession(file, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(1).random((1, chain.channels, chain.size, chain.size), np.float32)
     for _ in range(10):
@@ -151,7 +148,7 @@ def seconds(file: bytes, chain: Chain, rounds: int = 5, at_least: float = 0.2) -
     return min(medians)
 
 
-def row(chain: Chain, label: str, target: Target) -> dict[str, Any]:
+def row(chain: Chain, label: str, target: Target) -> common.Row:
     precision, made = FORMATS[label], operators(chain)
     inputs = {"x": chain.channels * chain.size**2}
     predicted = predict(made, lambda _: precision, target, 0, 0, inputs=inputs).latency_s
@@ -169,36 +166,48 @@ def row(chain: Chain, label: str, target: Target) -> dict[str, Any]:
     }
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+def measure() -> list[common.Row]:
+    target = load("cpu")
+    return [row(chain, label, target) for chain in CHAINS for label in FORMATS]
 
 
-def main() -> None:
-    target, load_average = load("cpu"), os.getloadavg()[0]
-    rows = [row(chain, label, target) for chain in CHAINS for label in FORMATS]
-    for entry in rows:
-        print(
-            "  ".join(f"{entry[key]!s:>{width}}" for key, width in zip(entry, (46, 6, 8, 8, 6, 7, 7, 8), strict=True))
-        )
-    document = {
-        "benchmark": "cpu_target",
-        "command": "python -m benchmarks.cpu_target",
-        "date": datetime.date.today().isoformat(),
-        "load_average_before": load_average,
-        "machine": {
-            "cpu": processor(),
-            "cores": os.cpu_count(),
-            "gpu": None,
-            "os": f"{platform.system()} {platform.machine()}",
-        },
-        "versions": {name: importlib.metadata.version(name) for name in ("onnxruntime", "onnx", "numpy")}
-        | {"python": platform.python_version()},
-        "rows": rows,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    write_json(RESULTS, document)
+def section(document: Mapping[str, Any]) -> str:
+    rows = document["rows"]
+    share = max(max(row["measured_over_predicted"], 1 / row["measured_over_predicted"]) for row in rows)
+    slow = sum(row["measured_over_predicted"] > 1 for row in rows)
+    table = common.markdown_table(
+        ["chain of convolutions", "precision", "measured, ms", "predicted, ms", "measured / predicted", "GMAC/s"],
+        [
+            [
+                row["chain"],
+                row["precision"],
+                common.shown(row["latency_ms"], 3),
+                common.shown(row["predicted_ms"], 3),
+                common.shown(row["measured_over_predicted"], 2),
+                common.shown(row["gmac_per_s"], 1),
+            ]
+            for row in rows
+        ],
+        text_columns=2,
+    )
+    return (
+        "Where the rates of the target `cpu` come from, and how far its predictions are off: ONNX Runtime on chains of "
+        "convolutions with ReLU, batch 1, all cores. The prediction is the roofline with the figures of "
+        "`targets/cpu.toml`, which were taken from these very chains; a network is another matter. The largest "
+        f"factor between the two is {share:.2f}, and {slow} of {len(rows)} rows are slower than predicted. Candidates "
+        "for `cpu` are sorted by such predictions only until they are measured.\n\n" + table
+    )
 
+
+BENCHMARK = common.Benchmark(
+    name="cpu_target",
+    title="the rates of targets/cpu.toml, and how far its predictions are off",
+    needs=(),
+    packages=("onnxruntime", "onnx", "numpy"),
+    measure=measure,
+    section=section,
+    minutes=1,
+)
 
 if __name__ == "__main__":
-    main()
+    common.main(BENCHMARK)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from compress import data as datasets
 from compress import targets
+from compress.export.onnx import serialize
+from compress.quantize import quantize
 from compress.types import Budget, Context
-from tests.graph.networks import images
+from tests.graph.networks import build, images
 
 
 def random_data(n: int = 64, classes: int = 5, seed: int = 3):
@@ -18,3 +22,15 @@ def random_data(n: int = 64, classes: int = 5, seed: int = 3):
 def context(target: str = "cpu", seed: int = 0, data=None, **more) -> Context:
     """A context for stages on random images."""
     return Context(targets.load(target), Budget(), data or random_data(), torch.Generator().manual_seed(seed), **more)
+
+
+@functools.cache
+def quantized(factory, bits: float = 8, method: str | None = None):
+    """A network of the roster, quantized on random images; made once, as nobody changes it."""
+    return quantize(build(factory), images(64), weight_bits=bits, method=method)
+
+
+@functools.cache
+def file_of(factory, bits: float = 8) -> bytes:
+    """The ONNX file of :func:`quantized`."""
+    return serialize(quantized(factory, bits).state, images(2))

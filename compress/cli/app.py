@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from compress import __version__
-from compress.cli.shell import PROGRAM, Session
+from compress.cli.session import PROGRAM, Session
 from compress.cli.values import LATENCY, REAL, REALS, SIZE, WHOLE
 from compress.errors import nearest_names
 

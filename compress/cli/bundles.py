@@ -9,7 +9,7 @@ from typing import Any
 
 from compress import runfolder
 from compress.cli import screen
-from compress.cli.shell import resume_command
+from compress.cli.session import resume_command
 from compress.errors import BadInput, CheckFailed, RunFolderError
 from compress.report import words
 from compress.report.facts import RunFacts

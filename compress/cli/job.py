@@ -13,11 +13,11 @@ from compress import runfolder, targets
 from compress.cli import screen
 from compress.cli.bundles import read_finished
 from compress.cli.progress import watching
-from compress.cli.shell import PROGRAM, Session
+from compress.cli.session import PROGRAM, Session
 from compress.errors import BadInput, BudgetUnreachable, RunFolderError
 from compress.report import words
 from compress.results import Candidate, Front
-from compress.types import Budget
+from compress.types import Budget, Target
 
 BUDGET = {
     "latency": "latency_s",
@@ -62,7 +62,7 @@ def run(session: Session, typed: Mapping[str, Any]) -> int:
         _same(path, options, typed)
         front, _ = read_finished(path, document)
         sys.stderr.write("" if typed["quiet"] else f"the run in {path} is finished; this is what it found\n")
-        return _end(front, path, typed)
+        return _end(front, path, {**typed, **options})
     return _begin(session, {**typed, **options}, path, str(document.get("command", session.command)), resume=True)
 
 
@@ -108,7 +108,7 @@ def _end(front: Front, path: Path, options: Mapping[str, Any]) -> int:
     if options["as_json"]:
         screen.emit(json.loads((path / "front.json").read_text(encoding="utf-8")))
     else:
-        _show(front, path)
+        _show(front, path, targets.load(options["target"]))
     if front.best() is None:
         raise unreachable(front)
     return 0
@@ -203,7 +203,7 @@ CONTENTS = (
 )
 
 
-def _show(front: Front, path: Path) -> None:
+def _show(front: Front, path: Path, device: Target) -> None:
     """The end of a run on standard output: the table, what is in the folder, and what to type next."""
     from rich.text import Text
 
@@ -216,17 +216,22 @@ def _show(front: Front, path: Path) -> None:
     screen.show(front_table(front), rows_table(["", ""], rows, title=f"In {path}"))
     out.print()
     out.print(Text("Next:", style="bold"))
-    for command in next_commands(front, path):
+    for command in next_commands(front, path, device):
         # Not wrapped, so that it can be copied.
         out.print(Text(f"  {command}"), soft_wrap=True)
 
 
-def next_commands(front: Front, path: Path) -> tuple[str, ...]:
-    """What to type after a run: check the bundle, measure it; or where there is none, ask for less."""
+def next_commands(front: Front, path: Path, device: Target) -> tuple[str, ...]:
+    """What to type after a run: check the bundle, then measure it here or take it to the device."""
     if front.best() is None:
         return (shlex.join([PROGRAM, "report", str(path)]),)
     bundle = str(path / "bundle")
-    return (shlex.join([PROGRAM, "verify", bundle]), shlex.join([PROGRAM, "profile", bundle]))
+    commands = [shlex.join([PROGRAM, "verify", bundle])]
+    if device.host:
+        commands.append(shlex.join([PROGRAM, "profile", bundle]))
+    elif device.triple is not None and "linux" in device.triple:
+        commands += [f"scp -r {shlex.quote(bundle)} USER@DEVICE:", "ssh USER@DEVICE python3 bundle/run.py --time"]
+    return tuple(commands)
 
 
 __all__ = ["next_commands", "run", "unreachable"]

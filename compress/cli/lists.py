@@ -8,6 +8,7 @@ from compress import targets as devices
 from compress.cli import screen
 from compress.report import words
 from compress.serial import to_json
+from compress.types import FLOAT32
 
 if TYPE_CHECKING:
     from compress.types import Target
@@ -19,6 +20,8 @@ MODEL_FORMS = (
     ("FILE.py:FUNCTION", "what your function returns, a torch.nn.Module"),
     ("FILE.pt2", "what torch.export.save wrote"),
 )
+DESCRIBED = 110
+"""Columns from which on the networks' descriptions have room beside their figures."""
 
 
 def targets(name: str | None, as_json: bool) -> int:
@@ -41,7 +44,7 @@ def targets(name: str | None, as_json: bool) -> int:
             target.runtime,
             words.size(target.ram_bytes),
             words.size(target.flash_bytes),
-            " ".join(str(p) for p in target.precisions),
+            " ".join(str(p) for p in target.precisions if p != FLOAT32),
             _latency_known(target),
         )
         for target in found
@@ -123,7 +126,8 @@ def models(as_json: bool) -> int:
         return 0
     from compress.report.terminal import rows_table
 
-    rows = [
+    headings = ["network", "input", "classes", "weights", "data", "what it is"]
+    rows: list[tuple[str, ...]] = [
         (
             each.name,
             words.TIMES.join(map(str, each.input_shape)),
@@ -134,8 +138,10 @@ def models(as_json: bool) -> int:
         )
         for each in NETWORKS
     ]
+    if screen.console().width < DESCRIBED:
+        headings, rows = headings[:-1], [row[:-1] for row in rows]
     screen.show(
-        rows_table(["network", "input", "classes", "weights", "data", "what it is"], rows, right=[2]),
+        rows_table(headings, rows, right=[2]),
         rows_table(["", ""], MODEL_FORMS, title="Also"),
     )
     return 0

@@ -46,7 +46,7 @@ class Pace:
         done: those that are there, from an earlier run or this one.
     """
 
-    begun: float = field(default_factory=time.monotonic)
+    begun: float = field(default_factory=lambda: time.monotonic())
     total: int | None = None
     done: int = 0
     current: float | None = None

@@ -55,7 +55,7 @@ NETWORKS: tuple[NetworkInfo, ...] = (
         (0.324,),
         WEIGHTS / "resnet.safetensors",
         "digits",
-        "ResNet-14 for handwritten digits, weights included",
+        "ResNet-8 (wide) for handwritten digits, weights included",
     ),
     NetworkInfo(
         "resnet8",

@@ -126,5 +126,5 @@ def resnet56(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
 
 
 def resnet(num_classes: int = 10, in_channels: int = 1) -> CifarResNet:
-    """ResNet-14 with option-B shortcuts for 1x32x32 digits: 0.18 million parameters."""
-    return CifarResNet(2, in_channels, num_classes, shortcut="B")
+    """ResNet-8 with option-B shortcuts for 1x32x32 digits, wide enough to be worth pruning: 0.22 million parameters."""
+    return CifarResNet(1, in_channels, num_classes, (32, 64, 96), "B")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,12 +30,11 @@ def compress(tmp_path: Path) -> Call:
 
 
 @pytest.fixture
-def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Call]:
     """Run the command in this process, in an empty folder: the same but for loading torch each time."""
     from compress.cli import shell
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(shell, "_hush", lambda: None)
 
     def call(*arguments: object) -> Ended:
         capfd.readouterr()
@@ -41,7 +42,8 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         out, err = capfd.readouterr()
         return Ended(status, out, err)
 
-    return call
+    yield call
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

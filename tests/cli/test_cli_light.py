@@ -53,8 +53,8 @@ def test_help_names_every_option_of_the_main_job_and_every_command(compress: Cal
     ended = compress("--help")
     options = (
         "--model --target --data --weights --out --seed --max-drop --latency --ram --flash --macs --params "
-        "--weight-bits --activation-bits --prune --quantize --epochs --samples --candidates --runtime --mean --std --resume --json "
-        "-q -v --version targets models doctor verify profile report"
+        "--weight-bits --activation-bits --prune --quantize --epochs --samples --candidates --runtime --mean --std "
+        "--resume --json -q -v --version targets models doctor verify profile report"
     )
     assert ended.status == 0
     assert ended.err == ""

@@ -80,9 +80,9 @@ def test_the_excess_of_every_limit_is_named() -> None:
     error = unreachable(front)
     assert error.exit_code == 3
     assert error.budget == "RAM ≤ 1.0 KiB and file ≤ 1,000 B and accuracy drop ≤ 1 points"
-    assert (
-        error.nearest
-        == "a (RAM 2.0 KiB, 2.0\N{MULTIPLICATION SIGN} the limit, flash 1.5 KiB, 50% over, accuracy drop 3.50 points, 2.50 over)"
+    assert error.nearest == (
+        "a (RAM 2.0 KiB, 2.0\N{MULTIPLICATION SIGN} the limit, flash 1.5 KiB, 50% over, "
+        "accuracy drop 3.50 points, 2.50 over)"
     )
 
 
@@ -103,6 +103,50 @@ def test_resuming_a_finished_run_prints_it_again_and_changes_nothing(inside: Cal
     assert ended.status == 2
     assert "its finished run has --seed 0, not 5; choose another --out" in ended.error
     assert {path: path.stat().st_mtime_ns for path in finished.path.rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("target", "next_ones"),
+    [
+        ("cpu", ["compress verify 'a run/bundle'", "compress profile 'a run/bundle'"]),
+        (
+            "raspberry-pi-5",
+            [
+                "compress verify 'a run/bundle'",
+                "scp -r 'a run/bundle' USER@DEVICE:",
+                "ssh USER@DEVICE python3 bundle/run.py --time",
+            ],
+        ),
+        ("cortex-m7", ["compress verify 'a run/bundle'"]),
+    ],
+)
+def test_what_to_type_next_depends_on_where_the_bundle_can_run(
+    finished: Finished, target: str, next_ones: list[str]
+) -> None:
+    from compress import targets
+    from compress.cli.job import next_commands
+    from compress.results import Front
+
+    front = Front.from_document(finished.front)
+    assert list(next_commands(front, Path("a run"), targets.load(target))) == next_ones
+
+
+def test_a_network_of_the_users_own_prints_to_the_error_stream_only(compress: Call, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    print('hello from the file')\n"
+        # Sequential calls its argument `input`, like a builtin of Python.
+        "    layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 10)\n"
+        "    return nn.Sequential(*layers)\n"
+    )
+    ended = compress(
+        "--model", "net.py:make", "--data", "digits", "--target", "cpu", "--prune", "none", "--candidates", 1,
+        "--quantize", "uniform", "--samples", 64, "--json",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert ended.json["model"] == "net.py:make"
+    assert "hello from the file" in ended.err
 
 
 def test_report_draws_the_same_report_again(inside: Call, finished: Finished, tmp_path: Path) -> None:

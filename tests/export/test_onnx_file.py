@@ -18,6 +18,7 @@ from compress.prune import prune
 from compress.quantize import quantize
 from compress.types import Grid, State
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
+from tests.support import file_of, quantized
 
 networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
 
@@ -52,8 +53,8 @@ def test_a_pruned_file_computes_what_the_pruned_network_computes(factory):
 @networks
 @pytest.mark.parametrize("bits", [8, 5])
 def test_a_quantized_file_computes_what_the_simulation_computes(factory, bits):
-    result = quantize(build(factory), images(64), weight_bits=bits)
-    got = run(serialize(result.state, images(2)), images(32, 9))
+    result = quantized(factory, bits)
+    got = run(file_of(factory, bits), images(32, 9))
     expected = result.simulation(images(32, 9))
     # ONNX Runtime rescales accumulators in one float step where the simulation rounds twice, so single
     # activations may land a step apart; over the output that stays well below the quantization error.
@@ -62,8 +63,8 @@ def test_a_quantized_file_computes_what_the_simulation_computes(factory, bits):
 
 @networks
 def test_the_integers_in_the_file_are_those_of_the_state(factory):
-    result = quantize(build(factory), images(64), weight_bits=5)
-    model = onnx.load_from_string(serialize(result.state, images(2)))
+    result = quantized(factory, 5)
+    model = onnx.load_from_string(file_of(factory, 5))
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for name, grid in result.state.quantization.weights.items():
         packed = tensors.get(f"{name}_quantized_int4")
@@ -75,7 +76,7 @@ def test_the_integers_in_the_file_are_those_of_the_state(factory):
 
 def test_every_layer_runs_as_an_integer_kernel_also_from_packed_weights(tmp_path):
     for bits in (8, 4):
-        export(quantize(build(Residual), images(64), weight_bits=bits).state, images(2), tmp_path / FILE)
+        (tmp_path / FILE).write_bytes(file_of(Residual, bits))
         operators = optimized_operators(tmp_path / FILE)
         assert operators.count("QLinearConv") == 6
         assert operators.count("QLinearAdd") == 2
@@ -86,9 +87,7 @@ def test_four_bit_weights_take_half_the_bytes():
     wide, narrow = (
         sum(
             len(tensor.raw_data)
-            for tensor in onnx.load_from_string(
-                serialize(quantize(build(Plain), images(64), weight_bits=bits).state, images(2))
-            ).graph.initializer
+            for tensor in onnx.load_from_string(file_of(Plain, bits)).graph.initializer
             if "weight_quantized" in tensor.name
         )
         for bits in (8, 4)
@@ -126,7 +125,7 @@ def test_narrow_activations_are_clipped_to_their_grid():
 
 
 def test_the_same_state_gives_the_same_bytes_and_no_path_of_this_machine(tmp_path):
-    result = quantize(build(Residual), images(64))
+    result = quantized(Residual)
     one, two = (serialize(result.state, images(2)) for _ in range(2))
     assert one == two
     assert b"site-packages" not in one
@@ -135,7 +134,7 @@ def test_the_same_state_gives_the_same_bytes_and_no_path_of_this_machine(tmp_pat
 
 
 def test_the_file_takes_any_batch(tmp_path):
-    export(quantize(build(Attention), images(64)).state, images(2), tmp_path / FILE)
+    export(quantized(Attention).state, images(2), tmp_path / FILE)
     execute = runner(open_session(tmp_path / FILE))
     whole = execute(images(5).numpy())
     assert whole.shape == (5, 5)
@@ -146,6 +145,4 @@ def test_the_file_takes_any_batch(tmp_path):
 
 def test_the_checker_accepts_the_file():
     for bits in (8, 4):
-        onnx.checker.check_model(
-            onnx.load_from_string(serialize(quantize(build(Residual), images(64), weight_bits=bits).state, images(2)))
-        )
+        onnx.checker.check_model(onnx.load_from_string(file_of(Residual, bits)))

@@ -115,6 +115,17 @@ def test_channel_counts_are_multiples_where_a_group_is_wide_enough():
         assert kept % step == 0
 
 
+def test_no_group_falls_below_the_multiple_while_the_others_can_give_enough():
+    network = trace(build(Residual), (images(2),))
+    dependencies = find(network)
+    counter = Counter.of(network, dependencies)
+    wide = [i for i, group in enumerate(dependencies.groups) if len(group.units) == 16]
+    enough, too_little = uniform(counter, 0.8, None, 8), uniform(counter, 0.2, None, 8)
+    assert min(enough) == 8
+    assert any(enough[i] < 16 for i in wide)
+    assert min(too_little) < 8
+
+
 def test_a_units_magnitude_is_that_of_what_makes_and_reads_it():
     model = build(Plain)
     group = next(group for group in find(trace(model, (images(2),))).groups if group.name == "conv1")

@@ -7,21 +7,22 @@ import itertools
 import pytest
 import torch
 
+from compress import data, models
 from compress.errors import BadInput, UnknownName
 from compress.graph import costs
-from compress.graph.qdq import integers, on_grid
+from compress.graph.qdq import insert, integers, on_grid
 from compress.graph.trace import trace
 from compress.quantize import quantize
 from compress.quantize.mixed import LayerError, allocate, layer_errors
 from compress.quantize.placement import place
 from compress.quantize.ranges import activation_grid, weight_grid
 from compress.quantize.roster import METHODS
-from compress.quantize.training import QuantizationAware
+from compress.quantize.training import QuantizationAware, _with_quantizers
 from compress.quantize.uniform import Uniform
 from compress.serial import from_json, to_json
 from compress.types import Grid, LayerPlan, Plan, Precision, State
-from tests.graph.networks import ROSTER, Attention, Depthwise, Plain, Residual, build, images
-from tests.support import context
+from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
+from tests.support import context, quantized
 
 methods = pytest.mark.parametrize("method", METHODS)
 networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
@@ -35,7 +36,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 @networks
 def test_the_simulation_is_near_the_float_network(method, factory):
     model = build(factory)
-    result = quantize(model, images(64), weight_bits=8, method=method)
+    result = quantized(factory, 8, method)
     assert relative(result.simulation(images(16, 7)), model(images(16, 7))) < 0.05
     assert type(result.model) is factory
 
@@ -44,17 +45,14 @@ def test_the_simulation_is_near_the_float_network(method, factory):
 @networks
 def test_more_bits_come_nearer(method, factory):
     model, x = build(factory), images(16, 7)
-    errors = [
-        relative(quantize(model, images(64), weight_bits=bits, method=method).simulation(x), model(x))
-        for bits in (8, 4)
-    ]
+    errors = [relative(quantized(factory, bits, method).simulation(x), model(x)) for bits in (8, 4)]
     assert errors[0] < errors[1]
 
 
 @methods
 @networks
 def test_weights_lie_on_their_grid_within_range(method, factory):
-    result = quantize(build(factory), images(64), weight_bits=5 if method != "uniform" else 4, method=method)
+    result = quantized(factory, 4 if method == "uniform" else 5, method)
     assert result.state.quantization.weights
     for name, grid in result.state.quantization.weights.items():
         weight = result.model.get_parameter(name)
@@ -67,7 +65,7 @@ def test_weights_lie_on_their_grid_within_range(method, factory):
 @methods
 @networks
 def test_the_plan_round_trips_and_is_equal_for_the_same_seed(method, factory):
-    one, two = (quantize(build(factory), images(64), weight_bits=8, method=method, seed=3) for _ in range(2))
+    one, two = quantized(factory, 8, method), quantize(build(factory), images(64), weight_bits=8, method=method)
     assert one.plan == from_json(Plan, to_json(two.plan))
     assert one.state.quantization == two.state.quantization
 
@@ -143,7 +141,7 @@ def test_zero_is_always_on_the_grid_and_a_dead_tensor_has_one():
 
 
 def test_both_ends_of_integer_layers_and_additions_get_a_grid():
-    model = quantize(build(Residual), images(64)).model
+    model = quantized(Residual).model
     network = trace(model, (images(2),))
     plan = Plan(
         tuple(LayerPlan(layer.path, None, Precision(8, 8, "integer")) for layer in costs.layer_operators(network))
@@ -160,7 +158,7 @@ def test_both_ends_of_integer_layers_and_additions_get_a_grid():
 
 
 def test_the_networks_output_stays_in_float():
-    result = quantize(build(Plain), images(64))
+    result = quantized(Plain)
     output = next(iter(trace(result.model, (images(2),)).outputs())).name
     assert output not in result.state.quantization.activations
 
@@ -183,27 +181,27 @@ def test_activations_are_signed_where_the_target_wants_it(target, factory):
     assert all(grid.zero_point == 0 for grid in state.quantization.activations.values() if signed)
 
 
-def test_training_with_quantizers_lowers_the_distance_to_the_teacher_and_stays_on_the_grid():
-    model = build(Depthwise)
-    setting = context(teacher=model)
-    start = Uniform(4, 8)(State(model), setting)
-    trained = QuantizationAware(epochs=4)(start, setting)
-    x = context().data.train.inputs(64, torch.Generator().manual_seed(0))
+def test_training_with_quantizers_comes_nearer_to_the_teacher_and_stays_on_the_grid():
+    loaded = models.load("resnet")
+    digits = data.load("digits", mean=loaded.mean, std=loaded.std)
+    setting = context(teacher=loaded.model, data=digits)
+    start = Uniform(4, 8)(State(loaded.model), setting)
+    trained = QuantizationAware(epochs=1)(start, setting)
+    x = digits.train.inputs(256, torch.Generator().manual_seed(0))
 
     def distance(state: State) -> float:
-        from compress.graph.qdq import insert
+        with torch.no_grad():
+            student = insert(trace(state.model, (x[:2],)), state.quantization)(x)
+            return float(
+                torch.nn.functional.kl_div(student.log_softmax(1), loaded.model(x).softmax(1), reduction="batchmean")
+            )
 
-        return relative(insert(trace(state.model, (x[:2],)), state.quantization)(x), model(x))
-
-    assert distance(trained) < distance(start)
+    assert distance(trained) < 0.7 * distance(start)
     for name, grid in trained.quantization.weights.items():
         assert torch.equal(on_grid(trained.model.get_parameter(name), grid), trained.model.get_parameter(name))
 
 
 def test_brevitas_starts_where_calibration_ended():
-    from compress.graph.qdq import insert
-    from compress.quantize.training import _with_quantizers
-
     for factory in (Residual, Attention):
         state = Uniform()(State(build(factory)), context())
         network = trace(state.model, (images(2),))

@@ -1,0 +1,30 @@
+"""``docs/benchmarks.md``, from the results files."""
+
+from __future__ import annotations
+
+import json
+
+from benchmarks import common
+from benchmarks.roster import BENCHMARKS
+
+PAGE = common.REPOSITORY / "docs" / "benchmarks.md"
+INTRODUCTION = """\
+# Benchmarks
+
+This page is generated from `benchmarks/results/` (`python -m benchmarks --docs`), so that each figure on it is one that
+a run gave. `python -m benchmarks` lists the benchmarks with what each needs; `python -m benchmarks --run` runs those
+that can run. Times are those of one machine, named below each heading; on another, run them again.
+"""
+
+
+def markdown() -> str:
+    """The whole page; a benchmark without results says so."""
+    parts = [INTRODUCTION]
+    for benchmark in BENCHMARKS.values():
+        parts.append(f"\n## {benchmark.title[0].upper()}{benchmark.title[1:]}\n\n")
+        if not benchmark.results.exists():
+            parts.append(f"No results yet: `python -m benchmarks.{benchmark.name}`.\n")
+            continue
+        document = json.loads(benchmark.results.read_text(encoding="utf-8"))
+        parts.append(f"{common.conditions(document)}\n\n{benchmark.section(document)}")
+    return "".join(parts)

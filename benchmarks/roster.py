@@ -1,0 +1,10 @@
+"""The benchmarks, in the order of the docs. A new one is a file of its own and a line here."""
+
+from __future__ import annotations
+
+from benchmarks import cifar10_ptq, cpu_target, default_job
+from benchmarks.common import Benchmark
+
+BENCHMARKS: dict[str, Benchmark] = {
+    module.BENCHMARK.name: module.BENCHMARK for module in (default_job, cifar10_ptq, cpu_target)
+}
