@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from typing import Any
 
+from compress.serial import to_json
 from compress.types import Context, Record, Size, Stage, State
 
 
@@ -38,5 +39,5 @@ def label(stage: Stage) -> str:
 
 
 def settings(stage: Stage) -> dict[str, Any]:
-    """A stage's hyperparameters."""
-    return asdict(stage) if is_dataclass(stage) and not isinstance(stage, type) else {}
+    """A stage's hyperparameters as JSON values."""
+    return dict(to_json(stage)) if is_dataclass(stage) else {}

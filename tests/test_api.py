@@ -1,0 +1,237 @@
+"""The Python API: one small run on random images, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import compress
+import numpy as np
+import pytest
+import torch
+from compress import targets
+from compress.export import bundle
+from compress.job import Job
+from compress.profiling.session import open_session, runner
+from compress.report.schema import front_schema
+from compress.results import Accuracy, Front
+from compress.search import ladder
+from compress.watch import Silent
+from tests.graph.networks import Plain, Residual, build, images
+from tests.support import random_data
+
+
+def pair(n: int = 80):
+    return images(n), torch.arange(n) % 5
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    out = tmp_path_factory.mktemp("api") / "run"
+    front = compress.run(build(Residual), pair(), target="cpu", out=out, candidates=4, epochs=1)
+    return front, out
+
+
+def test_every_candidate_is_a_measured_file_beside_a_measured_baseline(made):
+    front, out = made
+    assert len(front.candidates) == 4
+    for candidate in (front.baseline, *front.candidates):
+        best = candidate.best
+        assert best.measurement is not None
+        assert best.measurement.device == front.baseline.best.measurement.device
+        assert best.accuracy.measured_on == "onnxruntime"
+        assert bundle.sha256_of(out / best.path) == best.sha256
+        assert {each.runtime for each in candidate.unavailable} | {a.runtime for a in candidate.artifacts} == set(
+            targets.load("cpu").runtimes
+        )
+    assert len({candidate.plan.digest() for candidate in front.candidates}) == 4
+
+
+def test_the_document_on_disk_is_the_front_and_follows_the_schema(made):
+    import jsonschema
+
+    front, out = made
+    document = json.loads((out / "front.json").read_text())
+    jsonschema.validate(document, front_schema())
+    assert Front.from_document(document) == front
+    assert document == json.loads(json.dumps(front.document()))
+
+
+def test_stages_say_what_they_did(made):
+    front, _ = made
+    smallest = min(front.candidates, key=lambda candidate: candidate.macs)
+    pruned = next(record for record in smallest.records if "prune" in record.stage)
+    assert pruned.after.macs < pruned.before.macs
+    quantized = next(record for record in smallest.records if "quantize" in record.stage)
+    assert quantized.before.weight_bits == 32
+    assert quantized.after.weight_bits == smallest.weight_bits <= 8
+
+
+def test_the_plan_describes_the_file(made):
+    front, out = made
+    for candidate in front.candidates:
+        manifest = bundle.read_manifest(out / "candidates" / candidate.id)
+        assert manifest.plan == candidate.plan
+        assert bundle.damage(out / "candidates" / candidate.id, manifest) == []
+        for layer in candidate.layers:
+            kept = candidate.plan.layer(layer.name).keep
+            assert layer.channels == (len(kept) if kept is not None else layer.channels_before)
+
+
+def test_golden_outputs_belong_to_the_golden_inputs(made):
+    _, out = made
+    with np.load(out / "bundle" / "golden.npz") as golden:
+        run = runner(open_session(out / "bundle" / "model.onnx", 1))
+        again = np.concatenate([run(x[None]) for x in golden["inputs"]])
+        np.testing.assert_allclose(again, golden["outputs"], rtol=1e-5, atol=1e-5)
+
+
+def test_a_bundle_holds_no_timing_and_no_date(made):
+    _, out = made
+    text = (out / "bundle" / "manifest.json").read_text() + (out / "bundle" / "README.md").read_text()
+    assert "measured_s" not in text
+    assert "seconds" not in text
+    assert "2026" not in text.replace("schema", "")
+
+
+def test_a_bundle_is_saved_once_and_whole(made, tmp_path):
+    front, out = made
+    where = compress.save_bundle(front.best(), tmp_path / "here" / "bundle")
+    assert sorted(p.name for p in where.iterdir()) == sorted(p.name for p in (out / "bundle").iterdir())
+    with pytest.raises(compress.BadInput, match="it exists"):
+        compress.save_bundle(front.best(), where)
+    with pytest.raises(compress.BadInput, match="none met the budget"):
+        compress.save_bundle(None, tmp_path / "other")
+
+
+def test_the_same_seed_gives_the_same_candidates_and_the_same_bundle_bytes(made, tmp_path):
+    front, out = made
+    again = compress.run(build(Residual), pair(), target="cpu", out=tmp_path / "again", candidates=4, epochs=1)
+    assert [(c.id, c.plan.digest(), c.accuracy, c.best.sha256) for c in again.candidates] == [
+        (c.id, c.plan.digest(), c.accuracy, c.best.sha256) for c in front.candidates
+    ]
+    for candidate in front.candidates:
+        for name in ("model.onnx", "manifest.json", "golden.npz", "README.md", "run.py"):
+            one, two = (folder / "candidates" / candidate.id / name for folder in (out, tmp_path / "again"))
+            assert one.read_bytes() == two.read_bytes(), name
+
+
+def test_a_finished_folder_is_not_overwritten(made):
+    _, out = made
+    with pytest.raises(compress.BadInput, match="already holds a finished run"):
+        compress.run(build(Residual), pair(), target="cpu", out=out)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(made, tmp_path):
+    front, _ = made
+
+    class Stop(Silent):
+        seen = 0
+
+        def finished(self, candidate):
+            self.seen += 1
+            if self.seen == 3:
+                raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    arguments = {"target": "cpu", "out": out, "candidates": 4, "epochs": 1}
+    with pytest.raises(KeyboardInterrupt):
+        compress.run(build(Residual), pair(), watcher=Stop(), **arguments)
+    assert not (out / "front.json").exists()
+    times = {path: path.stat().st_mtime_ns for path in out.glob("candidates/*/candidate.json")}
+    assert len(times) == 3
+    with pytest.raises(compress.BadInput, match="add --resume"):
+        compress.run(build(Residual), pair(), **arguments)
+    with pytest.raises(compress.BadInput, match="its run has epochs 1, not 0"):
+        compress.run(build(Residual), pair(), **{**arguments, "epochs": 0}, resume=True)
+    again = compress.run(build(Residual), pair(), **arguments, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert [(c.id, c.plan.digest(), c.accuracy) for c in again.candidates] == [
+        (c.id, c.plan.digest(), c.accuracy) for c in front.candidates
+    ]
+
+
+def test_a_device_that_is_not_here_gets_predictions_only(tmp_path):
+    front = compress.run(build(Plain), pair(), target="cortex-m7", out=tmp_path / "m7", candidates=2)
+    assert not front.all_measured
+    for candidate in front.candidates:
+        assert candidate.best.measurement is None
+        assert candidate.best.estimate.error > 0
+        assert candidate.best.estimate.latency_s > 0
+        assert "tvm" in {each.runtime for each in candidate.unavailable}
+    assert (tmp_path / "m7" / "bundle" / "model.onnx").is_file()
+
+
+def test_a_device_without_room_is_refused_before_anything_is_written(tmp_path):
+    tiny = replace(targets.load("cortex-m4"), ram_bytes=500)
+    with pytest.raises(compress.BadInput, match="500 bytes of RAM, and even the smallest candidate needs"):
+        compress.run(build(Plain), pair(), target=tiny, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_candidates_that_do_not_fit_are_dropped_with_the_reason(tmp_path):
+    dropped = {}
+
+    class Listen(Silent):
+        def dropped(self, name, reason):
+            dropped[name] = reason
+
+    free = Job("p", build(Plain), random_data(), targets.load("cortex-m7"), candidates=3).proposals()
+    small = replace(targets.load("cortex-m7"), flash_bytes=9_000)
+    front = compress.run(build(Plain), pair(), target=small, out=tmp_path / "r", candidates=3, watcher=Listen())
+    assert {*dropped, *(c.id for c in front.candidates)} == {proposal.id for proposal in free}
+    assert dropped
+    assert all("flash" in reason for reason in dropped.values())
+    assert all(c.best.bytes <= 9_000 for c in front.candidates)
+
+
+def test_one_run_can_leave_steps_out(tmp_path):
+    front = compress.run(build(Plain), pair(), target="cpu", prune="none", quantize="uniform", out=tmp_path / "a")
+    assert [candidate.id for candidate in front.candidates] == ["macs100-w8"]
+    front = compress.run(build(Plain), pair(), target="cpu", quantize="none", candidates=2, out=tmp_path / "b")
+    assert all(candidate.weight_bits == 32 for candidate in front.candidates)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"target": "jeston"}, "unknown target 'jeston'; nearest: jetson"),
+        ({"prune": "nrom"}, "unknown pruning method 'nrom'; nearest: norm"),
+        ({"quantize": "unifrom"}, "unknown quantization method 'unifrom'; nearest: uniform"),
+        ({"runtime": "onnx"}, "unknown runtime 'onnx'"),
+        ({"budget": compress.Budget(macs=1.5)}, r"lies in \(0, 1\]"),
+        ({"budget": compress.Budget(weight_bits=2.0)}, "out of reach"),
+        ({"budget": compress.Budget(activation_bits=3)}, "no integer kernels with 3-bit activations"),
+        ({"candidates": 0}, "at least 1"),
+        ({"data": (images(8)[:, :2], torch.arange(8) % 2)}, "don't go through Plain"),
+        ({"data": (images(8), torch.zeros(8, dtype=torch.long))}, "class"),
+        ({"data": (images(40), torch.arange(40) % 20)}, "20 classes, Plain tells 5 apart"),
+    ],
+)
+def test_bad_arguments_are_one_sentence_and_write_nothing(change, sentence, tmp_path):
+    arguments = {"data": pair(), "target": "cpu", "out": tmp_path / "run", **change}
+    with pytest.raises(compress.BadInput, match=sentence) as caught:
+        compress.run(build(Plain), **arguments)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    model = build(Plain)
+    model.conv2.weight.data[0, 0, 0, 0] = float("nan")
+    with pytest.raises(compress.BadInput, match=r"conv2.weight holds NaN"):
+        compress.run(model, pair(), target="cpu", out=tmp_path / "run")
+
+
+def test_the_ladder_spans_more_than_a_factor_of_two_and_repeats_nothing():
+    for widths in ((8,), (4, 8)):
+        for count in range(2, 14):
+            proposals = ladder(count, prune=True, macs=None, params=None, widths=widths, weight_bits=None)
+            assert len({proposal.id for proposal in proposals}) == len(proposals) <= count
+            assert proposals[0].macs / proposals[-1].macs > 2
+
+
+def test_the_interval_of_an_accuracy_is_wilsons():
+    found = Accuracy.from_counts(90, 100, "onnxruntime")
+    assert (round(found.low, 2), round(found.high, 2)) == (82.56, 94.48)
+    assert Accuracy.from_counts(100, 100, "onnxruntime").high == 100.0
