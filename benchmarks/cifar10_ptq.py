@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,9 +146,7 @@ def network(name: str, cifar10: Path, folder: Path) -> list[common.Row]:
     made = cases(folder / f"{name}-0.onnx", loaded.model, images)
     files = [folder / f"{name}-{number}.onnx" for number in range(len(made))]
     for case, path in zip(made, files, strict=True):
-        start = time.perf_counter()
         case.make(path)
-        seconds = time.perf_counter() - start
         accuracy = evaluate.accuracy(path, dataset)
         case.found = {
             "network": name,
@@ -163,7 +160,6 @@ def network(name: str, cifar10: Path, folder: Path) -> list[common.Row]:
             "test_images": accuracy.n,
             "calibration_images": 0 if case.activations == "float32" else IMAGES,
             "file_bytes": path.stat().st_size,
-            "make_seconds": round(seconds, 1),
         }
     x = images[:1].numpy()
     for threads in THREADS:

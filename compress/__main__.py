@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -11,6 +12,8 @@ def main() -> NoReturn:
     # Nothing but the handlers is imported first, so that an interrupt is met wherever it comes.
     from compress.cli import interrupts
 
+    # OpenMP threads that spin for long stall every other process on a busy machine; libgomp reads this once.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         interrupts.install()
         from compress.cli.shell import run

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import __version__
-from compress.errors import BadInput
+from compress.errors import BadInput, CheckFailed
 from compress.export import bundle
 from compress.job import Assessment, Job, Unfit, assess, build
 from compress.profiling import session, timer
@@ -70,6 +70,7 @@ def execute(
         candidates, unfit = _candidates(job, proposals, folder, watcher, clock)
         baseline, made = candidates[0], candidates[1:]
         if not made:
+            shutil.rmtree(folder.path)  # bad input leaves nothing behind
             raise BadInput(
                 f"no candidate fits {job.target.name}: "
                 f"{unfit[0].reason if unfit else 'there is none'}; choose a larger target"
@@ -96,7 +97,7 @@ def _candidates(
 ) -> tuple[list[Candidate], list[Unfit]]:
     names = [BASELINE, *(proposal.id for proposal in proposals)]
     stages = {proposal.id: job.stages(proposal) for proposal in proposals}
-    documents = {name: folder.finished(name) for name in names}
+    documents = {name: folder.finished(name) if _intact(folder, name) else None for name in names}
     watcher.begin(len(names), sum(document is not None for document in documents.values()))
     reference: Assessment = assess(State(job.model), job.target, job.example)
     made: list[Candidate] = []
@@ -122,6 +123,17 @@ def _candidates(
             made.append(result)
             watcher.finished(result)
     return made, unfit
+
+
+def _intact(folder: RunFolder, name: str) -> bool:
+    """True unless a candidate that was finished before has lost or changed a file since."""
+    document, path = folder.finished(name), folder.candidate(name)
+    if document is None or "unfit" in document:
+        return True
+    try:
+        return not bundle.damage(path, bundle.read_manifest(path))
+    except CheckFailed:
+        return False
 
 
 def _count(clock: _Clock, result: Candidate | Unfit) -> None:

@@ -66,8 +66,8 @@ class Job:
         """Bits of activations in integer layers."""
         return self.budget.activation_bits or 8
 
-    def proposals(self) -> tuple[Proposal, ...]:
-        """The candidates to build.
+    def proposals(self, least: float = 0.0) -> tuple[Proposal, ...]:
+        """The candidates to build; ``least`` is the smallest fraction that pruning can reach.
 
         Raises:
             BadInput: the target has no integer kernel with the activation bits that were asked for.
@@ -91,6 +91,7 @@ class Job:
             params=self.budget.params,
             widths=widths,
             weight_bits=self.budget.weight_bits,
+            least=least,
         )
 
     def _uniform_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from compress.errors import BadData, BadInput, BadWeights, UnknownName
 from compress.graph import costs
 from compress.graph.groups import find
 from compress.graph.surgery import remove
-from compress.graph.trace import trace
+from compress.graph.trace import Network, trace
 from compress.job import Job, assess
 from compress.profiling import memory
 from compress.prune import roster as pruning
@@ -32,7 +34,7 @@ def check(job: Job) -> tuple[Proposal, ...]:
     if job.runtime is not None and job.runtime not in job.target.runtimes:
         raise UnknownName("runtime", job.runtime, job.target.runtimes, f"{job.target.name} runs these")
     _numbers(job)
-    proposals = job.proposals()
+    job.proposals()
     for name, tensor in job.model.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise BadWeights(
@@ -42,8 +44,25 @@ def check(job: Job) -> tuple[Proposal, ...]:
     assessed = assess(State(job.model), job.target, job.example)
     if not any(operator.weights for operator in assessed.operators):
         raise BadInput("the network has no convolution or linear layer, so there is nothing to compress")
+    proposals = job.proposals(_least(job, assessed.network))
     _room(job, proposals)
     return proposals
+
+
+def _least(job: Job, network: Network) -> float:
+    """The fraction that pruning can reach, rounded up so that the ladder's last rung can be built.
+
+    Raises:
+        NoPrunableAxis: it can't prune at all.
+        BadInput: what was asked for is less.
+    """
+    if job.prune is None:
+        return 0.0
+    counter = Counter.of(network, prunable(find(network), ()))
+    budget, (macs, params) = job.budget, counter.least()
+    uniform(counter, budget.macs, budget.params, job.target.channel_multiple)  # says what is out of reach
+    least = params if budget.params is not None else macs
+    return math.ceil(100 * least) / 100 + 0.01
 
 
 def _numbers(job: Job) -> None:

@@ -51,6 +51,7 @@ def ladder(
     params: float | None,
     widths: Sequence[int],
     weight_bits: float | None,
+    least: float = 0.0,
 ) -> tuple[Proposal, ...]:
     """At most ``count`` different proposals, largest first.
 
@@ -60,13 +61,16 @@ def ladder(
         macs, params: fractions kept that were asked for; the ladder starts there.
         widths: integer weight widths to choose from, narrowest first; empty keeps float.
         weight_bits: cap on the average bits; None for none.
+        least: the least fraction that pruning can reach, where that is known.
     """
     precisions = _precisions(widths, weight_bits, 1 if prune else count)
     if not prune:
         return tuple(dict.fromkeys(Proposal(None, None, bits, mixed) for bits, mixed in precisions))[:count]
     plain, rest = precisions[0], precisions[1:]
     extra = count // 3 if rest else 0
-    sizes = [_rung(i, count - extra) for i in range(count - extra)]
+    top = params if params is not None else macs if macs is not None else 1.0
+    last = min(1.0, max(SMALLEST, least / top))
+    sizes = [_rung(i, count - extra, last) for i in range(count - extra)]
     proposals = [_sized(size, macs, params, *plain) for size in sizes]
     for k in range(extra):
         # Spread the mixed ones over the ladder's inside, where they fill the widest gaps in file size.
@@ -76,8 +80,8 @@ def ladder(
     return tuple(sorted(unique, key=lambda p: (-(p.macs or p.params or 1.0), -(p.weight_bits or 32.0))))
 
 
-def _rung(i: int, n: int) -> float:
-    return 1.0 if n == 1 else SMALLEST ** (i / (n - 1))
+def _rung(i: int, n: int, last: float) -> float:
+    return 1.0 if n == 1 else last ** (i / (n - 1))
 
 
 def _sized(size: float, macs: float | None, params: float | None, bits: float | None, mixed: bool) -> Proposal:

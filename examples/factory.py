@@ -1,6 +1,6 @@
 """A network and its data for the command line:
 
-    compress --model examples/factory.py:network --data examples/factory.py:stripes --target raspberry-pi-4 --epochs 2
+compress --model examples/factory.py:network --data examples/factory.py:stripes --target raspberry-pi-4 --epochs 2
 """
 
 import numpy as np

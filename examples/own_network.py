@@ -1,6 +1,6 @@
 """Prune and quantize a network of one's own in a training script, step by step, and write the ONNX file.
 
-    python examples/own_network.py [OUT]
+python examples/own_network.py [OUT]
 """
 
 import sys
@@ -45,7 +45,10 @@ print("float:", evaluate(model, digits.evaluate))
 
 # `data` is anything that hands out batches: a DataLoader, a pair of arrays or, as here, a data set of ours.
 small = prune(model, torch.zeros(1, 1, 32, 32), macs=0.5, data=digits)
-print(f"pruned to {small.report.after.macs / small.report.before.macs:.2f} of the MACs:", evaluate(small.model, digits.evaluate))
+print(
+    f"pruned to {small.report.after.macs / small.report.before.macs:.2f} of the MACs:",
+    evaluate(small.model, digits.evaluate),
+)
 fit(small.model, digits.train, Recipe(epochs=2, lr=0.02, batch_size=32), generator=generator, teacher=model)
 print("after two epochs:", evaluate(small.model, digits.evaluate))
 
@@ -54,4 +57,6 @@ for layer in quantized.plan.layers:
     print(f"  {layer.name}: {layer.precision}")
 onnx.export(quantized.state, torch.zeros(1, 1, 32, 32), out / "model.onnx")
 found = accuracy(out / "model.onnx", digits)
-print(f"the file: {found.value:.1f}% ({found.low:.1f} to {found.high:.1f}), {(out / 'model.onnx').stat().st_size} bytes")
+print(
+    f"the file: {found.value:.1f}% ({found.low:.1f} to {found.high:.1f}), {(out / 'model.onnx').stat().st_size} bytes"
+)

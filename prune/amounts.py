@@ -47,6 +47,12 @@ class Counter:
         )
         return macs, params
 
+    def least(self) -> tuple[float, float]:
+        """The fractions of (multiply-accumulates, parameters) that stay when every group keeps one unit."""
+        groups = self.dependencies.groups
+        full, smallest = self.counts([len(group.units) for group in groups]), self.counts([1] * len(groups))
+        return smallest[0] / full[0], smallest[1] / full[1]
+
     def _share(self, name: str, lost: Mapping[int, int]) -> float:
         shape = self.dependencies.shapes[name]
         return math.prod((shape[axis] - n) / shape[axis] for axis, n in lost.items())

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+# Two processes with OpenMP threads that spin can stall one another for minutes on two cores.
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-import compress
 import numpy as np
 import pytest
 import torch
+
+import compress
 from compress import targets
 from compress.export import bundle
 from compress.job import Job
@@ -229,6 +230,34 @@ def test_the_ladder_spans_more_than_a_factor_of_two_and_repeats_nothing():
             proposals = ladder(count, prune=True, macs=None, params=None, widths=widths, weight_bits=None)
             assert len({proposal.id for proposal in proposals}) == len(proposals) <= count
             assert proposals[0].macs / proposals[-1].macs > 2
+
+
+def test_the_ladder_ends_where_pruning_can_reach(tmp_path):
+    narrow = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Conv2d(2, 5, 3), torch.nn.Flatten(), torch.nn.Linear(720, 5)
+    )
+    front = compress.run(narrow.eval(), pair(), target="raspberry-pi-5", out=tmp_path / "run", candidates=3)
+    assert min(candidate.macs for candidate in front.candidates) < front.baseline.macs
+    with pytest.raises(compress.BadInput, match="least reachable"):
+        compress.run(narrow, pair(), target="raspberry-pi-5", out=tmp_path / "b", budget=compress.Budget(macs=0.01))
+
+
+def test_a_finished_candidate_that_was_damaged_is_made_again(tmp_path):
+    out = tmp_path / "run"
+    arguments = {"target": "cortex-m7", "out": out, "candidates": 2, "prune": "none", "quantize": "uniform"}
+
+    class Stop(Silent):
+        def phase(self, text):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress.run(build(Plain), pair(), watcher=Stop(), **arguments)
+    damaged = out / "candidates" / "macs100-w8" / "model.onnx"
+    good = damaged.read_bytes()
+    damaged.write_bytes(good[:100])
+    front = compress.run(build(Plain), pair(), resume=True, **arguments)
+    assert damaged.read_bytes() == good
+    assert front.best() is not None
 
 
 def test_the_interval_of_an_accuracy_is_wilsons():

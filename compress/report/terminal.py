@@ -16,7 +16,7 @@ from compress.report import rows as rows_of
 from compress.results import Front
 
 _GAP = 2
-_ID_WIDTH = 12
+_ID_WIDTH = 14
 """A candidate's id gets at least this much before columns are left out; longer ones are folded."""
 _LAYOUTS = (
     ("", "candidate", "accuracy", "95% interval", "measured", "predicted", "size", "RAM", "MACs", "MACs kept", "bits"),
