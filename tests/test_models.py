@@ -63,7 +63,7 @@ def test_the_record_of_resnet_has_the_normalization_that_it_was_trained_with() -
 def test_shipped_weights_stay_small() -> None:
     for info in NETWORKS:
         if info.weights is not None:
-            assert info.weights.stat().st_size < 800_000
+            assert info.weights.stat().st_size < 1_000_000
 
 
 @pytest.mark.parametrize("info", NETWORKS, ids=lambda info: info.name)

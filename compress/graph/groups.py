@@ -120,11 +120,9 @@ def _collect(
             continue
         if each in fixed:
             why = fixed[each]
+            what = "output channels" if why.operator == "output" else f"{why.operator} in {why.path or 'the network'}"
             for name, _ in producers:
-                notes.setdefault(
-                    (name, why.reason),
-                    Note(layer_name(name), f"{why.operator} in {why.path or 'the network'}", why.reason),
-                )
+                notes.setdefault((name, why.reason), Note(layer_name(name), what, why.reason))
             continue
         unit = Unit({slot: tuple(indices) for slot, indices in slots.items()})
         groups.setdefault(tuple(slots), []).append(unit)
