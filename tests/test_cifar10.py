@@ -12,24 +12,10 @@ import pytest
 @pytest.mark.slow
 def test_resnet20_keeps_its_accuracy_in_8_bits(shared_data, cifar10_dir, tmp_path):
     weights = next((shared_data / "weights" / "cifar10-akamaster").glob("resnet20*"))
-    options = "--prune none --quantize uniform --weight-bits 8 --epochs 0 --target cpu --json -q --out run".split()
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "compress",
-            "--model",
-            "resnet20",
-            "--weights",
-            weights,
-            "--data",
-            f"cifar10:{cifar10_dir}",
-        ]
-        + options,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    options = "--prune none --quantize uniform --weight-bits 8 --epochs 0 --target cpu --json -q --out run"
+    what = ["--model", "resnet20", "--weights", str(weights), "--data", f"cifar10:{cifar10_dir}"]
+    command = [sys.executable, "-m", "compress", *what, *options.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     front = json.loads(done.stdout)
     assert front["dataset"]["n_eval"] == 10_000

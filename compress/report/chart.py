@@ -213,7 +213,7 @@ def _place_labels(marks: Sequence[Mark], corners: Sequence[tuple[float, float]],
         important = mark.point.best or mark.point.baseline or mark.point.on_front
         if not important and not canvas.label_all:
             continue
-        text = words.shorten(mark.point.id, 18 if canvas.label_all else 12)
+        text = words.shorten(mark.point.id, 18 if canvas.label_all else 14)
         spot = _free_spot(mark, _CHARACTER * len(text), dots, taken, soft, canvas)
         if spot is None:
             continue
