@@ -107,8 +107,7 @@ def section(document: Mapping[str, Any]) -> str:
         "`compress --model resnet --target T` with nothing else given: a whole process, offline, training and "
         f"calibration on the shipped digits included. {''.join(verdicts)}The row shows the run with the median wall "
         f"time of {rows[0]['runs']}, the targets in turns; other programs used up to {busiest:.1f}% of the cores "
-        "meanwhile. Training threads wait for each other busily, so beside other work on the same cores the job takes "
-        "several times as long.\n\n" + table
+        "meanwhile. Beside other work on the same cores the job takes several times as long.\n\n" + table
     )
 
 

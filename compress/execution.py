@@ -147,17 +147,20 @@ def _count(clock: _Clock, result: Candidate | Unfit) -> None:
 def _measured(candidates: list[Candidate], folder: RunFolder) -> list[Candidate]:
     """Every candidate with the measured latency of its artifacts that run on this machine."""
     jobs: dict[str, Any] = {}
-    threads = session.threads()
     for candidate in candidates:
         for artifact in candidate.artifacts:
             if artifact.runtime != "onnxruntime":
                 continue
-            opened = session.open_session(folder.path / artifact.path, threads)
+            opened = session.open_session(folder.path / artifact.path)
             run = session.runner(opened)
             shape = [1, *opened.get_inputs()[0].shape[1:]]
             x = session.as_input(_golden_input(folder.path / Path(artifact.path).parent, shape))
             jobs[artifact.path] = lambda run=run, x=x: run(x)
-    conditions = {"threads": threads, "batch": 1, "runtime": f"onnxruntime {metadata.version('onnxruntime')}"}
+    conditions = {
+        "threads": session.thread_condition(),
+        "batch": 1,
+        "runtime": f"onnxruntime {metadata.version('onnxruntime')}",
+    }
     found: Mapping[str, Measurement] = timer.interleaved(jobs, session.machine(), conditions)
 
     def with_measurement(artifact: Artifact) -> Artifact:

@@ -58,10 +58,13 @@ def profile(bundle: Path) -> Profile:
         raise CheckFailed(str(bundle), wrong)
     golden = verify.run_golden(bundle, manifest)
     path = bundle / checked.MODEL
-    threads = session.threads()
-    run = session.runner(session.open_session(path, threads))
+    run = session.runner(session.open_session(path))
     x = session.as_input(checked.golden(bundle)[0][:1])
-    conditions = {"threads": threads, "batch": 1, "runtime": f"{RUNTIME} {metadata.version(RUNTIME)}"}
+    conditions = {
+        "threads": session.thread_condition(),
+        "batch": 1,
+        "runtime": f"{RUNTIME} {metadata.version(RUNTIME)}",
+    }
     measured = timer.interleaved({RUNTIME: lambda: run(x)}, session.machine(), conditions)[RUNTIME]
     return Profile(
         device=measured.device,

@@ -21,6 +21,15 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def thread_condition() -> int | str:
+    """What to say of the threads of :func:`open_session`'s sessions beside a latency."""
+    return f"the runtime's default on {threads()} processors" if _whole_machine() else threads()
+
+
+def _whole_machine() -> bool:
+    return threads() == os.cpu_count()
+
+
 def machine() -> str:
     """This machine in words: processor and how many cores of it are ours."""
     name = platform.processor() or platform.machine()
@@ -36,13 +45,19 @@ def machine() -> str:
 def open_session(path: Path, intra_op_threads: int | None = None) -> Any:
     """An ``onnxruntime.InferenceSession`` on the processor.
 
+    Args:
+        path: the ONNX file.
+        intra_op_threads: how many threads; None for every processor that this process may use. Where
+            that is the whole machine, the number is left to the runtime, which then also pins its
+            threads: with a number given it doesn't, and single runs take several times the median.
+
     Raises:
         BadInput: the file is no ONNX file that this runtime can run.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads or threads()
+    options.intra_op_num_threads = intra_op_threads or (0 if _whole_machine() else threads())
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
