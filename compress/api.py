@@ -17,6 +17,7 @@ from compress import models, runfolder, targets
 from compress.errors import BadInput, RunFolderError
 from compress.execution import execute, versions
 from compress.export import bundle
+from compress.graph.module import in_evaluation_mode
 from compress.job import Job
 from compress.preflight import check
 from compress.prune import roster as pruning
@@ -153,7 +154,7 @@ def prepare(
     built_in = loaded is not None and dataset.name == loaded.default_data
     job = Job(
         name=name,
-        model=network.cpu().eval(),
+        model=in_evaluation_mode(network.cpu()),
         data=dataset,
         target=device,
         budget=budget or Budget(),

@@ -84,15 +84,16 @@ def load(
         MissingExtra: the package that the name asks for isn't installed.
         BadInput: weights are needed, the file is damaged, or the user's code raised.
     """
+    from compress.graph.module import in_evaluation_mode
+
     prefix, colon, rest = spec.partition(":")
     asked = Asked(spec, rest if colon else spec, weights, num_classes, in_channels)
     with _seeded(seed):
         made = _loader(prefix if colon else "", spec)(asked)
-    model = made.model
+    model = in_evaluation_mode(made.model)
     if weights is not None and weights != RANDOM:
         load_checkpoint(made.inner or model, weights)
     check_finite(model.state_dict(), weights or spec)
-    _evaluation(model)
     outputs = _outputs(spec, model, made.input_shape)
     if num_classes is not None and outputs is not None and outputs != num_classes:
         raise BadInput(f"model {spec}: it has {outputs} outputs, {num_classes} were asked for; leave that option out")
@@ -230,14 +231,6 @@ def _outputs(spec: str, model: nn.Module, shape: tuple[int, int, int] | None) ->
         f"model {spec}: two images give an output of shape {tuple(output.shape)}; "
         "return logits (N, classes), or images (N, C, H, W)"
     )
-
-
-def _evaluation(model: nn.Module) -> None:
-    try:
-        model.eval()
-    except NotImplementedError:
-        # What torch.export made is in the mode in which it was exported.
-        return
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import torch
 
 from compress.errors import BadData, BadInput, BadWeights, UnknownName
 from compress.graph import costs
-from compress.graph.groups import find
 from compress.graph.surgery import remove
 from compress.graph.trace import Network, trace
 from compress.job import Job, assess
@@ -58,7 +57,7 @@ def _least(job: Job, network: Network) -> float:
     """
     if job.prune is None:
         return 0.0
-    counter = Counter.of(network, prunable(find(network), ()))
+    counter = Counter.of(network, prunable(job.model, network))
     budget, (macs, params) = job.budget, counter.least()
     uniform(counter, budget.macs, budget.params, job.target.channel_multiple)  # says what is out of reach
     least = params if budget.params is not None else macs
@@ -138,7 +137,7 @@ def _room(job: Job, proposals: tuple[Proposal, ...]) -> None:
     model = job.model
     if job.prune is not None and any(p.macs not in (None, 1.0) or p.params not in (None, 1.0) for p in proposals):
         network = trace(model, (job.example,))
-        dependencies = prunable(find(network), ())
+        dependencies = prunable(model, network)
         if shrinks:
             kept = uniform(
                 Counter.of(network, dependencies), smallest.macs, smallest.params, job.target.channel_multiple

@@ -237,10 +237,10 @@ def _mode(model: nn.Module, training: bool) -> None:
     try:
         model.train(training)
     except NotImplementedError:
-        if training:
-            raise BadInput(
-                "a network that torch.export made can't be trained; give FILE.py:factory, or --epochs 0"
-            ) from None
+        raise BadInput(
+            "a network that torch.export made has no modes; give it to compress.graph.module.in_evaluation_mode first, "
+            "or FILE.py:factory, or --epochs 0"
+        ) from None
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from compress import data as datasets
 from compress import targets
 from compress.errors import BadInput, UnknownName
 from compress.graph import costs
+from compress.graph.module import in_evaluation_mode
 from compress.graph.trace import trace
 from compress.prune import roster
 from compress.types import Budget, Context, Plan, Record, State, Target
@@ -79,6 +80,7 @@ def prune(
     chosen = method or roster.DEFAULT
     if chosen not in roster.METHODS:
         raise UnknownName("pruning method", chosen, roster.METHODS)
+    model = in_evaluation_mode(model)
     inputs = example_inputs if isinstance(example_inputs, torch.Tensor) else example_inputs[0]
     layers = {operator.path for operator in costs.layer_operators(trace(model, (inputs,)))}
     for layer in skip:

@@ -18,7 +18,7 @@ from torch import nn
 
 from compress.errors import NoPrunableAxis
 from compress.graph.groups import Dependencies, Group, Unit, find
-from compress.graph.surgery import planned, remove
+from compress.graph.surgery import planned, proven, remove
 from compress.graph.trace import Network, trace
 from compress.prune.amounts import Counter, uniform
 from compress.types import Context, Note, State
@@ -42,7 +42,7 @@ class Norm:
         """The state with a smaller network and the plan that says which channels stay."""
         inputs = context.data.train.inputs(context.samples, context.generator)
         network = trace(state.model, (inputs[:2],))
-        dependencies = prunable(find(network), self.skip)
+        dependencies = prunable(state.model, network, self.skip)
         kept = uniform(Counter.of(network, dependencies), self.macs, self.params, context.target.channel_multiple)
         units = least(state.model, dependencies.groups, kept)
         model = remove(state.model, dependencies, units)
@@ -53,12 +53,15 @@ class Norm:
         return replace(state, model=model, plan=plan, notes=tuple(dict.fromkeys(notes)))
 
 
-def prunable(dependencies: Dependencies, skip: Sequence[str]) -> Dependencies:
-    """The dependencies without the groups that touch a layer in ``skip``; those are noted.
+def prunable(model: nn.Module, network: Network, skip: Sequence[str] = ()) -> Dependencies:
+    """The dependencies of ``model``, which ``network`` traces, that can go.
+
+    Groups that touch a layer in ``skip``, or that the network's own code holds on to, are left out and noted.
 
     Raises:
         NoPrunableAxis: nothing is left.
     """
+    dependencies = proven(model, find(network), network.example_inputs[0])
     wanted = set(skip)
     stays = [group for group in dependencies.groups if wanted & set(group.name.split("+"))]
     groups = tuple(group for group in dependencies.groups if group not in stays)

@@ -13,6 +13,7 @@ from compress import data as datasets
 from compress import targets
 from compress.errors import BadInput, UnknownName
 from compress.graph import costs
+from compress.graph.module import in_evaluation_mode
 from compress.graph.qdq import insert
 from compress.graph.trace import layer_name, trace
 from compress.quantize import roster
@@ -68,6 +69,7 @@ def quantize(
         Untraceable: the network can't be traced.
     """
     budget = budget or Budget()
+    model = in_evaluation_mode(model)
     bits = weight_bits if weight_bits is not None else budget.weight_bits if budget.weight_bits is not None else 8.0
     activations = activation_bits or budget.activation_bits or 8
     device = targets.load(target or "cpu") if not isinstance(target, Target) else target

@@ -1,21 +1,61 @@
-"""A traced network as an ordinary module: its graph can be changed, run, traced again and trained."""
+"""What torch.export made as an ordinary module: its graph can be changed, run, traced again and trained."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 from torch import fx, nn
 
-from compress.graph.trace import Network
+from compress.errors import BadInput
+from compress.graph.trace import Network, argument, kind
 
 
 def plain_module(network: Network) -> fx.GraphModule:
-    """The traced network as an ``fx.GraphModule`` of its own.
-
-    Parameters and buffers are copies under their own names; nodes keep the trace's names. Unlike what
-    torch.export hands out it checks no shapes, has both modes and returns its output as it is.
-    """
+    """The traced network as an ``fx.GraphModule`` of its own; nodes keep the trace's names."""
     exported = network.program.module(check_guards=False)
     assert isinstance(exported, fx.GraphModule)
+    return ordinary(exported, network.inputs)
+
+
+def in_evaluation_mode(model: nn.Module) -> nn.Module:
+    """``model`` in evaluation mode; one that torch.export made, which has no modes, as an ordinary module.
+
+    Raises:
+        BadInput: it was exported in training mode, which is then in its operators and can't be undone.
+    """
+    try:
+        return model.eval()
+    except NotImplementedError:
+        if not isinstance(model, fx.GraphModule):
+            raise
+    for node in model.graph.nodes:
+        if (
+            node.op == "call_function"
+            and kind(node) in TRAINING_ARGUMENT
+            and argument(node, TRAINING_ARGUMENT[kind(node)])
+        ):
+            raise BadInput(
+                f"the network was exported in training mode (its {kind(node)} trains); "
+                "call model.eval() before torch.export.export"
+            )
+    return ordinary(model)
+
+
+TRAINING_ARGUMENT = {"batch_norm": "training", "dropout": "train", "feature_dropout": "train", "alpha_dropout": "train"}
+"""Operators that compute something else while they train, and the argument that says so."""
+
+
+def ordinary(exported: fx.GraphModule, inputs: Iterable[str] | None = None) -> fx.GraphModule:
+    """A module that torch.export handed out, as one like any other.
+
+    Parameters and buffers are copies under their own names. Unlike the original it checks no shapes,
+    has both modes and returns its output as it is.
+
+    Args:
+        exported: it is not changed.
+        inputs: names for its inputs; its own by default.
+    """
     root = nn.Module()
     for name, parameter in exported.named_parameters():
         place(root, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
@@ -23,13 +63,13 @@ def plain_module(network: Network) -> fx.GraphModule:
         place(root, name, buffer.detach().clone())
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    inputs = iter(network.inputs)
+    names = iter(inputs) if inputs is not None else None
     for node in exported.graph.nodes:
         if node.op == "call_module":
             continue  # torch.export's guards on shapes
         copies[node] = graph.node_copy(node, lambda n: copies[n])
         # torch.export's module renames an input that is called like a Python builtin, as nn.Sequential's is.
-        copies[node].name = next(inputs) if node.op == "placeholder" else node.name
+        copies[node].name = next(names) if names is not None and node.op == "placeholder" else node.name
     output = next(node for node in graph.nodes if node.op == "output")
     values = output.args[0]
     if isinstance(values, (tuple, list)) and len(values) == 1:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from compress.graph.groups import Dependencies, Slot, Unit, removed_indices
-from compress.types import LayerPlan, Plan
+from compress.graph.groups import Dependencies, Group, Slot, Unit, removed_indices
+from compress.types import LayerPlan, Note, Plan
 
 
 def remove(model: nn.Module, dependencies: Dependencies, units: Iterable[Unit]) -> nn.Module:
@@ -32,6 +33,43 @@ def remove(model: nn.Module, dependencies: Dependencies, units: Iterable[Unit]) 
     for name in {name.rpartition(".")[0] for name, _ in kept}:
         _follow(smaller.get_submodule(name))
     return smaller
+
+
+def proven(model: nn.Module, dependencies: Dependencies, example: torch.Tensor) -> Dependencies:
+    """The dependencies without the groups that the network's own code holds on to.
+
+    A size that is a literal in the source (``x.view(-1, 512)``, ``groups=8``) looks in the trace like one
+    that follows from a shape. So it is tried: a unit of every group is removed and the network run; if that
+    fails, group by group, and a group with which it fails is left alone and noted.
+
+    Args:
+        model: in evaluation mode; it is not changed.
+        dependencies: of its trace.
+        example: a batch of its inputs.
+    """
+    with torch.no_grad():
+        shape = model(example).shape
+
+    def obstacle(groups: Iterable[Group]) -> str | None:
+        units = [group.units[-1] for group in groups if len(group.units) > 1]
+        try:
+            with torch.no_grad():
+                after = remove(model, dependencies, units)(example).shape
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            return str(error).splitlines()[0][:160]
+        return None if after == shape else f"the output becomes {tuple(after)}"
+
+    if obstacle(dependencies.groups) is None:
+        return dependencies
+    reasons = {group.name: obstacle([group]) for group in dependencies.groups}
+    notes = tuple(
+        Note(layer, "output channels", f"the network's code fixes their number: {reason}")
+        for name, reason in reasons.items()
+        if reason is not None
+        for layer in name.split("+")
+    )
+    free = tuple(group for group in dependencies.groups if reasons[group.name] is None)
+    return replace(dependencies, groups=free, left_alone=dependencies.left_alone + notes)
 
 
 def keep_indices(dependencies: Dependencies, gone: Mapping[Slot, set[int]]) -> dict[Slot, list[int]]:

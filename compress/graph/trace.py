@@ -129,8 +129,7 @@ def trace(model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Network
             captured; the operator and the module are named.
     """
     training = {name: module.training for name, module in model.named_modules()}
-    with contextlib.suppress(NotImplementedError):
-        model.eval()  # what torch.export made is in one mode for good
+    model.eval()
     try:
         return _trace(model, tuple(_batch_of_two(x) for x in example_inputs))
     finally:
