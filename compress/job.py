@@ -25,6 +25,7 @@ from compress.profiling import evaluate, latency, memory
 from compress.profiling.session import as_input, open_session, runner
 from compress.prune import roster as pruning
 from compress.prune.finetune import FineTune
+from compress.prune.goal import Goal
 from compress.quantize import roster as quantizing
 from compress.quantize.training import QuantizationAware
 from compress.results import Artifact, Candidate, Estimate, LayerFact, Unavailable, candidate_document
@@ -111,7 +112,7 @@ class Job:
         stages: list[Stage] = []
         shrinks = any(share is not None and share < 1 for share in (proposal.macs, proposal.params))
         if self.prune is not None and shrinks:
-            stages.append(pruning.METHODS[self.prune](proposal.macs, proposal.params, (), True))
+            stages.append(pruning.METHODS[self.prune](Goal(proposal.macs, proposal.params)))
             if self.epochs:
                 stages.append(FineTune(self.epochs))
         if self.quantize is not None and proposal.weight_bits is not None:

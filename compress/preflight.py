@@ -13,8 +13,12 @@ from compress.graph.trace import Network, trace
 from compress.job import Job, assess
 from compress.profiling import memory
 from compress.prune import roster as pruning
-from compress.prune.amounts import Counter, uniform
-from compress.prune.norm import least, prunable
+from compress.prune.amounts import uniform
+from compress.prune.counter import Counter
+from compress.prune.goal import Goal
+from compress.prune.norm import magnitudes
+from compress.prune.prunable import prunable
+from compress.prune.ranking import lowest
 from compress.quantize import roster as quantizing
 from compress.search import Proposal
 from compress.types import State
@@ -59,7 +63,7 @@ def _least(job: Job, network: Network) -> float:
         return 0.0
     counter = Counter.of(network, prunable(job.model, network))
     budget, (macs, params) = job.budget, counter.least()
-    uniform(counter, budget.macs, budget.params, job.target.channel_multiple)  # says what is out of reach
+    uniform(counter, Goal(budget.macs, budget.params), job.target.channel_multiple)  # says what is out of reach
     least = params if budget.params is not None else macs
     return math.ceil(100 * least) / 100 + 0.01
 
@@ -139,10 +143,10 @@ def _room(job: Job, proposals: tuple[Proposal, ...]) -> None:
         network = trace(model, (job.example,))
         dependencies = prunable(model, network)
         if shrinks:
-            kept = uniform(
-                Counter.of(network, dependencies), smallest.macs, smallest.params, job.target.channel_multiple
-            )
-            model = remove(model, dependencies, least(model, dependencies.groups, kept))
+            goal = Goal(smallest.macs, smallest.params)
+            kept = uniform(Counter.of(network, dependencies), goal, job.target.channel_multiple)
+            scores = magnitudes(model, network, dependencies, job.context("", lambda message: None))
+            model = remove(model, dependencies, lowest(dependencies, scores, kept))
     network = trace(model, (job.example,))
     operators = costs.operators(network)
     bits = smallest.weight_bits or 32.0

@@ -1,61 +1,61 @@
-"""How much goes from where: counts of units for a wanted fraction of multiply-accumulates or parameters.
+"""How much goes from where: counts of units with which a network meets a goal.
 
-Counting needs no surgery: a layer's multiply-accumulates and a parameter's elements are products of
-axis lengths, and each group shortens the axes of its slots by a known number an unit.
+:func:`uniform` takes the same share from every group, :func:`proportional` a share of its own from each.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from compress.errors import BadInput
-from compress.graph.costs import layer_operators
-from compress.graph.groups import Dependencies, Group
-from compress.graph.trace import Network
+from compress.graph.groups import Group
+from compress.prune.counter import Cost, Counter
+from compress.prune.goal import Goal
 
 
 @dataclass(frozen=True)
-class Counter:
-    """Multiply-accumulates and parameters of a network as functions of how many units each group keeps."""
+class Limits:
+    """A goal as absolute numbers for one network."""
 
-    dependencies: Dependencies
-    layer_macs: tuple[tuple[str, int], ...]
-    trainable: tuple[str, ...]
+    macs: float | None
+    params: float | None
+    latency_s: float | None
+    ram_bytes: int | None
 
     @classmethod
-    def of(cls, network: Network, dependencies: Dependencies) -> Counter:
-        """Count the layers of ``network``."""
-        by_path = {name.removesuffix(".weight"): name for name in dependencies.shapes}
-        layers = tuple((by_path[layer.path], layer.macs) for layer in layer_operators(network))
-        return cls(dependencies, layers, tuple(network.program.graph_signature.parameters))
-
-    def counts(self, kept: Sequence[int]) -> tuple[float, int]:
-        """(multiply-accumulates, parameters) when group i keeps ``kept[i]`` units."""
-        lost: dict[str, dict[int, int]] = {}
-        for group, stays in zip(self.dependencies.groups, kept, strict=True):
-            gone = len(group.units) - stays
-            for (name, axis), indices in group.units[0].members.items():
-                axes = lost.setdefault(name, {})
-                axes[axis] = axes.get(axis, 0) + gone * len(indices)
-        macs = 0.0
-        for name, full in self.layer_macs:
-            macs += full * self._share(name, lost.get(name, {}))
-        params = sum(
-            round(math.prod(self.dependencies.shapes[n]) * self._share(n, lost.get(n, {}))) for n in self.trainable
+    def of(cls, goal: Goal, counter: Counter) -> Limits:
+        """The limits that ``goal`` sets to the network that ``counter`` counts."""
+        macs, params = counter.counts(counter.all_units)
+        return cls(
+            None if goal.macs is None else goal.macs * macs * (1 + 1e-9),
+            None if goal.params is None else goal.params * params * (1 + 1e-9),
+            goal.latency_s,
+            goal.ram_bytes,
         )
-        return macs, params
 
-    def least(self) -> tuple[float, float]:
-        """The fractions of (multiply-accumulates, parameters) that stay when every group keeps one unit."""
-        groups = self.dependencies.groups
-        full, smallest = self.counts([len(group.units) for group in groups]), self.counts([1] * len(groups))
-        return smallest[0] / full[0], smallest[1] / full[1]
+    @property
+    def needs_device(self) -> bool:
+        """True if the target's models are asked."""
+        return self.latency_s is not None or self.ram_bytes is not None
 
-    def _share(self, name: str, lost: Mapping[int, int]) -> float:
-        shape = self.dependencies.shapes[name]
-        return math.prod((shape[axis] - n) / shape[axis] for axis, n in lost.items())
+    def met(self, counter: Counter, kept: Sequence[int]) -> bool:
+        """True if the network with ``kept`` units a group stays within the limits."""
+        if not self.needs_device:
+            macs, params = counter.counts(kept)
+            return self.holds(Cost(macs, params))
+        return self.holds(counter.cost(kept))
+
+    def holds(self, cost: Cost) -> bool:
+        """True if ``cost`` stays within the limits."""
+        pairs = (
+            (cost.macs, self.macs),
+            (cost.params, self.params),
+            (cost.latency_s, self.latency_s),
+            (cost.ram_bytes, self.ram_bytes),
+        )
+        return all(limit is None or (found is not None and found <= limit) for found, limit in pairs)
 
 
 def granularity(group: Group, multiple: int) -> int:
@@ -66,59 +66,80 @@ def granularity(group: Group, multiple: int) -> int:
     return multiple
 
 
-def uniform(counter: Counter, macs: float | None, params: float | None, multiple: int) -> tuple[int, ...]:
-    """Units that each group keeps when all lose the same share, for the fractions kept that are asked for.
-
-    The largest network within the fractions. No group falls below ``multiple`` channels while the others
-    can give enough: kernels made for that many are slower with fewer (ONNX Runtime's int8 convolution
-    takes 31 microseconds for 12 channels where it takes 19 for 16). Above it, counts are in steps of
-    :func:`granularity`. What rounding leaves over is given back a step at a time to the group that is
-    furthest below its even share.
+def uniform(counter: Counter, goal: Goal, multiple: int) -> tuple[int, ...]:
+    """Units that each group keeps when all lose the same share, for what ``goal`` asks.
 
     Raises:
-        BadInput: even the smallest network is larger; the least reachable fraction is named.
+        BadInput: even the smallest network is larger; the least reachable is named.
     """
-    groups = counter.dependencies.groups
-    full_macs, full_params = counter.counts([len(group.units) for group in groups])
+    return proportional(counter, goal, multiple, [1.0] * len(counter.dependencies.groups))
+
+
+def proportional(counter: Counter, goal: Goal, multiple: int, weights: Sequence[float]) -> tuple[int, ...]:
+    """Units that each group keeps when group i keeps the share ``min(1, s * weights[i])``, ``s`` as large as
+    ``goal`` allows.
+
+    No group falls below ``multiple`` channels while the others can give enough: kernels made for that many
+    are slower with fewer (ONNX Runtime's int8 convolution takes 31 microseconds for 12 channels where it
+    takes 19 for 16). Above it, counts are in steps of :func:`granularity`. What rounding leaves over is given
+    back a step at a time to the group that is furthest below its share.
+
+    Args:
+        counter: of the network.
+        goal: what to reach.
+        multiple: the channel multiple that the target's kernels like, 1 or more.
+        weights: above 0, one a group.
+
+    Raises:
+        BadInput: even the smallest network is larger; the least reachable is named.
+    """
+    groups, limits = counter.dependencies.groups, Limits.of(goal, counter)
     steps = [granularity(group, multiple) for group in groups]
     floors = [max(multiple, 1)] * len(groups)
 
-    def fits(kept: Sequence[int]) -> bool:
-        now_macs, now_params = counter.counts(kept)
-        return (macs is None or now_macs <= macs * full_macs * (1 + 1e-9)) and (
-            params is None or now_params <= params * full_params * (1 + 1e-9)
-        )
-
     def at(share: float) -> list[int]:
         return [
-            min(len(group.units), max(floor, math.floor(share * len(group.units) / step) * step))
-            for group, step, floor in zip(groups, steps, floors, strict=True)
+            min(len(group.units), max(floor, math.floor(min(1.0, share * weight) * len(group.units) / step) * step))
+            for group, step, floor, weight in zip(groups, steps, floors, weights, strict=True)
         ]
 
-    if fits([len(group.units) for group in groups]):
-        return tuple(len(group.units) for group in groups)
+    if limits.met(counter, counter.all_units):
+        return counter.all_units
     for smaller in (list(steps), [1] * len(groups)):
-        if not fits(at(0.0)):
+        if not limits.met(counter, at(0.0)):
             floors, steps = smaller, [min(step, floor) for step, floor in zip(steps, smaller, strict=True)]
-    if not fits(at(0.0)):
-        least_macs, least_params = counter.counts(at(0.0))
-        raise BadInput(
-            "the network can't be pruned so far: the least reachable is "
-            f"{least_macs / full_macs:.3f} of the MACs and {least_params / full_params:.3f} of the parameters; "
-            f"ask for more than that"
-        )
-    low, high = 0.0, 1.0
+    if not limits.met(counter, at(0.0)):
+        raise BadInput(out_of_reach(counter, at(0.0)))
+    low, high = 0.0, 1.0 / min(weights)
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if fits(at(middle)) else (low, middle)
-    kept = at(low)
-    even = high
+        low, high = (middle, high) if limits.met(counter, at(middle)) else (low, middle)
+    return given_back(counter, limits, at(low), steps, [min(1.0, high * weight) for weight in weights])
+
+
+def given_back(
+    counter: Counter, limits: Limits, kept: Sequence[int], steps: Sequence[int], shares: Sequence[float]
+) -> tuple[int, ...]:
+    """``kept`` with what still fits added, a step at a time, first to the group furthest below its share."""
+    now, sizes = list(kept), counter.all_units
     while True:
-        order = sorted(range(len(groups)), key=lambda i: (kept[i] / len(groups[i].units) - even, i))
+        order = sorted(range(len(now)), key=lambda i: (now[i] / sizes[i] - shares[i], i))
         for i in order:
-            wider = [*kept[:i], min(len(groups[i].units), kept[i] + steps[i]), *kept[i + 1 :]]
-            if wider[i] > kept[i] and fits(wider):
-                kept = wider
+            wider = [*now[:i], min(sizes[i], now[i] + steps[i]), *now[i + 1 :]]
+            if wider[i] > now[i] and limits.met(counter, wider):
+                now = wider
                 break
         else:
-            return tuple(kept)
+            return tuple(now)
+
+
+def out_of_reach(counter: Counter, smallest: Sequence[int]) -> str:
+    """The sentence for a goal that even ``smallest`` misses."""
+    full, least = counter.cost(counter.all_units), counter.cost(smallest)
+    parts = [f"{least.macs / full.macs:.3f} of the MACs", f"{least.params / full.params:.3f} of the parameters"]
+    if least.latency_s is not None:
+        parts.append(f"a predicted latency of {1e3 * least.latency_s:.3g} ms")
+    if least.ram_bytes is not None:
+        parts.append(f"{least.ram_bytes} bytes of RAM")
+    listed = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"the network can't be pruned so far: the least reachable is {listed}; ask for more than that"

@@ -18,6 +18,7 @@ from compress.graph import costs
 from compress.graph.module import in_evaluation_mode
 from compress.graph.trace import trace
 from compress.prune import roster
+from compress.prune.goal import Goal
 from compress.types import Budget, Context, Plan, Record, State, Target
 
 
@@ -49,6 +50,7 @@ def prune(
     method: str | None = None,
     data: Any = None,
     skip: Sequence[str] = (),
+    protect_classes: Sequence[int] = (),
     seed: int = 0,
 ) -> Pruned:
     """Remove channels from a network until it is as small as asked.
@@ -57,12 +59,14 @@ def prune(
         model: any traceable module with one input.
         example_inputs: one batch, float32 (N, ...), N at least 1.
         macs, params: fractions of the multiply-accumulates and parameters to keep, in (0, 1].
-        budget: gives ``macs`` and ``params`` where they aren't given.
+        budget: gives ``macs`` and ``params`` where they aren't given, and limits for the latency and RAM
+            that the target's models predict for the float network.
         target: channel counts become multiples of what this device likes; None for any count.
         method: one of ``compress.prune.roster.METHODS``; None for the best.
         data: calibration data, a DataLoader, an (inputs, labels) pair or a generator of batches; with it,
             batch norms are estimated anew for the smaller network.
         skip: module paths of layers whose channels stay.
+        protect_classes: classes (indices) whose recall must not fall; needs ``data`` with labels.
         seed: the source of all randomness.
 
     Raises:
@@ -75,8 +79,10 @@ def prune(
     for name, share in (("macs", macs), ("params", params)):
         if share is not None and not 0 < share <= 1:
             raise BadInput(f"{name}={share:g}: a fraction kept lies in (0, 1]; half is 0.5")
-    if macs is None and params is None:
-        raise BadInput("prune() needs macs=, params= or a budget with one of them")
+    if all(limit is None for limit in (macs, params, budget.latency_s, budget.ram_bytes)):
+        raise BadInput("prune() needs macs=, params= or a budget with macs, params, latency_s or ram_bytes")
+    if target is None and (budget.latency_s is not None or budget.ram_bytes is not None):
+        raise BadInput("a budget of latency or RAM is a device's: give target= too")
     chosen = method or roster.DEFAULT
     if chosen not in roster.METHODS:
         raise UnknownName("pruning method", chosen, roster.METHODS)
@@ -94,7 +100,8 @@ def prune(
         device = replace(device, channel_multiple=1)
     dataset = datasets.from_python(data if data is not None else inputs, divisible=False)
     context = Context(device, budget, dataset, torch.Generator().manual_seed(seed))
-    stage = roster.METHODS[chosen](macs, params, tuple(skip), data is not None)
+    goal = Goal(macs, params, budget.latency_s, budget.ram_bytes, tuple(skip), tuple(protect_classes), data is not None)
+    stage = roster.METHODS[chosen](goal)
     before = costs.size(trace(model, (inputs,)))
     start = time.perf_counter()
     state = stage(State(model, Plan(seed=seed)), context)

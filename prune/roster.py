@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from compress.prune.goal import Goal
 from compress.prune.norm import Norm
 from compress.types import Stage
 
-Make = Callable[[float | None, float | None, tuple[str, ...], bool], Stage]
-
-METHODS: Mapping[str, Make] = {
-    "norm": lambda macs, params, skip, has_data: Norm(macs, params, skip, recalibrates=has_data),
+METHODS: Mapping[str, Callable[[Goal], Stage]] = {
+    "norm": Norm,
 }
-"""Method -> its stage for (fraction of MACs kept, of parameters kept, layers to skip, whether there is data)."""
+"""Method -> its stage for a goal."""
 
 DEFAULT = "norm"

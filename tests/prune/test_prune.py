@@ -11,8 +11,11 @@ from compress.graph import costs
 from compress.graph.groups import find
 from compress.graph.trace import trace
 from compress.prune import prune
-from compress.prune.amounts import Counter, granularity, uniform
-from compress.prune.norm import recalibrate, scores
+from compress.prune.amounts import granularity, uniform
+from compress.prune.counter import Counter
+from compress.prune.goal import Goal
+from compress.prune.norm import magnitude
+from compress.prune.recalibrate import recalibrate
 from compress.prune.roster import METHODS
 from compress.types import Budget
 from tests.graph.networks import ROSTER, Attention, Depthwise, Plain, Residual, build, images
@@ -109,7 +112,7 @@ def test_counting_agrees_with_tracing_the_pruned_network():
 def test_channel_counts_are_multiples_where_a_group_is_wide_enough():
     network = trace(build(Residual), (images(2),))
     dependencies = find(network)
-    for group, kept in zip(dependencies.groups, uniform(Counter.of(network, dependencies), 0.5, None, 4), strict=True):
+    for group, kept in zip(dependencies.groups, uniform(Counter.of(network, dependencies), Goal(0.5), 4), strict=True):
         step = granularity(group, 4)
         assert step == {8: 2, 16: 4}[len(group.units)]
         assert kept % step == 0
@@ -120,7 +123,7 @@ def test_no_group_falls_below_the_multiple_while_the_others_can_give_enough():
     dependencies = find(network)
     counter = Counter.of(network, dependencies)
     wide = [i for i, group in enumerate(dependencies.groups) if len(group.units) == 16]
-    enough, too_little = uniform(counter, 0.8, None, 8), uniform(counter, 0.2, None, 8)
+    enough, too_little = uniform(counter, Goal(0.8), 8), uniform(counter, Goal(0.2), 8)
     assert min(enough) == 8
     assert any(enough[i] < 16 for i in wide)
     assert min(too_little) < 8
@@ -131,13 +134,13 @@ def test_a_units_magnitude_is_that_of_what_makes_and_reads_it():
     group = next(group for group in find(trace(model, (images(2),))).groups if group.name == "conv1")
     made = model.conv1.weight.detach().double().square().sum((1, 2, 3))
     read = model.conv2.weight.detach().double().square().sum((0, 2, 3))
-    torch.testing.assert_close(scores(model, group), (made / made.mean() + read / read.mean()).sqrt())
+    torch.testing.assert_close(magnitude(model, group), (made / made.mean() + read / read.mean()).sqrt())
 
 
 def test_recalibration_gives_the_statistics_of_the_inputs():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1)).eval()
     x = images(64)
-    recalibrate(model, x, trace(model, (x[:2],)), batch=64)
+    recalibrate(model, x, batch=64)
     seen = model[0](x)
     torch.testing.assert_close(model[1].running_mean, seen.mean((0, 2, 3)))
     torch.testing.assert_close(model[1].running_var, seen.var((0, 2, 3), unbiased=True))

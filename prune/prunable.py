@@ -1,0 +1,32 @@
+"""Which dependency groups of a network may be pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from compress.errors import NoPrunableAxis
+from compress.graph.groups import Dependencies, find
+from compress.graph.surgery import proven
+from compress.graph.trace import Network
+from compress.types import Note
+
+
+def prunable(model: nn.Module, network: Network, skip: Sequence[str] = ()) -> Dependencies:
+    """The dependencies of ``model``, which ``network`` traces, that can go.
+
+    Groups that touch a layer in ``skip``, or that the network's own code holds on to, are left out and noted.
+
+    Raises:
+        NoPrunableAxis: nothing is left.
+    """
+    dependencies = proven(model, find(network), network.example_inputs[0])
+    wanted = set(skip)
+    stays = [group for group in dependencies.groups if wanted & set(group.name.split("+"))]
+    groups = tuple(group for group in dependencies.groups if group not in stays)
+    if not groups:
+        raise NoPrunableAxis([f"{note.where}: {note.why}" for note in dependencies.left_alone])
+    notes = tuple(Note(group.name, "channels", "you asked to skip them") for group in stays)
+    return replace(dependencies, groups=groups, left_alone=dependencies.left_alone + notes)

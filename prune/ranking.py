@@ -1,0 +1,55 @@
+"""The frame of every method that ranks units by a score and removes the lowest of each group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from compress.graph.groups import Dependencies, Unit
+from compress.graph.surgery import planned, remove
+from compress.graph.trace import Network, trace
+from compress.prune.amounts import uniform
+from compress.prune.counter import Counter
+from compress.prune.goal import Goal
+from compress.prune.prunable import prunable
+from compress.prune.recalibrate import recalibrate
+from compress.types import Context, State
+
+Scores = Sequence[torch.Tensor]
+"""For each group, the score of each of its units, shape (units,): the lowest go first."""
+
+Criterion = Callable[[nn.Module, Network, Dependencies, Context], Scores]
+
+
+def remove_lowest(state: State, context: Context, goal: Goal, criterion: Criterion) -> State:
+    """``state`` without the units that score lowest: every group loses the same share.
+
+    Batch norms are recalibrated on training inputs where ``goal`` says that these are data.
+
+    Raises:
+        NoPrunableAxis: nothing can be pruned.
+        BadInput: the goal is out of reach; the least reachable is named.
+    """
+    inputs = context.data.train.inputs(context.samples, context.generator)
+    network = trace(state.model, (inputs[:2],))
+    dependencies = prunable(state.model, network, goal.skip)
+    kept = uniform(Counter.of(network, dependencies, context.target), goal, context.target.channel_multiple)
+    units = lowest(dependencies, criterion(state.model, network, dependencies, context), kept)
+    model = remove(state.model, dependencies, units)
+    if goal.sees_data and network.dynamic_batch:
+        recalibrate(model, inputs)
+    plan = planned(state.plan, dependencies, units)
+    notes = state.notes + dependencies.left_alone + network.notes
+    return replace(state, model=model, plan=plan, notes=tuple(dict.fromkeys(notes)))
+
+
+def lowest(dependencies: Dependencies, scores: Scores, kept: Sequence[int]) -> list[Unit]:
+    """The units that score lowest, as many of each group as it doesn't keep."""
+    gone: list[Unit] = []
+    for group, each, stays in zip(dependencies.groups, scores, kept, strict=True):
+        order = torch.argsort(each, stable=True).tolist()
+        gone += [group.units[i] for i in order[: len(group.units) - stays]]
+    return gone
