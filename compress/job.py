@@ -66,8 +66,8 @@ class Job:
         """Bits of activations in integer layers."""
         return self.budget.activation_bits or 8
 
-    def proposals(self, least: float = 0.0) -> tuple[Proposal, ...]:
-        """The candidates to build; ``least`` is the smallest fraction that pruning can reach.
+    def proposals(self, least: tuple[float, float] = (0.0, 0.0)) -> tuple[Proposal, ...]:
+        """The candidates to build; ``least`` are the smallest fractions of MACs and parameters that pruning reaches.
 
         Raises:
             BadInput: the target has no integer kernel with the activation bits that were asked for.
