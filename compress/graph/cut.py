@@ -27,7 +27,7 @@ def remove(model: nn.Module, dependencies: Dependencies, units: Iterable[Unit]) 
         dependencies: of its trace.
         units: of its groups.
     """
-    smaller = copy.deepcopy(model)
+    smaller = copied(model)
     gone = removed_indices(units)
     _cut(smaller, keep_indices(dependencies, gone))
     for group in dependencies.groups:
@@ -41,9 +41,19 @@ def remove(model: nn.Module, dependencies: Dependencies, units: Iterable[Unit]) 
 
 def remove_blocks(model: nn.Module, blocks: Iterable[Block]) -> nn.Module:
     """A copy of ``model`` with ``nn.Identity()`` in the place of each block."""
-    smaller = copy.deepcopy(model)
+    smaller = copied(model)
     without_blocks(smaller, blocks)
     return smaller
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, also of a module that holds tensors it computed (``torch.nn.utils.weight_norm``)."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    return copy.deepcopy(model, memo)
 
 
 def keep_indices(dependencies: Dependencies, gone: Mapping[Slot, set[int]]) -> dict[Slot, list[int]]:

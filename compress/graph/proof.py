@@ -8,7 +8,6 @@ the removed units is zeroed (:mod:`compress.graph.reference`).
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from compress.graph.blocks import Block
-from compress.graph.cut import remove, remove_blocks
+from compress.graph.cut import copied, remove, remove_blocks
 from compress.graph.groups import Dependencies, Group, Unit
 from compress.graph.reference import zeroed
 from compress.graph.sizes import Rewrite, candidates
@@ -137,7 +136,7 @@ class _Trial:
         )
         self._wanted: dict[object, list[Any] | None] = {}
         for telling in (True, False):
-            self._model = copy.deepcopy(model).eval()
+            self._model = copied(model).eval()
             if telling:
                 _tell(self._model, generator)
             plain = self._run(self._model)

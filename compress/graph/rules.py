@@ -26,6 +26,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("layer_norm", "rms_norm"), layers.layer_norm),
     "group_norm": layers.group_norm,
     "prelu": layers.prelu,
+    **dict.fromkeys(("_weight_norm", "_weight_norm_interface"), layers.weight_norm),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), layers.recurrent),
     **dict.fromkeys(("add", "sub", "mul", "div", "maximum", "minimum", "rsub", "pow"), layers.elementwise),
     **dict.fromkeys(

@@ -74,7 +74,8 @@ def transposed_convolution(walk: Walk, node: fx.Node) -> Layout | list[Layout]:
     incoming, rest = walk.single(node, held, channel)
     inner = _axis(walk, node, weight, 0)
     tied = walk.tie(node, incoming, inner, _INPUT)
-    out = tied if groups != 1 else _axis(walk, node, weight, 1)
+    depthwise = inner if tied is not None else None
+    out = depthwise if groups != 1 else _axis(walk, node, weight, 1)
     _bias(walk, node, out)
     _roles(walk, out, inner if groups == 1 else None)
     return (*rest, *plain([None] * channel + [out]))
@@ -167,6 +168,15 @@ def group_norm(walk: Walk, node: fx.Node) -> Layout:
         grid = channels.reshape(groups, -1)
         walk.labels.tie(grid[:, :1], grid)
     return (*rest, *plain([None, channels]))
+
+
+def weight_norm(walk: Walk, node: fx.Node) -> Layout | list[Layout]:
+    """``g v / |v|``, the norm over all axes but one: along that one v and g go together, the others stay."""
+    direction, gain, axis = source(node), source(node, 1), int(argument(node, "dim", 0))
+    others = [a for a in range(len(shape(direction))) if a != axis]
+    layout = walk.hold(node, walk.of(direction), others, "it normalizes over this axis")
+    joined = walk.join(node, [(layout, set()), (walk.of(gain), set(others))], "its other operand isn't prunable")
+    return [joined, ()] if isinstance(node.meta.get("val"), (list, tuple)) else joined
 
 
 def prelu(walk: Walk, node: fx.Node) -> Layout:
