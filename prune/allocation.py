@@ -80,7 +80,7 @@ def allocate(counter: Counter, goal: Goal, multiple: int, curves: Sequence[np.nd
 def _levels(units: int, step: int) -> list[int]:
     """The counts that a group may have below all its units, largest first."""
     step = max(step, -(-units // LEVELS) if step == 1 else step)
-    return [count for count in range((units - 1) // step * step, 0, -step)] or [1]
+    return list(range((units - 1) // step * step, 0, -step)) or [1]
 
 
 def _saving(limits: Limits, full: Cost, before: Cost, after: Cost) -> float:

@@ -73,7 +73,9 @@ class Probes:
                 total[reader.node.name] = total.get(reader.node.name, torch.zeros_like(squares)) + squares
         return {name: squares / len(self.inputs) for name, squares in total.items()}
 
-    def measured(self, changes: Mapping[int, Mapping[int, Sequence[tuple[Reader, Tensor]]]]) -> dict[int, dict[int, float]]:
+    def measured(
+        self, changes: Mapping[int, Mapping[int, Sequence[tuple[Reader, Tensor]]]]
+    ) -> dict[int, dict[int, float]]:
         """``E <g, e>^2`` of each change.
 
         Args:

@@ -33,10 +33,12 @@ class Unit:
     Attributes:
         members: for each slot, the indices (ascending).
         averaged: for each traced node that takes statistics over these channels, the indices on its axis.
+        label: what :attr:`Dependencies.channels` calls it.
     """
 
     members: Mapping[Slot, tuple[int, ...]]
     averaged: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    label: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Dependencies:
         shapes: of every parameter and buffer.
         blocks: residual blocks that can be removed whole.
         axes: of each traced node that takes statistics over channels, the axis.
+        channels: of each traced node, for each axis that could shrink, the label of the unit that each of its
+            indices belongs to; None where several axes shrink together (heads).
         network: the trace that they are of.
     """
 
@@ -92,6 +96,7 @@ class Dependencies:
     shapes: Mapping[str, tuple[int, ...]]
     blocks: tuple[Block, ...] = ()
     axes: Mapping[str, int] = field(default_factory=dict)
+    channels: Mapping[str, Mapping[int, Indices] | None] = field(default_factory=dict, compare=False, repr=False)
     network: Network | None = field(default=None, compare=False, repr=False)
 
 
@@ -182,6 +187,7 @@ def _collect(
                 Unit(
                     {slot: tuple(at) for slot, at in members[each].items()},
                     {node: tuple(at) for node, at in averaged.get(each, {}).items()},
+                    each,
                 )
                 for each in units
             ),
@@ -192,9 +198,15 @@ def _collect(
         for i, (units, made, read) in enumerate(kept)
     ]
     axes = {statistic.node: statistic.axis for statistic in walk.statistics}
-    return Dependencies(
-        tuple(groups), tuple(notes.values()), shapes, find_blocks(network, live), axes=axes, network=network
-    )
+    channels = {node.name: _channels(walk.of(node), classes) for node in live}
+    blocks = find_blocks(network, live)
+    return Dependencies(tuple(groups), tuple(notes.values()), shapes, blocks, axes, channels, network)
+
+
+def _channels(layout: Layout, classes: Indices) -> Mapping[int, Indices] | None:
+    if any(factor.joint for factor in layout):
+        return None
+    return {factor.axes[0]: classes[factor.labels] for factor in layout}
 
 
 def _slots(own: Mapping[Slot, Indices], roles: Iterable[Indices]) -> set[Slot]:

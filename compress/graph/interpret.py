@@ -16,6 +16,10 @@ Environment = dict[str, Any]
 """Node -> the value that it has."""
 
 
+BATCH = ""
+"""The name under which an environment has the batch size, which sizes of tensors long gone follow from."""
+
+
 @dataclass(frozen=True)
 class Steps:
     """A network as a sequence of operators without side effects.
@@ -59,7 +63,9 @@ class Steps:
         """What an argument of a node stands for."""
         if isinstance(argument, fx.Node):
             name = argument.name
-            return self.parameters[self.constants[name]] if name in self.constants else environment[name]
+            if name in self.constants:
+                return self.parameters[self.constants[name]]
+            return environment[name] if name in environment else _size(argument, environment[BATCH])
         if isinstance(argument, (list, tuple)):
             return type(argument)(self.value(environment, each) for each in argument)
         return argument
@@ -73,7 +79,16 @@ class Steps:
 
     def start(self, inputs: Sequence[torch.Tensor]) -> Environment:
         """The environment before the first operator."""
-        return dict(zip(self.inputs, inputs, strict=True))
+        return dict(zip(self.inputs, inputs, strict=True)) | {BATCH: len(inputs[0])}
+
+
+def _size(node: fx.Node, batch: int) -> int:
+    """A size that the network's code reads from a tensor, for another batch size."""
+    value = node.meta["val"]
+    if isinstance(value, torch.SymInt):
+        expression = value.node.expr
+        return int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
+    return int(value)
 
 
 def _without_side_effects(graph: fx.Graph) -> None:
@@ -98,5 +113,3 @@ def _without_side_effects(graph: fx.Graph) -> None:
         for user in later:
             user.replace_input_with(source, node)
         node.target = plain
-
-
