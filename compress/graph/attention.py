@@ -88,7 +88,7 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         total: torch.Tensor | None = None
         if attn_mask is not None:
             mask = _added(attn_mask, q)
-            # (L, S), or one a batch item and head; a mask that was made for more heads is the same for all.
+            # (L, S), or one for each batch item and each head that is left.
             total = mask if mask.dim() == 2 else mask.view(q.shape[0], -1, *mask.shape[-2:])
         if padding is not None:
             mask = _added(padding, q).reshape(-1, 1, 1, padding.shape[-1])
