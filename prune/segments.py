@@ -20,7 +20,7 @@ LAYERS = 2
 """Weighted layers that a segment holds at least: one that makes channels and one that reads them."""
 
 FOLLOWS = frozenset(
-    [
+    {
         "relu",
         "relu6",
         "hardtanh",
@@ -28,18 +28,18 @@ FOLLOWS = frozenset(
         "elu",
         "gelu",
         "silu",
+        "mish",
         "sigmoid",
         "hardsigmoid",
         "hardswish",
         "tanh",
         "clamp",
         "prelu",
-        "mish",
         "softplus",
         "batch_norm",
         "dropout",
         "max_pool2d",
-    ]
+    }
 )
 """Operators that belong with what stands in front of them."""
 
