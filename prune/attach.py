@@ -10,6 +10,7 @@ from torch import nn
 
 from compress import targets
 from compress.errors import BadInput, UnknownName
+from compress.prune.ap import Activating
 from compress.prune.goal import Goal
 from compress.prune.ranking import Criterion
 from compress.prune.saliency import NAMES
@@ -52,8 +53,8 @@ def attach(
         example_inputs: one batch, (N, ...); by default the first batch that the model is called with.
         skip: module paths of layers whose channels stay.
         criterion: which units go: ``"saliency"``, ``"magnitude"``, ``"taylor"``
-            (:mod:`compress.prune.saliency`), or any criterion of :mod:`compress.prune.ranking`, whose context
-            holds the example inputs as data.
+            (:mod:`compress.prune.saliency`), any criterion of :mod:`compress.prune.ranking`, whose context holds
+            the example inputs as data, or :class:`compress.prune.ap.Activating` around either.
         schedule: when they go; with it ``steps`` isn't needed.
         seed: the source of all randomness.
 
@@ -73,8 +74,9 @@ def attach(
         schedule = Schedule(steps)
     elif steps is not None and steps != schedule.steps:
         raise BadInput(f"steps={steps}, but the schedule has {schedule.steps}; give one of them")
-    if isinstance(criterion, str) and criterion not in NAMES:
-        raise UnknownName("criterion", criterion, NAMES, "or give a function of compress.prune.ranking's form")
+    named = criterion.criterion if isinstance(criterion, Activating) else criterion
+    if isinstance(named, str) and named not in NAMES:
+        raise UnknownName("criterion", named, NAMES, "or give a function of compress.prune.ranking's form")
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise BadInput(f"optimizer= takes a torch.optim.Optimizer, not {type(optimizer).__name__}")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

@@ -19,11 +19,12 @@ from compress.errors import BadInput
 from compress.graph import costs
 from compress.graph.surgery import planned, remove
 from compress.graph.trace import trace
+from compress.prune.ap import Activating
 from compress.prune.api import Pruned
 from compress.prune.dhspg import Blocks, half_space_step
 from compress.prune.goal import Goal
 from compress.prune.prepared import Prepared, evaluating
-from compress.prune.ranking import Criterion
+from compress.prune.ranking import Criterion, Scores
 from compress.prune.saliency import SEEN, Gradients
 from compress.prune.schedule import Schedule
 from compress.types import Budget, Context, Note, Plan, Record, State, Target
@@ -51,6 +52,7 @@ class Session:
     ) -> None:
         self.model, self.optimizer, self.goal, self.schedule = model, optimizer, goal, schedule
         self._target, self._criterion, self._seed = target, criterion, seed
+        self._named = criterion.criterion if isinstance(criterion, Activating) else criterion
         self._ready: Prepared | None = None
         self._caught: Any = None
         self._hooks: list[Any] = []
@@ -158,7 +160,7 @@ class Session:
         ready, clock = self._prepared(), time.perf_counter()
         bounds = self.schedule.bounds
         coming = next((bound for bound in bounds[:-1] if bound >= self._steps), None)
-        if coming is not None and coming - self._steps < SEEN and isinstance(self._criterion, str):
+        if coming is not None and coming - self._steps < SEEN and isinstance(self._named, str):
             self._gradients.see()
         number = self.schedule.round_of(self._steps)
         if number is not None and self._steps == bounds[number]:
@@ -219,13 +221,17 @@ class Session:
             chosen += free[: max(0, total - (len(order) - len(free)))]
         return sorted(chosen)
 
-    def _scores(self, ready: Prepared) -> list[Tensor]:
-        if isinstance(self._criterion, str):
-            return self._gradients.scores(self._criterion, ready.slices)
+    def _scores(self, ready: Prepared) -> Scores:
+        dependencies = ready.zero.dependencies
         inputs = datasets.from_python(ready.example.cpu(), divisible=False)
         context = Context(self._target, Budget(), inputs, torch.Generator().manual_seed(self._seed))
         with evaluating(self.model), torch.enable_grad():
-            return list(self._criterion(self.model, ready.network, ready.zero.dependencies, context))
+            if not isinstance(self._named, str):
+                return self._criterion(self.model, ready.network, dependencies, context)  # type: ignore[operator]
+            scores = self._gradients.scores(self._named, ready.slices)
+            if isinstance(self._criterion, Activating):
+                return self._criterion.weighed(scores, self.model, dependencies, self._criterion.batch(context))
+            return scores
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
