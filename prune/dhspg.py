@@ -15,11 +15,13 @@ is, it lies in the intersection of two half-spaces, if
 
 and for any positive :math:`\lambda_g` otherwise.
 
-Two departures. The optimizer is whichever the user has: its step is taken, and :math:`d = x - x_{after}` stands for
+Three departures. The optimizer is whichever the user has: its step is taken, and :math:`d = x - x_{after}` stands for
 :math:`\alpha \nabla f`, so that all of the above holds with :math:`p = \alpha \lambda_g` in place of
 :math:`\lambda_g` (the bounds are homogeneous), also where parameter groups have learning rates of their own. And
 :math:`\lambda_g` isn't a constant to tune: of the interval that number is taken which brings the group's norm to zero
-evenly by a given step, so that the sparsity that was asked for is reached then.
+evenly by a given step, so that the sparsity that was asked for is reached then. A group that the objective holds on
+to is not brought there inside the half-spaces, and setting it to zero from afar is a jump that training has to make
+up for; so the upper bound is lifted for the last steps (``bounded=False``), in which its norm falls evenly instead.
 """
 
 from __future__ import annotations
@@ -97,12 +99,13 @@ class Blocks:
         return self.parts[0].parameter.device
 
 
-def penalty(dd: Tensor, dx: Tensor, xx: Tensor, wanted: Tensor) -> Tensor:
+def penalty(dd: Tensor, dx: Tensor, xx: Tensor, wanted: Tensor, bounded: bool = True) -> Tensor:
     """The penalty coefficients p, at least 0: each unit moves by ``-(d + p x / |x|)``.
 
     Args:
         dd, dx, xx: inner products of the optimizer's step d (parameters before less after) and the parameters x, (n,).
         wanted: by how much each unit's norm is to fall, (n,), at least 0.
+        bounded: False lifts the upper bound.
 
     The norm falls by ``dx / |x| + p`` to first order, so p is what ``wanted`` lacks; where the optimizer makes the
     unit grow (dx < 0) p stays inside ``(-dx / |x|, -dd |x| / dx)``, the dual half-space.
@@ -113,12 +116,19 @@ def penalty(dd: Tensor, dx: Tensor, xx: Tensor, wanted: Tensor) -> Tensor:
     low = (-towards_zero).clamp_min(0)
     high = torch.where(grows, dd / low.clamp_min(torch.finfo(xx.dtype).tiny), torch.inf)
     lacks = (wanted - towards_zero).clamp_min(0)
+    if not bounded:
+        return lacks
     limited = torch.minimum(lacks, low + INTERIOR * (high - low).clamp_min(0))
     return torch.where(grows, limited, lacks)
 
 
 def half_space_step(
-    blocks: Blocks, before: Sequence[Tensor], alive: Tensor, remaining: int, epsilon: float = 0.0
+    blocks: Blocks,
+    before: Sequence[Tensor],
+    alive: Tensor,
+    remaining: int,
+    epsilon: float = 0.0,
+    bounded: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Finish the step of redundant units, in place, after the optimizer has made its own.
 
@@ -128,6 +138,7 @@ def half_space_step(
         alive: bool (units,), False for those that are zero and stay so.
         remaining: steps left to bring the norms to zero, this one included, at least 1; with 1 all become zero.
         epsilon: of the half-space, in [0, 1).
+        bounded: False lifts the penalty's upper bound.
 
     Returns:
         Which units are alive afterwards, and the norm of each before this step, float64 (units,).
@@ -136,7 +147,7 @@ def half_space_step(
     step = [old - new for old, new in zip(before, after, strict=True)]
     xx, dx, dd = blocks.dot(before, before), blocks.dot(step, before), blocks.dot(step, step)
     norm = xx.sqrt()
-    p = penalty(dd, dx, xx, norm / remaining)
+    p = penalty(dd, dx, xx, norm / remaining, bounded)
     shrink = torch.where(norm > 0, p / norm.clamp_min(torch.finfo(xx.dtype).tiny), torch.zeros_like(p))
     moved = [new - pull for new, pull in zip(after, blocks.scaled(before, shrink), strict=True)]
     crosses = blocks.dot(moved, before) < epsilon * xx

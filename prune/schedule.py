@@ -15,15 +15,17 @@ class Schedule:
         steps: of the whole run, 1 or more.
         warmup: share of plain steps at the start, in [0, 1).
         done: share after which the asked-for sparsity is reached, in (warmup, 1].
-        rounds: in how many rounds the redundant units are chosen and driven to zero.
+        rounds: in how many rounds the redundant units are chosen and driven to zero; the paper has one.
         epsilon: of the half-space projection, in [0, 1): larger sets units to zero from further away.
+        bounded: share of each round, in [0, 1], in which a unit shrinks only as far as the objective falls too.
     """
 
     steps: int
     warmup: float = 0.1
     done: float = 0.6
-    rounds: int = 5
+    rounds: int = 1
     epsilon: float = 0.0
+    bounded: float = 0.5
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -34,6 +36,8 @@ class Schedule:
             raise BadInput(f"rounds={self.rounds}: pruning takes at least one round")
         if not 0 <= self.epsilon < 1:
             raise BadInput(f"epsilon={self.epsilon:g}: the half-space's epsilon lies in [0, 1)")
+        if not 0 <= self.bounded <= 1:
+            raise BadInput(f"bounded={self.bounded:g}: a share of each round lies in [0, 1]")
 
     @property
     def bounds(self) -> tuple[int, ...]:

@@ -174,9 +174,10 @@ class Session:
         if self._before is not None:
             number = self.schedule.round_of(self._steps)
             assert number is not None
-            remaining = self.schedule.bounds[number + 1] - self._steps
-            was = self._alive
-            self._alive, norm = half_space_step(self._blocks, self._before, was, remaining, self.schedule.epsilon)
+            first, end = self.schedule.bounds[number : number + 2]
+            bounded = self._steps - first < self.schedule.bounded * (end - first)
+            was, epsilon = self._alive, self.schedule.epsilon
+            self._alive, norm = half_space_step(self._blocks, self._before, was, end - self._steps, epsilon, bounded)
             where = torch.tensor(self._shrinking, device=norm.device)
             share = norm / self._start[where].clamp_min(torch.finfo(norm.dtype).tiny)
             self._cut[where] = torch.where(was & ~self._alive, share, self._cut[where])

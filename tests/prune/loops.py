@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import compress
-from compress.prune.api import Pruned
 from compress.prune.session import Session
-from tests.graph.networks import build, images
+from tests.graph.networks import images
 
 OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3),
@@ -39,14 +37,3 @@ def train(model: nn.Module, session: Session, steps: int = STEPS, first: int = 0
         session.step()
         losses.append(float(loss.detach()))
     return losses
-
-
-def trained(
-    factory: type[nn.Module], optimizer: str = "sgd", steps: int = STEPS, **wanted: object
-) -> tuple[nn.Module, Pruned]:
-    """A network after a whole run that prunes, and the session's result."""
-    model = build(factory)
-    options = {"steps": steps, "macs": 0.6, **wanted}
-    with compress.attach(model, OPTIMIZERS[optimizer](model.parameters()), **options) as session:
-        train(model, session, steps)
-    return model.eval(), session.result()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -51,13 +53,18 @@ def blocks_of(model, group, slots):
     return Blocks(tuple(parts), len(group.units))
 
 
+@cache
+def groups_of(factory):
+    return find(trace(build(factory), (images(2),))).groups
+
+
 @pytest.mark.parametrize("factory", [Plain, Residual, Depthwise, Grouped])
 @pytest.mark.parametrize(("remaining", "epsilon"), [(1, 0.0), (2, 0.0), (7, 0.0), (4, 0.95), (1000, 0.0)])
 def test_a_step_is_that_of_the_papers_formulas(factory, remaining, epsilon):
     model = build(factory).double()
     loss = torch.nn.functional.cross_entropy(model(images(8).double()), torch.arange(8) % 5)
     loss.backward()
-    for group in find(trace(build(factory), (images(2),))).groups:
+    for group in groups_of(factory):
         slots = making(group, dict(model.named_parameters()))
         before = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
         gradients = {name: p.grad.numpy() for name, p in model.named_parameters()}
@@ -76,7 +83,7 @@ def test_a_step_is_that_of_the_papers_formulas(factory, remaining, epsilon):
 
 def test_what_no_unit_holds_takes_the_optimizers_step_alone():
     model, plain = build(Plain), build(Plain)
-    group = next(g for g in find(trace(plain, (images(2),))).groups if g.name == "conv2")
+    group = next(g for g in groups_of(Plain) if g.name == "conv2")
     slots = making(group, dict(model.named_parameters()))
     for each in (model, plain):
         loss_of(each).backward()
@@ -117,6 +124,16 @@ def test_a_step_straight_away_from_zero_is_only_undone():
     assert float(p) == pytest.approx(0.05)  # |d|: the two half-spaces touch
 
 
+def test_without_the_upper_bound_the_norm_falls_by_what_is_wanted_whatever_the_optimizer_does():
+    generator = torch.Generator().manual_seed(0)
+    x, d = (torch.randn(50, 3, generator=generator, dtype=torch.float64) for _ in range(2))
+    wanted = torch.full((50,), 3.0, dtype=torch.float64)
+    p = penalty((d * d).sum(1), (d * x).sum(1), (x * x).sum(1), wanted, bounded=False)
+    direction = d + p[:, None] * x / x.norm(dim=1, keepdim=True)
+    falls = (direction * x).sum(1) / x.norm(dim=1)
+    torch.testing.assert_close(falls, torch.maximum(wanted, (d * x).sum(1) / x.norm(dim=1)))
+
+
 def test_a_unit_that_is_zero_stays_zero_whatever_the_optimizer_does():
     weight = nn.Parameter(torch.ones(2, 3))
     blocks = Blocks((Part(weight, 0, torch.arange(2), torch.arange(2)),), 2)
@@ -134,9 +151,9 @@ def test_a_unit_that_is_zero_stays_zero_whatever_the_optimizer_does():
 def test_rounds_follow_one_another_within_the_run(steps, options):
     schedule = Schedule(steps, **options)
     bounds = schedule.bounds
-    assert 0 <= bounds[0]
+    assert bounds[0] >= 0
     assert bounds[-1] <= steps
-    assert all(a < b for a, b in zip(bounds, bounds[1:], strict=False))
+    assert all(a < b for a, b in itertools.pairwise(bounds))
     assert [schedule.round_of(t) for t in (bounds[0] - 1, bounds[0], bounds[-1] - 1, bounds[-1])] == [
         None,
         0,
@@ -148,7 +165,7 @@ def test_rounds_follow_one_another_within_the_run(steps, options):
 
 @pytest.mark.parametrize(
     "options",
-    [{"steps": 0}, {"warmup": 0.7}, {"done": 1.1}, {"warmup": -0.1}, {"rounds": 0}, {"epsilon": 1.0}],
+    [{"steps": 0}, {"warmup": 0.7}, {"done": 1.1}, {"warmup": -0.1}, {"rounds": 0}, {"epsilon": 1.0}, {"bounded": 2.0}],
     ids=lambda options: next(iter(options)),
 )
 def test_a_schedule_that_cannot_be_is_refused_in_one_line(options):
