@@ -156,7 +156,10 @@ class Session:
         return self._ready
 
     @torch.no_grad()
-    def _entering(self, *unused: Any) -> None:
+    def _entering(self, optimizer: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        closure = named.get("closure", arguments[1] if len(arguments) > 1 else None)
+        if self._ready is None and self._caught is None and closure is not None:
+            return  # the closure is about to call the model for the first time
         ready, clock = self._prepared(), time.perf_counter()
         bounds = self.schedule.bounds
         coming = next((bound for bound in bounds[:-1] if bound >= self._steps), None)

@@ -174,6 +174,7 @@ def test_a_closure_is_passed_on():
         assert float(session.step(closure).detach()) > 0
 
     looped(body)
+    looped(body, example_inputs=images(2))
 
 
 def test_parameters_without_gradients_and_unused_ones_do_no_harm():
