@@ -21,7 +21,7 @@ from compress.networks.cifar_resnet import resnet20
 from compress.prune import prune
 from compress.training import Recipe, evaluate, learning_rate
 
-EPOCHS, BATCH, RATE = 8, 64, 0.05
+EPOCHS, BATCH, RATE = 4, 64, 0.05
 SHARES = (0.5, 0.25)
 SEEDS = (0, 1)
 
