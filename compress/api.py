@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress import checkpoints, models, runfolder, targets
 from compress import data as datasets
-from compress import models, runfolder, targets
 from compress.errors import BadInput, RunFolderError
 from compress.execution import execute, versions
 from compress.export import bundle
@@ -143,12 +144,8 @@ def prepare(
     own_std = tuple(std) if std else loaded.std if loaded is not None else None
     shape = loaded.input_shape if loaded is not None else None
     classes = loaded.num_classes if loaded is not None else None
-    if isinstance(data, str):
-        dataset = datasets.load(data, mean=own_mean, std=own_std, input_shape=shape, num_classes=classes)
-    elif isinstance(data, datasets.Data):
-        dataset = data
-    else:
-        dataset = datasets.from_python(data, mean=own_mean, std=own_std, input_shape=shape, num_classes=classes)
+    read = datasets.load if isinstance(data, str) else datasets.from_python
+    dataset = read(data, mean=own_mean, std=own_std, input_shape=shape, num_classes=classes)
     network = loaded.model if loaded is not None else model
     assert isinstance(network, nn.Module)
     built_in = loaded is not None and dataset.name == loaded.default_data
@@ -170,7 +167,7 @@ def prepare(
     proposals = check(job)
     configuration = {
         "model": name,
-        "parameters_sha256": parameters_digest(network),
+        "parameters_sha256": checkpoints.digest(network),
         "data": dataset.name,
         "data_sha256": dataset.sha256,
         "target": device.name,
@@ -260,16 +257,5 @@ def _method(name: str | None, default: str) -> str | None:
     return default if name is None else None if name == "none" else name
 
 
-def parameters_digest(model: nn.Module) -> str:
-    """SHA-256 over every parameter and buffer by name, dtype, shape and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def _digest(value: Any) -> str:
-    import json
-
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

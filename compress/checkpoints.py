@@ -88,7 +88,9 @@ def check_finite(state: Mapping[str, Tensor], path: str) -> None:
     bad = [key for key, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
     if bad:
         raise BadWeights(
-            path, f"NaN or infinity in {_count(bad, 'tensor')} ({_first(bad)})", "give a healthy checkpoint"
+            path,
+            f"NaN or infinity in {_count(bad, 'tensor')} ({_first(bad)})",
+            "train again, or give another checkpoint",
         )
 
 

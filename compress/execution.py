@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -13,15 +13,16 @@ from typing import Any
 
 from compress import __version__
 from compress.errors import BadInput, CheckFailed
-from compress.export import bundle
+from compress.export import bundle, checked
+from compress.export.manifest import read_manifest
 from compress.job import Assessment, Job, Unfit, assess, build
 from compress.profiling import session, timer
 from compress.report.facts import RunFacts
 from compress.results import Artifact, Candidate, Dataset, Front, Measurement, candidate_from_document
-from compress.runfolder import CANDIDATE, RunFolder, disk_errors
+from compress.runfolder import CANDIDATE, SCHEMA, RunFolder, disk_errors
 from compress.search import Proposal
 from compress.serial import from_json, to_json, write_atomic, write_json
-from compress.types import Note, State
+from compress.types import Note, Record, State
 from compress.watch import Watcher
 
 BASELINE = "float"
@@ -35,13 +36,20 @@ class _Clock:
     seconds: dict[str, float] = field(default_factory=dict)
     mark: float = field(default_factory=time.perf_counter)
 
-    def lap(self, phase: str, but: float = 0.0) -> None:
+    def lap(self, phase: str, stages: Iterable[Record] = ()) -> None:
+        """Count the time since the last lap: the stages' to them, the rest to ``phase``."""
         now = time.perf_counter()
-        self.add(phase, now - self.mark - but)
-        self.mark = now
+        rest, self.mark = now - self.mark, now
+        for record in stages:
+            self.add(record.stage, record.seconds)
+            rest -= record.seconds
+        self.add(phase, rest)
 
     def add(self, phase: str, seconds: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + max(0.0, seconds)
+
+    def phases(self) -> tuple[tuple[str, float], ...]:
+        return tuple((phase, round(seconds, 2)) for phase, seconds in self.seconds.items())
 
 
 def execute(
@@ -97,7 +105,7 @@ def _candidates(
 ) -> tuple[list[Candidate], list[Unfit]]:
     names = [BASELINE, *(proposal.id for proposal in proposals)]
     stages = {proposal.id: job.stages(proposal) for proposal in proposals}
-    documents = {name: folder.finished(name) if _intact(folder, name) else None for name in names}
+    documents = {name: _finished(folder, name) for name in names}
     watcher.begin(len(names), sum(document is not None for document in documents.values()))
     reference: Assessment = assess(State(job.model), job.target, job.example)
     made: list[Candidate] = []
@@ -110,8 +118,8 @@ def _candidates(
             with folder.building(name) as path:
                 result = build(job, name, stages.get(name, ()), path, reference, watcher.message)
                 if isinstance(result, Unfit):
-                    write_json(path / CANDIDATE, {"schema": 1, "unfit": to_json(result)})
-            _count(clock, result)
+                    write_json(path / CANDIDATE, {"schema": SCHEMA, "unfit": to_json(result)})
+            clock.lap("export and evaluate", result.records if isinstance(result, Candidate) else ())
         elif "unfit" in document:
             result = from_json(Unfit, document["unfit"])
         else:
@@ -125,23 +133,15 @@ def _candidates(
     return made, unfit
 
 
-def _intact(folder: RunFolder, name: str) -> bool:
-    """True unless a candidate that was finished before has lost or changed a file since."""
+def _finished(folder: RunFolder, name: str) -> dict[str, Any] | None:
+    """The document of a finished candidate; None if it isn't finished, or has lost or changed a file since."""
     document, path = folder.finished(name), folder.candidate(name)
     if document is None or "unfit" in document:
-        return True
+        return document
     try:
-        return not bundle.damage(path, bundle.read_manifest(path))
+        return None if bundle.damage(path, read_manifest(path)) else document
     except CheckFailed:
-        return False
-
-
-def _count(clock: _Clock, result: Candidate | Unfit) -> None:
-    stages = 0.0
-    for record in result.records if isinstance(result, Candidate) else ():
-        clock.add(record.stage, record.seconds)
-        stages += record.seconds
-    clock.lap("export and evaluate", but=stages)
+        return None
 
 
 def _measured(candidates: list[Candidate], folder: RunFolder) -> list[Candidate]:
@@ -154,26 +154,14 @@ def _measured(candidates: list[Candidate], folder: RunFolder) -> list[Candidate]
             opened = session.open_session(folder.path / artifact.path)
             run = session.runner(opened)
             shape = [1, *opened.get_inputs()[0].shape[1:]]
-            x = session.as_input(_golden_input(folder.path / Path(artifact.path).parent, shape))
+            x = checked.golden(folder.path / Path(artifact.path).parent)[0][:1].reshape(shape)
             jobs[artifact.path] = lambda run=run, x=x: run(x)
-    conditions = {
-        "threads": session.thread_condition(),
-        "batch": 1,
-        "runtime": f"onnxruntime {metadata.version('onnxruntime')}",
-    }
-    found: Mapping[str, Measurement] = timer.interleaved(jobs, session.machine(), conditions)
+    found: Mapping[str, Measurement] = timer.interleaved(jobs, session.machine(), session.conditions())
 
     def with_measurement(artifact: Artifact) -> Artifact:
         return replace(artifact, measurement=found.get(artifact.path))
 
     return [replace(c, artifacts=tuple(with_measurement(a) for a in c.artifacts)) for c in candidates]
-
-
-def _golden_input(folder: Path, shape: list[int]) -> Any:
-    import numpy as np
-
-    with np.load(folder / bundle.GOLDEN, allow_pickle=False) as golden:
-        return golden["inputs"][:1].reshape(shape)
 
 
 def _write(
@@ -199,7 +187,7 @@ def _write(
         versions=versions(),
         seed=job.seed,
         started=started,
-        seconds=(),
+        seconds=clock.phases(),
         machine=session.machine(),
         target_title=job.target.title,
         model=job.name,
@@ -208,10 +196,9 @@ def _write(
     )
     write_json(folder.path / "front.json", front.document())
     write_documents(folder.path, front, facts)
+    # A report can't know how long its own drawing takes; run.json, which is written after it, does.
     clock.lap("report and bundle")
-    # The report says where the time went, its own writing included: it is drawn once to be timed.
-    facts = replace(facts, seconds=tuple((phase, round(s, 2)) for phase, s in clock.seconds.items()))
-    write_documents(folder.path, front, facts)
+    facts = replace(facts, seconds=clock.phases())
     folder.write_run(
         configuration, "finished", command=command, started=started, versions=versions(), facts=to_json(facts)
     )

@@ -17,10 +17,11 @@ from compress.data import Data
 from compress.errors import BadInput
 from compress.export import bundle
 from compress.export import onnx as interchange
+from compress.export.manifest import GOLDEN, Manifest, TensorSpec
 from compress.export.roster import EXPORTERS
 from compress.graph import costs
 from compress.graph.operators import Operator
-from compress.graph.trace import Network, layer_name, trace
+from compress.graph.trace import Network, trace
 from compress.profiling import evaluate, latency, memory
 from compress.profiling.session import as_input, open_session, runner
 from compress.prune import roster as pruning
@@ -67,8 +68,8 @@ class Job:
         """Bits of activations in integer layers."""
         return self.budget.activation_bits or 8
 
-    def proposals(self, least: float = 0.0) -> tuple[Proposal, ...]:
-        """The candidates to build; ``least`` is the smallest fraction that pruning can reach.
+    def proposals(self, least: tuple[float, float] = (0.0, 0.0)) -> tuple[Proposal, ...]:
+        """The candidates to build; ``least`` are the smallest fractions of MACs and parameters that pruning reaches.
 
         Raises:
             BadInput: the target has no integer kernel with the activation bits that were asked for.
@@ -147,7 +148,7 @@ def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
     network = trace(state.model, (example,))
     operators = costs.operators(network)
     quantization = state.quantization
-    integer = {} if quantization is None else {layer_name(n): grid.bits for n, grid in quantization.weights.items()}
+    integer = {} if quantization is None else quantization.layer_bits
     precisions = {
         operator.path: state.plan.layer(operator.path).precision if operator.path in integer else FLOAT32
         for operator in operators
@@ -261,12 +262,12 @@ class _Sizes:
         self.known: dict[Any, Size] = {}
 
     def __call__(self, state: State) -> Size:
-        bits = {} if state.quantization is None else {n: grid.bits for n, grid in state.quantization.weights.items()}
+        bits = {} if state.quantization is None else state.quantization.layer_bits
         shapes = tuple((name, tuple(tensor.shape)) for name, tensor in state.model.state_dict().items())
         key = (shapes, tuple(sorted(bits.items())))
         if key not in self.known:
             network = trace(state.model, (self.example,))
-            self.known[key] = costs.size(network, {layer_name(name): width for name, width in bits.items()})
+            self.known[key] = costs.size(network, bits)
         return self.known[key]
 
 
@@ -300,17 +301,17 @@ def _bundle(job: Job, state: State, candidate: Candidate, folder: Path) -> None:
     run = runner(session)
     inputs = as_input(job.data.train.inputs(bundle.GOLDEN_INPUTS, torch.Generator().manual_seed(1)))
     outputs = np.concatenate([run(x[None]) for x in inputs])
-    bundle.write_golden(folder / bundle.GOLDEN, inputs, outputs)
+    bundle.write_golden(folder / GOLDEN, inputs, outputs)
     ends = (session.get_inputs()[0].name, session.get_outputs()[0].name)
     bundle.finish(
         folder,
-        bundle.Manifest(
+        Manifest(
             model=job.name,
             target=job.target.name,
             plan=candidate.plan,
             plan_digest=candidate.plan.digest(),
-            input=bundle.TensorSpec(ends[0], (1, *inputs.shape[1:])),
-            output=bundle.TensorSpec(ends[1], (1, *outputs.shape[1:])),
+            input=TensorSpec(ends[0], (1, *inputs.shape[1:])),
+            output=TensorSpec(ends[1], (1, *outputs.shape[1:])),
             mean=tuple(job.data.mean),
             std=tuple(job.data.std),
             classes=job.data.classes,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
-from compress.errors import BadData, BadInput, BadWeights, UnknownName
+from compress.checkpoints import check_finite
+from compress.errors import BadData, BadInput, UnknownName
 from compress.graph import costs
 from compress.graph.surgery import remove
 from compress.graph.trace import Network, trace
-from compress.job import Job, assess
+from compress.job import Job
 from compress.profiling import memory
 from compress.prune import roster as pruning
 from compress.prune.amounts import uniform
@@ -21,7 +20,6 @@ from compress.prune.prunable import prunable
 from compress.prune.ranking import lowest
 from compress.quantize import roster as quantizing
 from compress.search import Proposal
-from compress.types import State
 
 
 def check(job: Job) -> tuple[Proposal, ...]:
@@ -29,6 +27,7 @@ def check(job: Job) -> tuple[Proposal, ...]:
 
     Raises:
         BadInput: it can't; the sentence says what to change.
+        NoPrunableAxis: nothing in the network can be pruned, which was asked for.
     """
     if job.prune is not None and job.prune not in pruning.METHODS:
         raise UnknownName("pruning method", job.prune, [*pruning.METHODS, "none"])
@@ -37,35 +36,25 @@ def check(job: Job) -> tuple[Proposal, ...]:
     if job.runtime is not None and job.runtime not in job.target.runtimes:
         raise UnknownName("runtime", job.runtime, job.target.runtimes, f"{job.target.name} runs these")
     _numbers(job)
-    job.proposals()
-    for name, tensor in job.model.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise BadWeights(
-                job.name, f"{name} holds NaN or infinite values", "train again, or give another checkpoint"
-            )
+    check_finite(job.model.state_dict(), job.name)
     _forward(job)
-    assessed = assess(State(job.model), job.target, job.example)
-    if not any(operator.weights for operator in assessed.operators):
+    network = trace(job.model, (job.example,))
+    if not any(operator.weights for operator in costs.operators(network)):
         raise BadInput("the network has no convolution or linear layer, so there is nothing to compress")
-    proposals = job.proposals(_least(job, assessed.network))
-    _room(job, proposals)
-    return proposals
-
-
-def _least(job: Job, network: Network) -> float:
-    """The fraction that pruning can reach, rounded up so that the ladder's last rung can be built.
-
-    Raises:
-        NoPrunableAxis: it can't prune at all.
-        BadInput: what was asked for is less.
-    """
     if job.prune is None:
-        return 0.0
-    counter = Counter.of(network, prunable(job.model, network))
-    budget, (macs, params) = job.budget, counter.least()
-    uniform(counter, Goal(budget.macs, budget.params), job.target.channel_multiple)  # says what is out of reach
-    least = params if budget.params is not None else macs
-    return math.ceil(100 * least) / 100 + 0.01
+        proposals = job.proposals()
+        _room(job, proposals[-1], network)
+        return proposals
+    dependencies = prunable(job.model, network)
+    counter = Counter.of(network, dependencies)
+    uniform(counter, Goal(job.budget.macs, job.budget.params), job.target.channel_multiple)  # says what is out of reach
+    proposals = job.proposals(counter.least())
+    smallest = proposals[-1]
+    kept = uniform(counter, Goal(smallest.macs, smallest.params), job.target.channel_multiple)
+    scores = magnitudes(job.model, network, dependencies, job.context("", lambda message: None))
+    model = remove(job.model, dependencies, lowest(dependencies, scores, kept))
+    _room(job, smallest, trace(model, (job.example,)))
+    return proposals
 
 
 def _numbers(job: Job) -> None:
@@ -134,20 +123,8 @@ def _forward(job: Job) -> None:
         )
 
 
-def _room(job: Job, proposals: tuple[Proposal, ...]) -> None:
-    """See that the target's memory holds at least the smallest proposal."""
-    smallest = proposals[-1]
-    shrinks = any(share is not None and share < 1 for share in (smallest.macs, smallest.params))
-    model = job.model
-    if job.prune is not None and any(p.macs not in (None, 1.0) or p.params not in (None, 1.0) for p in proposals):
-        network = trace(model, (job.example,))
-        dependencies = prunable(model, network)
-        if shrinks:
-            goal = Goal(smallest.macs, smallest.params)
-            kept = uniform(Counter.of(network, dependencies), goal, job.target.channel_multiple)
-            scores = magnitudes(model, network, dependencies, job.context("", lambda message: None))
-            model = remove(model, dependencies, lowest(dependencies, scores, kept))
-    network = trace(model, (job.example,))
+def _room(job: Job, smallest: Proposal, network: Network) -> None:
+    """See that the target's memory holds the smallest proposal, which ``network`` traces."""
     operators = costs.operators(network)
     bits = smallest.weight_bits or 32.0
     weight_bytes = int(sum(operator.weights for operator in operators) * bits / 8)

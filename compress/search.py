@@ -7,6 +7,7 @@ narrower than 8 bits, every third size comes in mixed precision.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,12 +32,13 @@ class Proposal:
 
     @property
     def id(self) -> str:
-        """A readable name, the same for the same proposal: ``macs50-w8``, ``macs100-mixed5``, ``macs25-float``."""
-        share = self.macs if self.macs is not None else self.params
-        size = f"{'macs' if self.params is None else 'size'}{_plain(100 * (1.0 if share is None else share))}"
-        if self.weight_bits is None:
-            return f"{size}-float"
-        return f"{size}-{'mixed' if self.mixed else 'w'}{_plain(self.weight_bits)}"
+        """A readable name, the same for the same proposal: ``macs50-w8``, ``macs100-mixed5``, ``size25-float``,
+        ``macs50-size25-w8``."""
+        parts = [f"size{_plain(100 * self.params)}"] if self.params is not None else []
+        if self.macs is not None or not parts:
+            parts.insert(0, f"macs{_plain(100 * (1.0 if self.macs is None else self.macs))}")
+        bits = "float" if self.weight_bits is None else f"{'mixed' if self.mixed else 'w'}{_plain(self.weight_bits)}"
+        return "-".join([*parts, bits])
 
 
 def _plain(value: float) -> str:
@@ -51,31 +53,37 @@ def ladder(
     params: float | None,
     widths: Sequence[int],
     weight_bits: float | None,
-    least: float = 0.0,
+    least: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[Proposal, ...]:
     """At most ``count`` different proposals, largest first.
 
     Args:
         count: how many are wanted, 1 or more.
         prune: False leaves every channel.
-        macs, params: fractions kept that were asked for; the ladder starts there.
+        macs, params: fractions kept that were asked for, None for no limit; the ladder starts there.
         widths: integer weight widths to choose from, narrowest first; empty keeps float.
         weight_bits: cap on the average bits; None for none.
-        least: the least fraction that pruning can reach, where that is known.
+        least: the least fractions of (MACs, parameters) that pruning can reach, where that is known; no rung
+            lies below them.
     """
     precisions = _precisions(widths, weight_bits, 1 if prune else count)
     if not prune:
         return tuple(dict.fromkeys(Proposal(None, None, bits, mixed) for bits, mixed in precisions))[:count]
     plain, rest = precisions[0], precisions[1:]
     extra = count // 3 if rest else 0
-    top = params if params is not None else macs if macs is not None else 1.0
-    last = min(1.0, max(SMALLEST, least / top))
-    sizes = [_rung(i, count - extra, last) for i in range(count - extra)]
-    proposals = [_sized(size, macs, params, *plain) for size in sizes]
+    tops = (1.0 if macs is None and params is None else macs, params)
+    last = max(SMALLEST, *(low / top for low, top in zip(least, tops, strict=True) if top is not None))
+    sizes = [_rung(i, count - extra, min(1.0, last)) for i in range(count - extra)]
+
+    def sized(size: float, bits: float | None, mixed: bool) -> Proposal:
+        shares = [None if top is None else _share(size, low, top) for low, top in zip(least, tops, strict=True)]
+        return Proposal(shares[0], shares[1], bits, mixed)
+
+    proposals = [sized(size, *plain) for size in sizes]
     for k in range(extra):
         # Spread the mixed ones over the ladder's inside, where they fill the widest gaps in file size.
         size = sizes[min(len(sizes) - 1, 1 + (k * max(1, len(sizes) - 1)) // extra)]
-        proposals.append(_sized(size, macs, params, *rest[k % len(rest)]))
+        proposals.append(sized(size, *rest[k % len(rest)]))
     unique = dict.fromkeys(proposals)
     return tuple(sorted(unique, key=lambda p: (-(p.macs or p.params or 1.0), -(p.weight_bits or 32.0))))
 
@@ -84,11 +92,9 @@ def _rung(i: int, n: int, last: float) -> float:
     return 1.0 if n == 1 else last ** (i / (n - 1))
 
 
-def _sized(size: float, macs: float | None, params: float | None, bits: float | None, mixed: bool) -> Proposal:
-    if params is not None:
-        share = round(params * size, 2)
-        return Proposal(None if macs is None else round(macs * size, 2), share, bits, mixed)
-    return Proposal(round((macs or 1.0) * size, 2), None, bits, mixed)
+def _share(size: float, low: float, top: float) -> float:
+    """``size`` of ``top`` in whole percent, but never above what was asked for nor below what can be reached."""
+    return top if size == 1 else min(top, max(math.ceil(100 * low) / 100, round(top * size, 2)))
 
 
 def _precisions(widths: Sequence[int], cap: float | None, count: int) -> list[tuple[float | None, bool]]:

@@ -232,6 +232,11 @@ class Quantization:
     activations: Mapping[str, Grid] = field(default_factory=dict)
     carried: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def layer_bits(self) -> dict[str, int]:
+        """Bits of each layer's weights, by module path: ``"layers.0.conv1"``."""
+        return {name.removesuffix(".weight"): grid.bits for name, grid in self.weights.items()}
+
     def grid_of(self, node: str) -> Grid:
         """The grid of a node's tensor, its own or the one it carries."""
         return self.activations[self.carried.get(node, node)]

@@ -12,11 +12,6 @@ RUNTIME = "tensorrt"
 
 def make(state: State, folder: Path, target: Target) -> Path | Unavailable:
     """No engine yet: this version writes the file that TensorRT reads, and doesn't build from it."""
-    if target.host:
-        return Unavailable(
-            RUNTIME,
-            "this version builds no engines yet; model.onnx (signed, symmetric Q/DQ) is what trtexec --onnx takes",
-        )
     return Unavailable(
         RUNTIME,
         f"an engine can only be built on the {target.title} itself: copy the bundle there and run "

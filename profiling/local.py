@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from compress.errors import BadInput, CheckFailed
 from compress.export import bundle as bundles
 from compress.export import checked
+from compress.export.manifest import MODEL, read_manifest
 from compress.profiling import session, timer, verify
 
 RUNTIME = "onnxruntime"
@@ -52,20 +52,15 @@ def profile(bundle: Path) -> Profile:
     """
     if not bundle.is_dir():
         raise BadInput(f"bundle {bundle}: there is no such folder; give the folder of a bundle, such as RUN/bundle")
-    manifest = checked.manifest(bundle)
+    manifest = read_manifest(bundle)
     wrong = bundles.damage(bundle, manifest) or [w for w in [checked.self_contained(bundle)] if w is not None]
     if wrong:
         raise CheckFailed(str(bundle), wrong)
     golden = verify.run_golden(bundle, manifest)
-    path = bundle / checked.MODEL
+    path = bundle / MODEL
     run = session.runner(session.open_session(path))
     x = session.as_input(checked.golden(bundle)[0][:1])
-    conditions = {
-        "threads": session.thread_condition(),
-        "batch": 1,
-        "runtime": f"{RUNTIME} {metadata.version(RUNTIME)}",
-    }
-    measured = timer.interleaved({RUNTIME: lambda: run(x)}, session.machine(), conditions)[RUNTIME]
+    measured = timer.interleaved({RUNTIME: lambda: run(x)}, session.machine(), session.conditions())[RUNTIME]
     return Profile(
         device=measured.device,
         runtime=RUNTIME,

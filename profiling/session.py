@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ def threads() -> int:
 def thread_condition() -> int | str:
     """What to say of the threads of :func:`open_session`'s sessions beside a latency."""
     return f"the runtime's default on {threads()} processors" if _whole_machine() else threads()
+
+
+def conditions() -> dict[str, Any]:
+    """What a latency of :func:`open_session`'s sessions, one input at a time, was measured under."""
+    return {"threads": thread_condition(), "batch": 1, "runtime": f"onnxruntime {metadata.version('onnxruntime')}"}
 
 
 def _whole_machine() -> bool:

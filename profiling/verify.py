@@ -11,7 +11,7 @@ import numpy as np
 from compress.errors import BadInput, CheckFailed, CompressError
 from compress.export import bundle as bundles
 from compress.export import checked
-from compress.export.bundle import Manifest
+from compress.export.manifest import GOLDEN, MODEL, Manifest, read_manifest
 from compress.profiling import evaluate
 from compress.profiling.session import open_session, runner
 from compress.results import Accuracy
@@ -83,7 +83,7 @@ def verify(bundle: Path, data: str | None = None) -> Verification:
     """
     if not bundle.is_dir():
         raise BadInput(f"bundle {bundle}: there is no such folder; give the folder of a bundle, such as RUN/bundle")
-    manifest = checked.manifest(bundle)
+    manifest = read_manifest(bundle)
     hashes = _hashes(bundle, manifest)
     if hashes.status == "failed":
         rest = tuple(Check(name, "skipped", "the files are damaged") for name in ("golden inputs", "accuracy"))
@@ -117,9 +117,9 @@ def run_golden(bundle: Path, manifest: Manifest) -> Golden:
     """
     inputs, outputs = checked.golden(bundle)
     if inputs.shape[1:] != manifest.input.shape[1:] or outputs.shape[1:] != manifest.output.shape[1:]:
-        raise CheckFailed(str(bundle), [f"{bundles.GOLDEN} has other shapes than the manifest"])
+        raise CheckFailed(str(bundle), [f"{GOLDEN} has other shapes than the manifest"])
     try:
-        run = runner(open_session(bundle / checked.MODEL))
+        run = runner(open_session(bundle / MODEL))
         found = np.concatenate([run(x[None]) for x in inputs])
         if found.shape != outputs.shape:
             raise ValueError(f"it gives {found.shape}, not {outputs.shape}")
@@ -165,7 +165,7 @@ def _accuracy(bundle: Path, manifest: Manifest, place: str | None) -> tuple[Chec
             raise BadInput(f"data {problem}; give that data, or leave --data out")
         return Check("accuracy", "skipped", problem), None
     try:
-        found = evaluate.accuracy(bundle / checked.MODEL, data)
+        found = evaluate.accuracy(bundle / MODEL, data)
     except Exception as error:  # whatever the runtime raises
         return Check("accuracy", "failed", " ".join(f"it can't be measured ({error})".split())[:300]), None
     unit = "%" if recorded.metric == "top1_percent" else " dB"

@@ -42,10 +42,13 @@ class Limits:
 
     def met(self, counter: Counter, kept: Sequence[int]) -> bool:
         """True if the network with ``kept`` units a group stays within the limits."""
-        if not self.needs_device:
-            macs, params = counter.counts(kept)
-            return self.holds(Cost(macs, params))
-        return self.holds(counter.cost(kept))
+        return self.holds(self.cost(counter, kept))
+
+    def cost(self, counter: Counter, kept: Sequence[int]) -> Cost:
+        """What the limits are about; the target's models are asked only where they have to be."""
+        if self.needs_device:
+            return counter.cost(kept)
+        return Cost(*counter.counts(kept))
 
     def holds(self, cost: Cost) -> bool:
         """True if ``cost`` stays within the limits."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -91,10 +90,7 @@ def prune(
     layers = {operator.path for operator in costs.layer_operators(trace(model, (inputs,)))}
     for layer in skip:
         if layer not in layers:
-            near = difflib.get_close_matches(layer, layers, 3)
-            raise UnknownName(
-                "layer", layer, near if near else layers, "skip= takes paths of convolutions and linear layers"
-            )
+            raise UnknownName("layer", layer, sorted(layers), "skip= takes paths of convolutions and linear layers")
     device = targets.load("cpu") if target is None else targets.load(target) if isinstance(target, str) else target
     if target is None:
         device = replace(device, channel_multiple=1)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Mapping
 
 from compress.prune.goal import Goal
 from compress.prune.norm import Norm
+from compress.prune.reconstruct import Reconstruct
 from compress.types import Stage
 
 METHODS: Mapping[str, Callable[[Goal], Stage]] = {
+    "reconstruct": Reconstruct,
     "norm": Norm,
 }
 """Method -> its stage for a goal."""

@@ -15,7 +15,7 @@ from compress.errors import BadInput, UnknownName
 from compress.graph import costs
 from compress.graph.module import in_evaluation_mode
 from compress.graph.qdq import insert
-from compress.graph.trace import layer_name, trace
+from compress.graph.trace import trace
 from compress.quantize import roster
 from compress.types import Budget, Context, Plan, Record, State, Target
 
@@ -88,13 +88,12 @@ def quantize(
     network = trace(state.model, (example,))
     quantization = state.quantization
     assert quantization is not None
-    widths = {layer_name(name): grid.bits for name, grid in quantization.weights.items()}
     report = Record(
         chosen,
         {"weight_bits": bits, "activation_bits": activations},
         seconds,
         before,
-        costs.size(network, widths),
+        costs.size(network, quantization.layer_bits),
         state.notes,
     )
     state = replace(state, records=(report,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,8 +13,12 @@ import torch
 import compress
 from compress import targets
 from compress.export import bundle
+from compress.export.manifest import read_manifest, sha256
+from compress.graph.trace import trace
 from compress.job import Job
 from compress.profiling.session import open_session, runner
+from compress.prune.amounts import Counter
+from compress.prune.norm import prunable
 from compress.report.schema import front_schema
 from compress.results import Accuracy, Front
 from compress.search import ladder
@@ -41,7 +46,7 @@ def test_every_candidate_is_a_measured_file_beside_a_measured_baseline(made):
         assert best.measurement is not None
         assert best.measurement.device == front.baseline.best.measurement.device
         assert best.accuracy.measured_on == "onnxruntime"
-        assert bundle.sha256_of(out / best.path) == best.sha256
+        assert sha256(out / best.path) == best.sha256
         assert {each.runtime for each in candidate.unavailable} | {a.runtime for a in candidate.artifacts} == set(
             targets.load("cpu").runtimes
         )
@@ -71,7 +76,7 @@ def test_stages_say_what_they_did(made):
 def test_the_plan_describes_the_file(made):
     front, out = made
     for candidate in front.candidates:
-        manifest = bundle.read_manifest(out / "candidates" / candidate.id)
+        manifest = read_manifest(out / "candidates" / candidate.id)
         assert manifest.plan == candidate.plan
         assert bundle.damage(out / "candidates" / candidate.id, manifest) == []
         for layer in candidate.layers:
@@ -103,6 +108,19 @@ def test_a_bundle_is_saved_once_and_whole(made, tmp_path):
         compress.save_bundle(front.best(), where)
     with pytest.raises(compress.BadInput, match="none met the budget"):
         compress.save_bundle(None, tmp_path / "other")
+
+
+def test_a_bundle_whose_manifest_leads_outside_is_not_copied(made, tmp_path):
+    front, out = made
+    best = front.best()
+    folder = shutil.copytree(out / "candidates" / best.id, tmp_path / "candidate")
+    (tmp_path / "outside").write_bytes(b"secret")
+    document = json.loads((folder / "manifest.json").read_text())
+    entry = {"path": "../outside", "sha256": sha256(tmp_path / "outside"), "bytes": 6}
+    (folder / "manifest.json").write_text(json.dumps({**document, "files": [*document["files"], entry]}))
+    with pytest.raises(compress.CompressError, match="leaves the bundle"):
+        compress.save_bundle(replace(best, folder=str(folder)), tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
 
 
 def test_the_same_seed_gives_the_same_candidates_and_the_same_bundle_bytes(made, tmp_path):
@@ -220,7 +238,7 @@ def test_bad_arguments_are_one_sentence_and_write_nothing(change, sentence, tmp_
 def test_weights_that_are_not_finite_are_named(tmp_path):
     model = build(Plain)
     model.conv2.weight.data[0, 0, 0, 0] = float("nan")
-    with pytest.raises(compress.BadInput, match=r"conv2.weight holds NaN"):
+    with pytest.raises(compress.BadInput, match=r"NaN or infinity in 1 tensor \(conv2\.weight\)"):
         compress.run(model, pair(), target="cpu", out=tmp_path / "run")
 
 
@@ -230,6 +248,30 @@ def test_the_ladder_spans_more_than_a_factor_of_two_and_repeats_nothing():
             proposals = ladder(count, prune=True, macs=None, params=None, widths=widths, weight_bits=None)
             assert len({proposal.id for proposal in proposals}) == len(proposals) <= count
             assert proposals[0].macs / proposals[-1].macs > 2
+
+
+def test_the_ladder_keeps_within_both_budgets_and_above_what_both_can_reach():
+    least = (0.031, 0.0972)
+    for macs, params in ((0.336, None), (None, 0.25), (0.9, 0.11), (0.04, 1.0), (0.333, 0.0972), (1.0, 0.1)):
+        proposals = ladder(8, prune=True, macs=macs, params=params, widths=(4, 8), weight_bits=None, least=least)
+        assert len({proposal.id for proposal in proposals}) == len(proposals)
+        assert (proposals[0].macs, proposals[0].params) == (macs, params)
+        for proposal in proposals:
+            assert macs is None or least[0] <= proposal.macs <= macs
+            assert params is None or least[1] <= proposal.params <= params
+
+
+@pytest.mark.parametrize("tight", ["macs", "params"])
+def test_every_proposal_inside_both_budgets_can_be_built(tight, tmp_path):
+    network = trace(build(Plain), (images(2),))
+    least = dict(zip(("macs", "params"), Counter.of(network, prunable(build(Plain), network)).least(), strict=True))
+    # One budget close to its end, the other far from it: the ladder has to end with the first to be reached.
+    budget = compress.Budget(**{"macs": 1.0, "params": 1.0, tight: round(1.5 * least[tight], 3)})
+    front = compress.run(build(Plain), pair(), target="cpu", out=tmp_path / "run", candidates=4, budget=budget)
+    assert len(front.candidates) >= 3
+    for candidate in front.candidates:
+        assert candidate.macs <= budget.macs * front.baseline.macs
+        assert candidate.params <= budget.params * front.baseline.params
 
 
 def test_the_ladder_ends_where_pruning_can_reach(tmp_path):

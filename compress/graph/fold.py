@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from compress.graph.groups import PRODUCES
 from compress.graph.trace import Network, kind
@@ -25,13 +26,33 @@ def fold_batch_norm(model: nn.Module, network: Network) -> tuple[nn.Module, tupl
     the same in evaluation mode.
     """
     folded = copy.deepcopy(model)
+    pairs, notes = foldable(model, network)
+    for norm, layer in pairs.items():
+        _fold(folded.get_submodule(layer.path), folded.get_submodule(norm), layer.axis)
+        parent, _, name = norm.rpartition(".")
+        setattr(folded.get_submodule(parent), name, nn.Identity())
+    return folded, notes
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """The layer in front of a batch norm: its module path, the traced node, its weight's output axis."""
+
+    path: str
+    node: str
+    axis: int
+
+
+def foldable(model: nn.Module, network: Network) -> tuple[dict[str, Front], tuple[Note, ...]]:
+    """Batch norm (module path) -> the layer that it can be folded into, and notes on those that can't."""
+    pairs: dict[str, Front] = {}
     notes: list[Note] = []
     uses = _uses(network)
     for node in network.nodes:
         if kind(node) != "batch_norm":
             continue
         path = _owner_of(network, node)
-        reason = _obstacle(network, folded, node, path, uses)
+        reason = _obstacle(network, model, node, path, uses)
         if reason:
             notes.append(Note(path, "batch_norm", f"not folded: {reason}"))
             continue
@@ -39,11 +60,48 @@ def fold_batch_norm(model: nn.Module, network: Network) -> tuple[nn.Module, tupl
         assert isinstance(source, fx.Node)
         weight = network.parameter(source.args[1])
         assert weight is not None
-        layer_path = weight.rpartition(".")[0]
-        _fold(folded.get_submodule(layer_path), folded.get_submodule(path), PRODUCES[kind(source)])
-        parent, _, name = path.rpartition(".")
-        setattr(folded.get_submodule(parent), name, nn.Identity())
-    return folded, tuple(notes)
+        pairs[path] = Front(weight.rpartition(".")[0], source.name, PRODUCES[kind(source)])
+    return pairs, tuple(notes)
+
+
+def unfold(
+    layer: nn.Module, norm: nn.Module, axis: int, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor
+) -> None:
+    """Make ``layer`` followed by ``norm`` compute ``weight x + bias``, in place; the inverse of folding.
+
+    With ``mean`` and ``var`` of ``weight x`` over data, the batch norm gets the statistics that training
+    would find, so that it computes the same in both modes: ``gamma = sqrt(c^2 var + eps) / c`` and
+    ``beta = bias + mean``, where ``c`` brings the rows of the weight to the norm that they had.
+
+    Args:
+        layer, norm: a convolution or linear layer and the batch norm behind it.
+        axis: the weight's output axis.
+        weight, bias: what the two have to compute.
+        mean, var: of each channel of ``weight x``, (channels,).
+    """
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    old = layer.weight
+    assert isinstance(old, nn.Parameter)
+    along = [1] * weight.dim()
+    along[axis] = -1
+    scale = torch.ones_like(mean, dtype=torch.float64)
+    with torch.no_grad():
+        if norm.weight is not None:
+            rows = [t.detach().double().movedim(axis, 0).flatten(1).norm(dim=1) for t in (old, weight)]
+            scale = torch.where((rows[0] > 0) & (rows[1] > 0), rows[0] / rows[1].clamp_min(1e-30), scale)
+            spread = (var.double() * scale.square() + norm.eps).sqrt()
+            norm.weight.copy_(spread / scale)
+            norm.bias.copy_(bias.double() + mean.double())
+            norm.running_mean.copy_(mean.double() * scale)
+            norm.running_var.copy_(var.double() * scale.square())
+        else:
+            norm.running_mean.copy_(-bias)
+            norm.running_var.fill_(1 - norm.eps)
+        old.copy_(weight.double() * scale.view(along))
+        if isinstance(layer.bias, torch.Tensor):
+            layer.bias.zero_()
 
 
 def _uses(network: Network) -> Mapping[str, int]:

@@ -55,6 +55,14 @@ class Network:
         """The operators in the order of execution (no placeholders, no output)."""
         return tuple(node for node in self.graph.nodes if node.op == "call_function")
 
+    def live(self) -> tuple[fx.Node, ...]:
+        """The operators that the outputs depend on, in the order of execution, and those that write in place."""
+        needed: set[fx.Node] = set()
+        for node in reversed(self.graph.nodes):
+            if node.op == "output" or node in needed or _writes(node):
+                needed |= {node, *node.all_input_nodes}
+        return tuple(node for node in self.nodes if node in needed)
+
     @property
     def dynamic_batch(self) -> bool:
         """True if the captured graph takes any batch size."""
@@ -68,6 +76,10 @@ class Network:
         """The nodes whose values the network returns."""
         output = next(node for node in self.graph.nodes if node.op == "output")
         return tuple(node for node in output.all_input_nodes if node.op != "placeholder")
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def kind(node: fx.Node) -> str:
@@ -109,7 +121,18 @@ def shape(node: fx.Node) -> tuple[int, ...]:
         value = value[0]
     if not isinstance(value, torch.Tensor):
         return ()
-    return tuple(int(size) if isinstance(size, int) else 1 for size in value.shape)
+    return tuple(size if isinstance(size, int) else _at_batch_one(str(size), size) for size in value.shape)
+
+
+_SIZES: dict[str, int] = {}
+
+
+def _at_batch_one(text: str, size: torch.SymInt) -> int:
+    # Sizes that follow from the batch's (windows * batch) aren't 1 where the batch is.
+    if text not in _SIZES:
+        expression = size.node.expr
+        _SIZES[text] = int(expression.subs(dict.fromkeys(expression.free_symbols, 1)))
+    return _SIZES[text]
 
 
 def layer_name(parameter: str) -> str:
@@ -146,7 +169,7 @@ def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Network:
     batch = Dim("batch", min=1, max=65536)
     watch = _Watch(model)
     notes: tuple[Note, ...] = ()
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), _plain_attention():
         try:
             with watch:
                 program = torch.export.export(
@@ -165,6 +188,17 @@ def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Network:
     signature = program.graph_signature
     parameters = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     return Network(program, parameters, tuple(signature.user_inputs), inputs, notes)
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without torch's fused inference path, which hides a transformer layer in one operator."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _plain_means(program: ExportedProgram) -> None:

@@ -17,7 +17,8 @@ class RunFacts:
         versions: version of every package that shaped the result, by name.
         seed: the seed that the run's randomness came from.
         started: when the run began, as text to be printed as it is.
-        seconds: wall time by phase, in the order in which the phases ran, each (name, seconds).
+        seconds: wall time by phase, in the order in which the phases ran, each (name, seconds). A run's own
+            report ends before its drawing, which ``run.json`` counts too.
         machine: the machine that the run took place on.
         target_title: the target device's full name.
         model: the network as the user named it.

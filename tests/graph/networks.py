@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.graph import convolutional, transformers
+
 
 class Plain(nn.Module):
     """A chain with batch norm, pooling, and a linear layer behind a flatten (repeated indices)."""
@@ -151,7 +153,7 @@ class Perceptron(nn.Module):
 
 
 class Attention(nn.Module):
-    """Has what pruning leaves alone: a split into heads, layer norm."""
+    """Heads that are written as numbers, around layer norm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -170,6 +172,18 @@ class Attention(nn.Module):
 
 
 ROSTER = (Plain, Residual, Depthwise, Grouped, Dense, Squeeze, PaddedShortcut, UNet, Perceptron, Attention)
+"""Networks of one image batch (N, 3, 16, 16) for the tests of every part of the project."""
+
+ARCHITECTURES = (
+    *ROSTER,
+    *(convolutional.BottleneckResNet, convolutional.PreActivationResNet, convolutional.DenseNet),
+    *(convolutional.Inception, convolutional.ShuffleNet, convolutional.ShuffleNetV2, convolutional.ConvNeXt),
+    *(convolutional.SuperResolution, convolutional.GroupNormNet, convolutional.MobileNetV3, convolutional.Transposed),
+    *(transformers.ViT, transformers.HandWrittenTransformer, transformers.TorchTransformer, transformers.Swin),
+    *(transformers.Mixer, transformers.Gated, transformers.Text, transformers.Recurrent, transformers.TwoInputs),
+)
+"""Every architecture that the laws of surgery are tested on."""
+
 IMAGE = (3, 16, 16)
 
 
@@ -179,6 +193,8 @@ def build(factory: type[nn.Module], seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         model = factory()
         for module in model.modules():
+            if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.running_mean, std=0.3)
                 nn.init.uniform_(module.running_var, 0.5, 2.0)
@@ -190,3 +206,13 @@ def build(factory: type[nn.Module], seed: int = 0) -> nn.Module:
 def images(n: int = 4, seed: int = 1) -> torch.Tensor:
     """Random images (n, 3, 16, 16)."""
     return torch.randn(n, *IMAGE, generator=torch.Generator().manual_seed(seed))
+
+
+def inputs_of(factory: type[nn.Module], n: int = 4) -> tuple[torch.Tensor, ...]:
+    """Random inputs of an architecture, ``n`` of each."""
+    generator = torch.Generator().manual_seed(1)
+    if factory is transformers.Text:
+        return (torch.randint(0, 20, (n, 9), generator=generator),)
+    if factory is transformers.TwoInputs:
+        return images(n), torch.randn(n, 7, generator=generator)
+    return (images(n),)

@@ -1,45 +1,90 @@
-"""Dependency groups: what they hold for known networks, and the laws of surgery over a roster."""
+"""Dependency groups: what they hold for known architectures, and the laws of surgery over a roster of them."""
 
 from __future__ import annotations
 
 import copy
+import io
+from collections.abc import Sequence
+from functools import cache
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
+from torch import nn
 
 from compress.graph import costs
-from compress.graph.groups import find, removed_indices
-from compress.graph.surgery import planned, remove, units_of
+from compress.graph.groups import Dependencies, Unit, find, removed_indices
+from compress.graph.surgery import blocks_of, planned, proven, remove, remove_blocks, units_of
 from compress.graph.trace import trace
 from compress.serial import from_json, to_json
 from compress.types import Plan
-from tests.graph.networks import ROSTER, Attention, Grouped, PaddedShortcut, Perceptron, Plain, Residual, build, images
+from tests.graph import convolutional, transformers
+from tests.graph.masked import zeroed
+from tests.graph.networks import ARCHITECTURES, build, inputs_of
 
-roster = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
+LAST = {
+    convolutional.BottleneckResNet: {"three"},
+    convolutional.PreActivationResNet: {"conv2"},
+    convolutional.ConvNeXt: {"two"},
+    convolutional.MobileNetV3: {"norm3"},
+    transformers.ViT: {"attention", "mlp"},
+    transformers.HandWrittenTransformer: {"attention", "mlp"},
+    transformers.Swin: {"attention", "two"},
+}
+"""What makes the branches' values in each architecture that has residual blocks as modules."""
+
+roster = pytest.mark.parametrize("factory", ARCHITECTURES, ids=lambda factory: factory.__name__)
 
 
-def groups_of(factory):
+@cache
+def groups_of(factory: type[nn.Module]) -> tuple[nn.Module, Dependencies]:
     model = build(factory)
-    return model, find(trace(model, (images(2),)))
+    return model, proven(model, find(trace(model, inputs_of(factory, 2))))
 
 
-def every_third(dependencies):
+def every_third(dependencies: Dependencies) -> list[Unit]:
     return [unit for group in dependencies.groups for unit in group.units[1::3]]
 
 
+def half(dependencies: Dependencies) -> list[Unit]:
+    return [unit for group in dependencies.groups for unit in group.units[: (len(group.units) + 1) // 2][1:]]
+
+
+def all_but_one(dependencies: Dependencies) -> list[Unit]:
+    return [unit for group in dependencies.groups for unit in group.units[1:]]
+
+
+def assert_same(ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]) -> None:
+    assert [(x.shape, x.dtype) for x in ours] == [(x.shape, x.dtype) for x in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
 @roster
-def test_surgery_equals_zeroing_what_reads_the_removed_channels(factory):
+@pytest.mark.parametrize("choice", [every_third, half, all_but_one])
+def test_surgery_equals_zeroing_what_reads_the_removed_channels(factory, choice):
     model, dependencies = groups_of(factory)
-    units = every_third(dependencies)
-    consumers = {slot for group in dependencies.groups for slot in group.consumers}
-    zeroed = copy.deepcopy(model)
-    for (name, axis), indices in removed_indices(units).items():
-        if (name, axis) in consumers:
-            zeroed.get_parameter(name).data.index_fill_(axis, torch.tensor(sorted(indices)), 0.0)
+    units = choice(dependencies)
     smaller = remove(model, dependencies, units)
-    x = images()
-    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())
-    torch.testing.assert_close(smaller(x), zeroed(x), rtol=1e-4, atol=1e-5)
+    x = inputs_of(factory, 3)
+    with torch.no_grad():
+        assert_same([smaller(*x)], [zeroed(model, dependencies, units)(*x)])
+
+
+@roster
+def test_each_group_goes_by_itself_and_nothing_outside_it_changes(factory):
+    model, dependencies = groups_of(factory)
+    x = inputs_of(factory, 2)
+    for group in dependencies.groups:
+        units = group.units[:1] if len(group.units) > 1 else ()
+        smaller = remove(model, dependencies, units)
+        with torch.no_grad():
+            assert_same([smaller(*x)], [zeroed(model, dependencies, units)(*x)])
+        touched = {name for name, _ in group.slots}
+        for name, tensor in model.state_dict().items():
+            same = torch.equal(tensor, smaller.state_dict()[name]) if name not in touched or not units else False
+            assert same == (name not in touched or not units), name
 
 
 @roster
@@ -47,8 +92,39 @@ def test_the_users_own_class_comes_back_and_trains(factory):
     model, dependencies = groups_of(factory)
     smaller = remove(model, dependencies, every_third(dependencies)).train()
     assert type(smaller) is factory
-    smaller(images()).square().mean().backward()
+    assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())
+    smaller(*inputs_of(factory, 4)).square().mean().backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for p in smaller.parameters())
+
+
+@roster
+def test_it_saves_copies_and_pickles(factory):
+    model, dependencies = groups_of(factory)
+    x = inputs_of(factory, 2)
+    smaller = remove(model, dependencies, every_third(dependencies))
+    assert list(smaller.state_dict()) == list(model.state_dict())
+    fresh = remove(build(factory, seed=7), dependencies, every_third(dependencies))
+    fresh.load_state_dict(smaller.state_dict())
+    file = io.BytesIO()
+    torch.save(smaller, file)
+    file.seek(0)
+    with torch.no_grad():
+        expected = smaller(*x)
+        for same in (fresh, copy.deepcopy(smaller), torch.load(file, weights_only=False)):
+            assert_same([same(*x)], [expected])
+
+
+@roster
+def test_it_exports_to_onnx_where_onnxruntime_agrees(factory, tmp_path):
+    model, dependencies = groups_of(factory)
+    x = inputs_of(factory, 2)
+    smaller = remove(model, dependencies, every_third(dependencies))
+    path = tmp_path / "smaller.onnx"
+    torch.onnx.export(smaller, x, path, dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    feeds = {given.name: each.numpy() for given, each in zip(session.get_inputs(), x, strict=True)}
+    with torch.no_grad():
+        np.testing.assert_allclose(session.run(None, feeds)[0], smaller(*x).numpy(), rtol=1e-4, atol=1e-4)
 
 
 @roster
@@ -56,68 +132,56 @@ def test_removing_nothing_is_the_identity(factory):
     model, dependencies = groups_of(factory)
     same = remove(model, dependencies, [])
     assert {n: t.shape for n, t in same.state_dict().items()} == {n: t.shape for n, t in model.state_dict().items()}
-    assert torch.equal(same(images()), model(images()))
+    x = inputs_of(factory, 2)
+    assert torch.equal(same(*x), model(*x))
 
 
 @roster
-def test_nothing_outside_the_group_changes(factory):
-    model, dependencies = groups_of(factory)
-    for group in dependencies.groups:
-        smaller = remove(model, dependencies, group.units[:1])
-        touched = {name for name, _ in group.slots}
-        for name, tensor in model.state_dict().items():
-            if name not in touched:
-                assert torch.equal(tensor, smaller.state_dict()[name]), name
-
-
-@roster
-def test_a_plan_says_which_units_go(factory):
+def test_a_plan_says_which_units_and_blocks_go(factory):
     _, dependencies = groups_of(factory)
-    units = every_third(dependencies)
+    units, blocks = every_third(dependencies), dependencies.blocks[:1]
     plan = from_json(Plan, to_json(planned(Plan(), dependencies, units)))
-    again = units_of(plan, dependencies)
-    assert sorted(map(str, again)) == sorted(map(str, units))
+    assert sorted(map(str, units_of(plan, dependencies))) == sorted(map(str, units))
+    both = from_json(Plan, to_json(planned(Plan(), dependencies, units, blocks)))
+    assert blocks_of(both, dependencies) == blocks
 
 
 @roster
 def test_the_smaller_network_is_traced_to_fewer_macs(factory):
     model, dependencies = groups_of(factory)
     smaller = remove(model, dependencies, every_third(dependencies))
-    assert costs.total_macs(trace(smaller, (images(2),))) < costs.total_macs(trace(model, (images(2),)))
+    x = inputs_of(factory, 2)
+    assert costs.total_macs(trace(smaller, x)) < costs.total_macs(trace(model, x))
 
 
-def test_a_residual_stream_is_one_group():
-    _, dependencies = groups_of(Residual)
-    names = {group.name: len(group.units) for group in dependencies.groups}
-    assert names == {"stem.0+b.0": 8, "a.0": 8, "c.0": 16, "d.0+project.0": 16}
+@roster
+def test_units_of_a_group_are_alike(factory):
+    _, dependencies = groups_of(factory)
+    for group in dependencies.groups:
+        assert len({tuple((slot, len(at)) for slot, at in unit.members.items()) for unit in group.units}) == 1
 
 
-def test_a_flatten_repeats_each_channel_in_the_linear_layer():
-    _, dependencies = groups_of(Plain)
-    group = next(group for group in dependencies.groups if group.name == "conv2")
-    assert group.units[3].members["linear1.weight", 1] == tuple(range(3 * 16, 4 * 16))
+@roster
+def test_no_unit_shares_an_index_with_another(factory):
+    _, dependencies = groups_of(factory)
+    units = [unit for group in dependencies.groups for unit in group.units]
+    gone = removed_indices(units)
+    for slot, indices in gone.items():
+        assert sum(len(unit.members.get(slot, ())) for unit in units) == len(indices)
 
 
-def test_a_grouped_convolution_loses_the_same_position_in_every_group():
-    _, dependencies = groups_of(Grouped)
-    group = next(group for group in dependencies.groups if group.name == "one")
-    assert [unit.members["one.weight", 0] for unit in group.units] == [(0, 2, 4, 6), (1, 3, 5, 7)]
-
-
-def test_channels_that_a_padding_of_fixed_width_makes_stay():
-    _, dependencies = groups_of(PaddedShortcut)
-    shared = next(group for group in dependencies.groups if "stem" in group.name)
-    assert [unit.members["two.weight", 0] for unit in shared.units] == [(i,) for i in range(4, 12)]
-    assert any(note.where == "two" and "padding of fixed width" in note.why for note in dependencies.left_alone)
-
-
-def test_the_output_of_the_network_stays_and_is_reported():
-    _, dependencies = groups_of(Perceptron)
-    assert any(note.where == "head" and "output" in note.why for note in dependencies.left_alone)
-
-
-def test_what_has_no_rule_is_left_alone_with_the_operator_named():
-    _, dependencies = groups_of(Attention)
-    assert {group.name for group in dependencies.groups} == {"one"}
-    assert any(note.where == "embed" and "layer_norm" in note.what for note in dependencies.left_alone)
-    assert any(note.where == "qkv" for note in dependencies.left_alone)
+@roster
+def test_a_block_goes_as_if_its_branch_gave_zero(factory):
+    model, dependencies = groups_of(factory)
+    assert bool(dependencies.blocks) == (factory in LAST)
+    for block in dependencies.blocks:
+        smaller = remove_blocks(model, [block])
+        assert isinstance(smaller.get_submodule(block.path), nn.Identity)
+        assert not any(name.startswith(f"{block.path}.") for name in smaller.state_dict())
+        silent = copy.deepcopy(model)
+        for name, module in silent.get_submodule(block.path).named_modules():
+            if name in LAST[factory]:
+                module.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+        x = inputs_of(factory, 2)
+        with torch.no_grad():
+            assert_same([smaller(*x)], [silent(*x)])

@@ -1,0 +1,115 @@
+"""Run a traced network a few operators at a time, on tensors that are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import fx
+
+from compress.graph.module import plain_module
+from compress.graph.trace import Network
+
+Environment = dict[str, Any]
+"""Node -> the value that it has."""
+
+
+BATCH = ""
+"""The name under which an environment has the batch size, which sizes of tensors long gone follow from."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A network as a sequence of operators without side effects.
+
+    Attributes:
+        nodes: the operators in the order of execution.
+        inputs: names of the network's inputs.
+        parameters: qualified name -> parameter or buffer.
+        constants: node -> the parameter or buffer that it reads.
+        output: the node whose value the network returns.
+        last_use: node -> the position in ``nodes`` of the operator that reads it last.
+    """
+
+    nodes: tuple[fx.Node, ...]
+    inputs: tuple[str, ...]
+    parameters: dict[str, torch.Tensor]
+    constants: Mapping[str, str]
+    output: str
+    last_use: Mapping[str, int]
+
+    @classmethod
+    def of(cls, network: Network) -> Steps:
+        """The steps of a traced network; its parameters are copies."""
+        module = plain_module(network)
+        _without_side_effects(module.graph)
+        nodes = tuple(node for node in module.graph.nodes if node.op == "call_function")
+        constants = {node.name: str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+        tensors = {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+        end = next(node for node in module.graph.nodes if node.op == "output")
+        last = {source.name: step for step, node in enumerate(nodes) for source in node.all_input_nodes}
+        output = end.all_input_nodes[0].name
+        last[output] = len(nodes)
+        return cls(nodes, network.inputs, tensors, constants, output, last)
+
+    def to(self, device: str) -> Steps:
+        """The same on another device."""
+        moved = {name: tensor.to(device) for name, tensor in self.parameters.items()}
+        return Steps(self.nodes, self.inputs, moved, self.constants, self.output, self.last_use)
+
+    def value(self, environment: Mapping[str, Any], argument: Any) -> Any:
+        """What an argument of a node stands for."""
+        if isinstance(argument, fx.Node):
+            name = argument.name
+            if name in self.constants:
+                return self.parameters[self.constants[name]]
+            return environment[name] if name in environment else _size(argument, environment[BATCH])
+        if isinstance(argument, (list, tuple)):
+            return type(argument)(self.value(environment, each) for each in argument)
+        return argument
+
+    def run(self, environment: Environment, nodes: Iterable[fx.Node]) -> None:
+        """Compute ``nodes`` from what ``environment`` holds, and add their values to it."""
+        for node in nodes:
+            args = [self.value(environment, each) for each in node.args]
+            kwargs = {name: self.value(environment, each) for name, each in node.kwargs.items()}
+            environment[node.name] = cast("Callable[..., Any]", node.target)(*args, **kwargs)
+
+    def start(self, inputs: Sequence[torch.Tensor]) -> Environment:
+        """The environment before the first operator."""
+        return dict(zip(self.inputs, inputs, strict=True)) | {BATCH: len(inputs[0])}
+
+
+def _size(node: fx.Node, batch: int) -> int:
+    """A size that the network's code reads from a tensor, for another batch size."""
+    value = node.meta["val"]
+    if isinstance(value, torch.SymInt):
+        expression = value.node.expr
+        return int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
+    return int(value)
+
+
+def _without_side_effects(graph: fx.Graph) -> None:
+    """Replace operators that write to their operand (``relu_``) by those that return the same (``relu``).
+
+    Whoever reads the operand afterwards would have seen what was written, so it reads the result instead.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        schema = node.target._schema
+        name = schema.name.split("::")[1]
+        if not schema.is_mutable or not name.endswith("_"):
+            continue
+        packet = getattr(getattr(torch.ops, schema.name.split("::")[0]), name.rstrip("_"), None)
+        plain = getattr(packet, schema.overload_name or "default", None)
+        source = node.args[0]
+        if plain is None or not isinstance(source, fx.Node):
+            continue
+        later = [user for user in source.users if user is not node and order[user] > order[node]]
+        for user in later:
+            user.replace_input_with(source, node)
+        node.target = plain

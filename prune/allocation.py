@@ -1,0 +1,129 @@
+"""How many units each group keeps, from what each removal costs in error and saves of the limits.
+
+Minimize ``sum_g E_g(k_g)`` subject to the limits of a goal. Every group's curve is walked along its lower
+convex hull: the move with the least error per saving, over all groups and any number of units at once, is
+taken until the limits are met (the greedy solution of a separable convex problem, exact but for the last
+move). Savings are those of the network as it is then, as what a channel costs depends on its neighbours.
+Afterwards what still fits is given back where it helps most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from compress.errors import BadInput
+from compress.prune.amounts import Limits, granularity, out_of_reach
+from compress.prune.counter import Cost, Counter
+from compress.prune.goal import Goal
+
+LEVELS = 32
+"""Counts at which a group's curve is looked at, at most."""
+
+
+def allocate(counter: Counter, goal: Goal, multiple: int, curves: Sequence[np.ndarray]) -> tuple[int, ...]:
+    """Units that each group keeps.
+
+    Args:
+        counter: of the network.
+        goal: what to reach.
+        multiple: the channel multiple that the target's kernels like; counts are in its steps while a group
+            has at least four of them.
+        curves: for each group, the error when 0, 1, ... units are gone; never falling.
+
+    Raises:
+        BadInput: even the smallest network misses the goal; the least reachable is named.
+    """
+    groups, limits = counter.dependencies.groups, Limits.of(goal, counter)
+    kept = list(counter.all_units)
+    if limits.met(counter, kept):
+        return tuple(kept)
+    levels = [_levels(len(group.units), granularity(group, multiple)) for group in groups]
+    if not limits.met(counter, [each[-1] for each in levels]):
+        levels = [[*each, 1] if each[-1] > 1 else each for each in levels]
+        if not limits.met(counter, [1] * len(groups)):
+            raise BadInput(out_of_reach(counter, [1] * len(groups)))
+    full = limits.cost(counter, kept)
+    touching = _touching(counter)
+    slopes: dict[int, float] = {}
+    while True:
+        now = limits.cost(counter, kept)
+        if limits.holds(now):
+            break
+        if limits.needs_device:
+            slopes.clear()
+        best: tuple[float, int, int] | None = None
+        for g, each in enumerate(levels):
+            below = [count for count in each if count < kept[g]]
+            if not below:
+                continue
+            if g not in slopes:
+                after = limits.cost(counter, [*kept[:g], below[0], *kept[g + 1 :]])
+                slopes[g] = _saving(limits, full, now, after) / (kept[g] - below[0])
+            units = len(groups[g].units)
+            here = float(curves[g][units - kept[g]])
+            for count in below:
+                rise = float(curves[g][units - count]) - here
+                rate = rise / (kept[g] - count) / max(slopes[g], 1e-30)
+                if best is None or rate < best[0]:
+                    best = rate, g, count
+        if best is None:
+            raise BadInput(out_of_reach(counter, kept))
+        _, g, count = best
+        kept[g] = count
+        for other in touching[g]:
+            slopes.pop(other, None)
+    return _filled(counter, limits, kept, levels, curves, full)
+
+
+def _levels(units: int, step: int) -> list[int]:
+    """The counts that a group may have below all its units, largest first."""
+    step = max(step, -(-units // LEVELS) if step == 1 else step)
+    return list(range((units - 1) // step * step, 0, -step)) or [1]
+
+
+def _saving(limits: Limits, full: Cost, before: Cost, after: Cost) -> float:
+    """How far a move leads towards the limits that aren't met, each as a share of the whole."""
+    saved = 0.0
+    for name in ("macs", "params", "latency_s", "ram_bytes"):
+        limit, whole = getattr(limits, name), getattr(full, name)
+        if limit is not None and getattr(before, name) > limit:
+            saved += (getattr(before, name) - getattr(after, name)) / whole
+    return saved
+
+
+def _touching(counter: Counter) -> list[set[int]]:
+    """For each group, the groups that share a parameter with it, itself among them."""
+    names = [{name for name, _ in group.slots} for group in counter.dependencies.groups]
+    return [{j for j, other in enumerate(names) if own & other} for own in names]
+
+
+def _filled(
+    counter: Counter,
+    limits: Limits,
+    kept: list[int],
+    levels: Sequence[Sequence[int]],
+    curves: Sequence[np.ndarray],
+    full: Cost,
+) -> tuple[int, ...]:
+    """``kept`` with units given back, each time those that lower the error most for what they cost."""
+    while True:
+        now = limits.cost(counter, kept)
+        best: tuple[float, int, int] | None = None
+        for g, each in enumerate(levels):
+            units = counter.all_units[g]
+            wider = min((count for count in (*each, units) if count > kept[g]), default=None)
+            if wider is None:
+                continue
+            trial = [*kept[:g], wider, *kept[g + 1 :]]
+            cost = limits.cost(counter, trial)
+            if not limits.holds(cost):
+                continue
+            gain = float(curves[g][units - kept[g]] - curves[g][units - wider])
+            spent = max((cost.macs - now.macs) / full.macs + (cost.params - now.params) / full.params, 1e-12)
+            if best is None or gain / spent > best[0]:
+                best = gain / spent, g, wider
+        if best is None:
+            return tuple(kept)
+        kept[best[1]] = best[2]

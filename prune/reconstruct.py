@@ -1,0 +1,290 @@
+"""Pruning with reconstruction: remove what the rest can make up for, and make up for it.
+
+1. For every group, units are eliminated backwards with the exact increase of their readers' squared
+   error (:mod:`compress.prune.elimination`), on the original network's activations.
+2. The curves so found are scaled to what the removals do to the network's output, to first order
+   (:mod:`compress.prune.sensitivity`), which makes groups comparable.
+3. Amounts minimize the sum of the curves under the goal (:mod:`compress.prune.allocation`).
+4. The smaller network is rebuilt against the original, segment by segment (:mod:`compress.prune.refit`).
+
+Labels are never looked at. The selection is that of optimal brain surgery for whole units (Hassibi and
+Stork 1993; for layers Dong et al., *Layer-wise Optimal Brain Surgeon*, NeurIPS 2017), the rebuilding in
+the spirit of He et al., *Channel Pruning*, ICCV 2017 (least squares) and Li et al., *BRECQ*, ICLR 2021
+(segments); the sensitivity with its cross terms and the joint allocation are our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.graph.fold import fold_batch_norm, foldable, unfold
+from compress.graph.groups import CONSUMES, Dependencies
+from compress.graph.interpret import Steps
+from compress.graph.surgery import planned, remove
+from compress.graph.trace import Network, argument, kind, shape, trace
+from compress.prune.allocation import allocate
+from compress.prune.counter import Counter
+from compress.prune.elimination import Problem, eliminate
+from compress.prune.goal import Goal
+from compress.prune.norm import magnitude
+from compress.prune.prunable import prunable
+from compress.prune.refit import BATCH_SIZE, Pair, rebuild
+from compress.prune.second_order import Moments, Reader, readers, share_of_positions
+from compress.prune.segments import Kept, segments
+from compress.prune.sensitivity import IMAGES, Probes, curve
+from compress.types import Context, Note, State
+
+CHECKPOINTS = (0.93, 0.8, 0.65, 0.5, 0.35, 0.2, 0.08)
+"""Shares of a group's units at which its curve is measured."""
+
+MEMORY_BYTES = 3 * 2**30
+"""What the kept activations may take, roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconstruct:
+    """Prune until ``goal`` is met and rebuild with ``iterations`` of descent a segment (0: least squares alone)."""
+
+    goal: Goal
+    iterations: int = 60
+    label: ClassVar[str] = "prune with reconstruction"
+
+    def __call__(self, state: State, context: Context) -> State:
+        """The state with a smaller network and the plan that says which channels stay."""
+        inputs = context.data.train.inputs(context.samples, context.generator)
+        network = trace(state.model, (inputs[:2],))
+        dependencies = prunable(state.model, network, self.goal.skip)
+        counter = Counter.of(network, dependencies, context.target)
+        notes = state.notes + dependencies.left_alone + network.notes
+        folded, _ = fold_batch_norm(state.model, network)
+        whole = Steps.of(trace(folded, (inputs[:2],))).to(context.device)
+        batch = BATCH_SIZE if network.dynamic_batch else 1
+        inputs = inputs[: _affordable(network)].to(context.device)
+        studies, unread = _study(whole, dependencies, inputs, batch, context)
+        curves = [_curve(state.model, dependencies, g, studies) for g in range(len(dependencies.groups))]
+        kept = allocate(counter, self.goal, context.target.channel_multiple, curves)
+        if kept == counter.all_units:
+            return replace(state, notes=tuple(dict.fromkeys(notes)))
+        units = []
+        for g, (group, stays) in enumerate(zip(dependencies.groups, kept, strict=True)):
+            order = studies[g].order if g in studies else _by_magnitude(state.model, dependencies, g)
+            units += [group.units[i] for i in order[: len(group.units) - stays]]
+        model = remove(state.model, dependencies, units)
+        gone = frozenset(unit.label for unit in units)
+        notes += _rebuilt(model, whole, Kept(dependencies, gone), inputs, batch, self.iterations, context)
+        if unread:
+            notes += (Note(", ".join(unread), "channels", "ranked by magnitude: what reads them can't be refitted"),)
+        if not self.goal.sees_data:
+            notes += (Note("", "calibration", "rebuilt on the example inputs alone; give data= for a better network"),)
+        plan = planned(state.plan, dependencies, units)
+        return replace(state, model=model, plan=plan, notes=tuple(dict.fromkeys(notes)))
+
+
+def _affordable(network: Network) -> int:
+    """How many inputs' activations fit into :data:`MEMORY_BYTES`."""
+    largest = max((int(np.prod(shape(node))) for node in network.nodes if shape(node)), default=1)
+    return max(16, MEMORY_BYTES // (24 * largest))
+
+
+def _study(
+    whole: Steps, dependencies: Dependencies, inputs: Tensor, batch: int, context: Context
+) -> tuple[dict[int, _Study], tuple[str, ...]]:
+    """What elimination and probing say of each group with readers that can be refitted, and the others' names."""
+    consumed = {name for group in dependencies.groups for name, _ in group.consumers}
+    by_weight = readers(whole, dependencies, consumed)
+    flat = [reader for each in by_weight.values() for reader in each]
+    moments = _moments(whole, flat, inputs, batch, context)
+    probes = Probes(
+        whole, flat, inputs[:IMAGES], _probe_batch(whole, batch), seed=int(context.generator.initial_seed())
+    )
+    context.progress("measure how the output depends on each layer")
+    importance = probes.importance() if flat else {}
+    studies: dict[int, _Study] = {}
+    changes: dict[int, dict[int, list[tuple[Reader, Tensor]]]] = {}
+    unread = []
+    for g, group in enumerate(dependencies.groups):
+        mine = [
+            reader
+            for name, axis in group.consumers
+            for reader in by_weight.get(name, [])
+            if reader.slot == (name, axis)
+        ]
+        if not mine:
+            unread.append(group.name)
+            continue
+        context.progress(f"eliminate channels of {group.name}" if len(group.name) < 60 else "eliminate channels")
+        problems = [
+            _problem(whole, reader, moments[reader.node.name], importance[reader.node.name], group.units)
+            for reader in mine
+        ]
+        n = len(group.units)
+        points = sorted({min(n - 1, max(1, round(share * n))) for share in CHECKPOINTS} if n > 1 else set())
+        found = eliminate(problems, n, points)
+        studies[g] = _Study(found.order, found.errors)
+        changes[g] = {
+            k: [
+                (reader, (new - problem.weight.float()))
+                for reader, problem, new in zip(mine, problems, each, strict=True)
+            ]
+            for k, each in found.refitted.items()
+        }
+    if changes:
+        context.progress("measure what removals change")
+        for g, measured in probes.measured(changes).items():
+            studies[g] = replace(studies[g], errors=curve(studies[g].errors, measured))
+    return studies, tuple(unread)
+
+
+@dataclass(frozen=True)
+class _Study:
+    """The order in which a group's units go, and the error when 0, 1, ... are gone."""
+
+    order: tuple[int, ...]
+    errors: np.ndarray
+
+
+def _moments(whole: Steps, flat: list[Reader], inputs: Tensor, batch: int, context: Context) -> dict[str, Tensor]:
+    """Reader -> ``G``, in one pass over the inputs."""
+    found = {reader.node.name: Moments(context.generator) for reader in flat}
+    by_node = {reader.node.name: reader for reader in flat}
+    done = 0
+    with torch.no_grad():
+        for x in inputs.split(batch):
+            context.progress(f"statistics of inputs {done} to {done + len(x)} of {len(inputs)}")
+            done += len(x)
+            environment = whole.start((x,))
+            for at, node in enumerate(whole.nodes):
+                reader = by_node.get(node.name)
+                if reader is not None:
+                    columns = reader.columns(whole.value(environment, node.args[0]))
+                    share = share_of_positions(columns.shape[2], len(inputs) * columns.shape[3])
+                    found[node.name].add(columns, share)
+                whole.run(environment, [node])
+                for source in {each.name for each in node.all_input_nodes}:
+                    if whole.last_use.get(source) == at:
+                        environment.pop(source, None)
+    return {name: each.mean.cpu() for name, each in found.items()}
+
+
+def _probe_batch(whole: Steps, batch: int) -> int:
+    elements = sum(int(np.prod(shape(node))) for node in whole.nodes if shape(node))
+    return max(1, min(batch, MEMORY_BYTES // (12 * max(1, elements))))
+
+
+def _problem(whole: Steps, reader: Reader, moments: Tensor, importance: Tensor, units: object) -> Problem:
+    weight = whole.parameters[reader.weight].detach().double().cpu()
+    matrix = reader.matrix(weight)
+    bias_node = argument(reader.node, "bias")
+    bias = torch.zeros(weight.shape[0], dtype=torch.float64)
+    if bias_node is not None and bias_node.name in whole.constants:
+        bias = whole.parameters[whole.constants[bias_node.name]].detach().double().cpu()
+    full = torch.cat([matrix, bias.view(reader.groups, -1, 1)], 2)
+    columns = [reader.unit_columns(unit.members[reader.slot]) for unit in units]  # type: ignore[attr-defined]  # units
+    return Problem(full, moments, importance, torch.tensor(columns))
+
+
+def _curve(model: nn.Module, dependencies: Dependencies, g: int, studies: Mapping[int, _Study]) -> np.ndarray:
+    """A group's errors; of one without readers, its magnitudes on the scale of the others."""
+    if g in studies:
+        return studies[g].errors
+    scores = np.sort(magnitude(model, dependencies.groups[g]).square().numpy())
+    share = np.concatenate([[0.0], np.cumsum(scores)]) / max(float(scores.sum()), 1e-30)
+    typical = float(np.median([study.errors[-1] for study in studies.values()])) if studies else 1.0
+    return share * typical
+
+
+def _by_magnitude(model: nn.Module, dependencies: Dependencies, g: int) -> tuple[int, ...]:
+    return tuple(torch.argsort(magnitude(model, dependencies.groups[g]), stable=True).tolist())
+
+
+def _rebuilt(
+    model: nn.Module, whole: Steps, kept: Kept, inputs: Tensor, batch: int, iterations: int, context: Context
+) -> tuple[Note, ...]:
+    """Rebuild ``model`` in place; notes on what couldn't be."""
+    example = inputs[:2].cpu()
+    network = trace(model, (example,))
+    folded, _ = fold_batch_norm(model, network)
+    steps = Steps.of(trace(folded, (example,))).to(context.device)
+    if [node.name for node in steps.nodes] != [node.name for node in whole.nodes]:
+        return (Note("", "reconstruction", "left out: the smaller network's operators are others than the original's"),)
+    lost = {
+        name
+        for name, tensor in steps.parameters.items()
+        if name in whole.parameters and tensor.shape != whole.parameters[name].shape
+    }
+    by_weight = {
+        name: each
+        for name, each in readers(steps, kept.dependencies, lost).items()
+        if steps.parameters[name].shape[CONSUMES[kind(each[0].node)]]
+        != whole.parameters[name].shape[CONSUMES[kind(each[0].node)]]
+    }
+    cut = segments(whole, kept)
+    rebuild(
+        Pair(whole, steps, kept),
+        cut,
+        by_weight,
+        inputs,
+        iterations=iterations,
+        generator=context.generator,
+        progress=context.progress,
+        batch=batch,
+    )
+    _write_back(model, network, steps, inputs, batch)
+    return ()
+
+
+def _write_back(model: nn.Module, network: Network, steps: Steps, inputs: Tensor, batch: int) -> None:
+    """Put the parameters of the folded ``steps`` into ``model``, which has its batch norms."""
+    pairs, _ = foldable(model, network)
+    statistics = _statistics(steps, {layer.node: layer.path for layer in pairs.values()}, inputs, batch)
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    inside = {f"{layer.path}.{name}" for layer in pairs.values() for name in ("weight", "bias")}
+    with torch.no_grad():
+        for name, value in steps.parameters.items():
+            if name in tensors and name not in inside:
+                tensors[name].copy_(value)
+    for norm, layer in pairs.items():
+        weight, bias = (steps.parameters[f"{layer.path}.{name}"].cpu() for name in ("weight", "bias"))
+        mean, var = statistics[layer.node]
+        unfold(model.get_submodule(layer.path), model.get_submodule(norm), layer.axis, weight, bias, mean - bias, var)
+
+
+def _statistics(steps: Steps, nodes: Mapping[str, str], inputs: Tensor, batch: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Node -> mean and variance of each of its channels over ``inputs``."""
+    sums: dict[str, tuple[Tensor, Tensor, int]] = {}
+
+    def add(name: str, value: Tensor) -> None:
+        axis = -1 if kind_of[name] == "linear" else 1
+        flat = value.movedim(axis, 0).flatten(1).double()
+        a, b, n = sums.get(name, (torch.zeros(len(flat)), torch.zeros(len(flat)), 0))
+        sums[name] = a + flat.sum(1).cpu(), b + flat.square().sum(1).cpu(), n + flat.shape[1]
+
+    kind_of = {node.name: kind(node) for node in steps.nodes}
+    _watch(steps, nodes, inputs, batch, add)
+    found = {}
+    for name, (total, squares, n) in sums.items():
+        mean = total / n
+        found[name] = mean, (squares / n - mean.square()).clamp_min(0)
+    return found
+
+
+def _watch(
+    steps: Steps, names: Mapping[str, str], inputs: Tensor, batch: int, see: Callable[[str, Tensor], None]
+) -> None:
+    """Run the network and show ``see`` the values of the nodes in ``names``."""
+    with torch.no_grad():
+        for x in inputs.split(batch):
+            environment = steps.start((x,))
+            for at, node in enumerate(steps.nodes):
+                steps.run(environment, [node])
+                if node.name in names:
+                    see(node.name, environment[node.name])
+                for source in {each.name for each in node.all_input_nodes}:
+                    if steps.last_use.get(source) == at:
+                        environment.pop(source, None)

@@ -1,0 +1,158 @@
+"""Second-order statistics of the layers that read prunable channels.
+
+For a layer with weight matrix ``W`` (out, K), bias ``b`` and inputs ``x`` (K,), a column a position, the
+squared error of other weights ``V`` and bias ``c`` is
+
+    E ||W x + b - V x - c||^2 = tr(D G D^T),   D = [W - V, b - c],   G = E [x; 1] [x; 1]^T,
+
+so that ``G`` (K + 1, K + 1) is all that is needed to remove inputs and to refit what stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from compress.graph.groups import CONSUMES, Dependencies, Slot
+from compress.graph.interpret import Steps
+from compress.graph.trace import argument, kind
+
+ROWS_PER_COLUMN = 128
+"""Positions that are looked at for each column of a layer's input: enough for ``G`` to be well conditioned."""
+
+MOST_COLUMNS = 6144
+"""Layers with more inputs than this are left to their producers' magnitude: ``G`` would not fit."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One layer that reads prunable channels, as a matrix product.
+
+    Attributes:
+        node: the operator.
+        weight: its weight's name.
+        groups: of a grouped convolution, whose groups are products of their own; else 1.
+        taps: columns of the matrix an input channel (a kernel's size).
+    """
+
+    node: fx.Node
+    weight: str
+    groups: int
+    taps: int
+
+    @property
+    def slot(self) -> Slot:
+        """The slot along which it reads."""
+        return self.weight, CONSUMES[kind(self.node)]
+
+    def columns(self, x: Tensor) -> Tensor:
+        """Input (N, ...) as (groups, N, K, positions)."""
+        if kind(self.node) == "linear":
+            flat = x.reshape(x.shape[0], -1, x.shape[-1])
+            return flat.transpose(1, 2)[None]
+        if kind(self.node) == "conv1d":
+            x = x[:, :, None]
+        size, *rest = (self._pair(name) for name in ("kernel", "stride", "padding", "dilation"))
+        stride, padding, dilation = rest
+        found = F.unfold(x, size, dilation, padding, stride)
+        return found.view(x.shape[0], self.groups, -1, found.shape[-1]).transpose(0, 1)
+
+    def rows(self, y: Tensor) -> Tensor:
+        """Output (N, ...) as (groups, N, out, positions)."""
+        if kind(self.node) == "linear":
+            return y.reshape(y.shape[0], -1, y.shape[-1]).transpose(1, 2)[None]
+        return y.reshape(y.shape[0], self.groups, -1, math.prod(y.shape[2:])).transpose(0, 1)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """Weight as (groups, out, K)."""
+        return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)
+
+    def unit_columns(self, indices: Sequence[int]) -> list[int]:
+        """The columns of the input channels ``indices``."""
+        return [i * self.taps + tap for i in indices for tap in range(self.taps)]
+
+    def _pair(self, name: str) -> tuple[int, int]:
+        if name == "kernel":
+            weight = self.node.args[1]
+            assert isinstance(weight, fx.Node)
+            size = tuple(weight.meta["val"].shape[2:])
+            return (1, int(size[0])) if len(size) == 1 else (int(size[0]), int(size[1]))
+        given = argument(self.node, name)
+        if kind(self.node) == "conv1d":
+            first = given if isinstance(given, int) else given[0]
+            return {"stride": (1, first), "padding": (0, first), "dilation": (1, first)}[name]
+        return (given, given) if isinstance(given, int) else (int(given[0]), int(given[-1]))
+
+
+def readers(steps: Steps, dependencies: Dependencies, parameters: set[str]) -> dict[str, list[Reader]]:
+    """Weight -> the operators that read prunable channels through it, where they can be written as products.
+
+    Args:
+        steps: of the network.
+        dependencies: its groups.
+        parameters: names of weights to look at.
+    """
+    consumed = {slot for group in dependencies.groups for slot in group.consumers}
+    found: dict[str, list[Reader]] = {}
+    for node in steps.nodes:
+        if kind(node) not in ("linear", "conv1d", "conv2d"):
+            continue
+        weight = node.args[1]
+        name = steps.constants.get(weight.name) if isinstance(weight, fx.Node) else None
+        if name is None or name not in parameters or (name, CONSUMES[kind(node)]) not in consumed:
+            continue
+        if isinstance(argument(node, "padding"), str):
+            continue
+        groups = int(argument(node, "groups", 1)) if kind(node) != "linear" else 1
+        shape = steps.parameters[name].shape
+        taps = math.prod(shape[2:])
+        if shape[1] * taps <= MOST_COLUMNS and not (groups > 1 and shape[1] == 1):
+            found.setdefault(name, []).append(Reader(node, name, groups, taps))
+    return found
+
+
+class Moments:
+    """Running ``G`` of one weight, float64 (groups, K + 1, K + 1), and the number of positions seen."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self.sum: Tensor | None = None
+        self.count = 0
+
+    def add(self, columns: Tensor, share: float) -> Tensor:
+        """Add ``share`` of the positions of (groups, N, K, positions); the indices of those that were taken."""
+        groups, _, width, _ = columns.shape
+        flat = columns.permute(0, 2, 1, 3).reshape(groups, width, -1)
+        total = flat.shape[2]
+        taken = torch.arange(total)
+        if share < 1:
+            taken = torch.randperm(total, generator=self.generator)[: max(1, math.ceil(share * total))]
+            flat = flat[:, :, taken.to(flat.device)]
+        flat = torch.cat([flat, flat.new_ones(groups, 1, flat.shape[2])], 1)
+        product = torch.bmm(flat, flat.transpose(1, 2)).double()
+        self.sum = product if self.sum is None else self.sum + product
+        self.count += flat.shape[2]
+        return taken
+
+    @property
+    def mean(self) -> Tensor:
+        """``G``."""
+        assert self.sum is not None
+        return self.sum / self.count
+
+
+def share_of_positions(columns: int, positions: int) -> float:
+    """The share of ``positions`` that :data:`ROWS_PER_COLUMN` asks for."""
+    return min(1.0, max(4096, ROWS_PER_COLUMN * columns) / max(1, positions))
+
+
+def damped(matrix: Tensor, share: float = 1e-6) -> Tensor:
+    """``matrix`` with a ridge of ``share`` of its mean diagonal, so that it can be inverted."""
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    ridge = share * diagonal.mean(-1, keepdim=True).clamp_min(1e-12)
+    return matrix + torch.diag_embed(ridge.expand_as(diagonal))
