@@ -25,6 +25,20 @@ def test_own_network(tmp_path):
     assert (tmp_path / "out" / "model.onnx").stat().st_size < 40_000
 
 
+def test_pruning_while_training(tmp_path):
+    said = run(sys.executable, str(EXAMPLES / "pruning_while_training.py"), cwd=tmp_path).splitlines()
+    epochs = [line.split() for line in said if line.startswith("epoch")]
+    zero = [int(words[3]) for words in epochs]
+    assert zero[0] == 0
+    assert zero == sorted(zero)
+    assert zero[-1] == int(epochs[-1][5]) > 0
+    before, after = (int(word.strip(",")) for word in (said[-2].split()[1], said[-2].split()[3]))
+    assert 0.4 * before < after <= 0.5 * before
+    # The smaller network classifies as the trained one did after the last epoch.
+    assert said[-3].split()[-1] == epochs[-1][2].strip(",")
+    assert float(said[-1].split()[-1]) < 1e-5
+
+
 @pytest.mark.slow
 def test_quickstart(tmp_path):
     said = run(sys.executable, str(EXAMPLES / "quickstart.py"), str(tmp_path / "out"), cwd=tmp_path)
