@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from compress.prune.coreset import Coreset
 from compress.prune.goal import Goal
 from compress.prune.norm import Norm
 from compress.types import Stage
 
 METHODS: Mapping[str, Callable[[Goal], Stage]] = {
     "norm": Norm,
+    "coreset": Coreset,
 }
 """Method -> its stage for a goal."""
 
