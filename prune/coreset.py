@@ -49,7 +49,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.errors import BadInput
 from compress.graph.groups import Dependencies
@@ -106,7 +106,7 @@ class UnitCoreset:
         """A sentence for the report."""
         kept = f"keeps {len(self.keep)} of {self.units} units"
         if self.bound is None:
-            return Note(self.name, "coreset", f"{kept}, drawn by norms and without a bound: {self.reason}")
+            return Note(self.name, "coreset", f"{kept}, without a bound: {self.reason}")
         share = "which says nothing" if self.bound.relative >= 1 else f"{100 * self.bound.relative:.3g}% of the most"
         return Note(
             self.name,
@@ -153,8 +153,7 @@ class Coreset:
         counter = Counter.of(network, dependencies, context.target)
         kept = proportional(counter, self.goal, context.target.channel_multiple, self._shares(seen))
         drawn = coresets(dependencies, seen, kept, context.generator, self.failure)
-        model, state = reduced(state, network, dependencies, drawn)
-        return replace(state, model=model)
+        return reduced(state, network, dependencies, drawn)
 
     def _shares(self, seen: Sequence[Neurons]) -> list[float]:
         if self.amounts == "uniform":
@@ -187,10 +186,8 @@ def coresets(
     return result
 
 
-def reduced(
-    state: State, network: Network, dependencies: Dependencies, drawn: Sequence[UnitCoreset]
-) -> tuple[nn.Module, State]:
-    """The network with only its coresets, and the state with the plan and the notes."""
+def reduced(state: State, network: Network, dependencies: Dependencies, drawn: Sequence[UnitCoreset]) -> State:
+    """``state`` with only the coresets in its network, its plan, and the notes."""
     gone = [
         unit
         for group, each in zip(dependencies.groups, drawn, strict=True)
@@ -201,7 +198,7 @@ def reduced(
     reweigh(weighted, dependencies.groups, [each.weights for each in drawn], dependencies.shapes)
     notes = state.notes + tuple(each.note() for each in drawn) + dependencies.left_alone + network.notes
     plan = planned(state.plan, dependencies, gone)
-    return remove(weighted, dependencies, gone), replace(state, plan=plan, notes=tuple(dict.fromkeys(notes)))
+    return replace(state, model=remove(weighted, dependencies, gone), plan=plan, notes=tuple(dict.fromkeys(notes)))
 
 
 # --- drawing ---------------------------------------------------------------------------------------------------------
@@ -308,7 +305,8 @@ def sample_size(each: Neurons, relative: float, failure: float) -> int:
     whole = each.whole.clamp_min(1e-300)
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if bool((error_bound(each, middle, failure) <= relative * whole).all()) else (middle, high)
+        enough = bool((error_bound(each, middle, failure) <= relative * whole).all())
+        low, high = (low, middle) if enough else (middle, high)
     return high
 
 

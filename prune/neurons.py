@@ -106,7 +106,7 @@ def _made(
     makers = [node for node in makers if node not in mixing]
     if len(makers) != 1:
         layers = dict.fromkeys(layer_name(slot[0]) for slot in group.producers)
-        raise NoGuarantee(f"its channels are made together by {len(makers)} layers ({', '.join(layers)})")
+        raise NoGuarantee(f"several layers make its channels together ({', '.join(layers)})")
     node = makers[0]
     if kind(node).startswith("conv_transpose"):
         raise NoGuarantee(f"a transposed convolution ({module_path(node)}) makes its channels")

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 
 from compress.prune.coreset import Coreset
 from compress.prune.goal import Goal
+from compress.prune.learned_coreset import LearnedCoreset
 from compress.prune.norm import Norm
 from compress.types import Stage
 
 METHODS: Mapping[str, Callable[[Goal], Stage]] = {
     "norm": Norm,
     "coreset": Coreset,
+    "learned-coreset": LearnedCoreset,
 }
 """Method -> its stage for a goal."""
 
