@@ -111,8 +111,8 @@ class UnitCoreset:
         return Note(
             self.name,
             "coreset",
-            f"{kept}; for inputs of norm {self.bound.radius:.3g} or less, what reads them errs by {self.bound.error:.3g} "
-            f"at most ({share}), with probability {self.bound.probability:g}",
+            f"{kept}; for inputs of norm {self.bound.radius:.3g} or less, what reads them errs by "
+            f"{self.bound.error:.3g} at most ({share}), with probability {self.bound.probability:g}",
         )
 
 
@@ -224,11 +224,13 @@ def draw(sensitivities: Tensor, k: int, generator: torch.Generator) -> Tensor:
     weights[taken] = 1.0
     if k < live:
         pr = s / s.sum()
-        weights[taken] = murthy(pr[taken], float(1 - pr[taken].sum()), 1e-300) if k else weights[taken]
+        outside = torch.ones_like(pr, dtype=torch.bool)
+        outside[taken] = False
+        weights[taken] = murthy(pr[taken], float(pr[outside].sum()))
     return weights
 
 
-def murthy(pr: Tensor, rest: float, least: float = 0.0) -> Tensor:
+def murthy(pr: Tensor, rest: float) -> Tensor:
     """``P(C | p first) / P(C)`` of each unit of a set ``C`` drawn without replacement, at least 1.
 
     With exponential clocks of rates ``pr`` and ``rest`` for all units outside, ``P(C)`` is the probability that all
@@ -238,16 +240,15 @@ def murthy(pr: Tensor, rest: float, least: float = 0.0) -> Tensor:
     Args:
         pr: (k,) above 0.
         rest: sum of the probabilities outside ``C``, above 0.
-        least: lower limit for ``rest`` where rounding leaves none.
     """
-    rest = max(rest, float(pr.min()) * 1e-12, least)
 
     def log_density(u: Tensor) -> Tensor:  # of log t, up to a constant; concave
         t = u.exp()
         return torch.log(-torch.expm1(-pr[:, None] * t)).sum(0) + u - rest * t
 
-    # The trapezoid rule over log t is exact to rounding for a density that falls off like this one.
-    low, high = -math.log(float(pr.max()) + rest) - 60.0, math.log(60.0 / rest)
+    # The trapezoid rule over log t is exact to rounding for a density that falls off like this one. It is greatest
+    # between t = 1 / 2 and (k + 1) / rest, and falls at least like t to the left, like a gamma density to the right.
+    low, high = -61.0, math.log((2 * (len(pr) + 1) + 100) / rest)
     for _ in range(3):
         u = torch.linspace(low, high, 2049, dtype=torch.float64)
         logs = log_density(u) - torch.log(-torch.expm1(-pr.min() * u.exp()))

@@ -1,7 +1,7 @@
 """Pruning by a learned coreset: which units stay, and their weights, for the whole network at once.
 
-Maalouf, Eini, Mussay, Feldman, Osadchy, *A Unified Approach to Coreset Learning* (2021; TNNLS 2022). A coreset ``(C, u)``
-of a weighted set ``(P, w)`` is learned from training queries ``Q`` by gradient descent on
+Maalouf, Eini, Mussay, Feldman, Osadchy, *A Unified Approach to Coreset Learning* (2021; TNNLS 2022). A coreset
+``(C, u)`` of a weighted set ``(P, w)`` is learned from training queries ``Q`` by gradient descent on
 
     1/|Q| sum_q |F(C, u, q) - F(P, w, q)| + lambda |sum_{p in C} u(p) - sum_{p in P} w(p)|
 

@@ -10,7 +10,7 @@ the reading filter's taps, each with a patch of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, fx, nn
 
 from compress.graph.groups import CONSUMES, PRODUCES, Group, Slot
 from compress.graph.trace import Network, argument, kind, layer_name, module_path, shape
+from compress.prune.activations import ACTIVATIONS, CONVEX, UNCHANGED, Shape
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,9 @@ def _through(network: Network, node: fx.Node, span: Span, group: Group, tensors:
     if name in CONVEX:
         padded = name.startswith("avg_pool") and any(_numbers(argument(node, "padding", 0)))
         return span.with_zero() if padded else span
-    if name in ACTIVATIONS:
-        slope, turning = ACTIVATIONS[name](node)
-        return _activated(node, span, slope, turning)
+    course = ACTIVATIONS[name](node) if name in ACTIVATIONS else None
+    if course is not None:
+        return _activated(node, span, course)
     if name.startswith("max_pool"):
         dims = int(name[-2])
         window = math.prod(_numbers(argument(node, "kernel_size"), dims))
@@ -193,7 +194,7 @@ def _through(network: Network, node: fx.Node, span: Span, group: Group, tensors:
     raise NoGuarantee(f"{name} in {module_path(node) or 'the network'} stands between the layers")
 
 
-def _activated(node: fx.Node, span: Span, slope: float, turning: float | None) -> Span:
+def _activated(node: fx.Node, span: Span, course: Shape) -> Span:
     def phi(x: Tensor) -> Tensor:
         assert callable(node.target)
         value = node.target(x.clone(), *node.args[1:], **node.kwargs)
@@ -202,9 +203,10 @@ def _activated(node: fx.Node, span: Span, slope: float, turning: float | None) -
 
     ends = torch.stack([phi(span.low), phi(span.high)])
     low = ends.amin(0)
-    if turning is not None:  # the least value lies inside
-        low = torch.minimum(low, phi(torch.maximum(span.low, torch.minimum(span.high, torch.tensor(turning).double()))))
-    return Span(low, ends.amax(0), span.reach * slope)
+    if course.turning is not None:
+        nearest = torch.full_like(span.low, course.turning).clamp(span.low, span.high)
+        low = torch.minimum(low, phi(nearest))
+    return Span(low, ends.amax(0), span.reach * course.slope)
 
 
 def _normalized(network: Network, node: fx.Node, span: Span, group: Group, tensors: Mapping[str, Tensor]) -> Span:
@@ -291,50 +293,3 @@ def _norms(group: Group, tensors: Mapping[str, Tensor], radius: float | None, re
     each = torch.cat([taps.abs().sum(2) for taps in reads], 1) * reach
     energy = torch.cat([taps.shape[2] * taps.square().sum(2) for taps in reads], 1) * reach.square()
     return Neurons(-each, each, energy, each.shape[1], beta, reason)
-
-
-# --- operators between two layers ------------------------------------------------------------------------------------
-
-UNCHANGED = frozenset(
-    "view reshape flatten unflatten _unsafe_view squeeze unsqueeze permute transpose dropout feature_dropout "
-    "alpha_dropout clone contiguous detach alias to _to_copy type_as identity slice upsample_nearest2d".split()
-)
-"""Operators that only move values, and what dropout is in evaluation mode."""
-
-CONVEX = frozenset(
-    "mean avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d upsample_bilinear2d".split()
-)
-"""Operators whose results are averages of a channel's own values."""
-
-
-def _of(slope: float, turning: float | None = None) -> Callable[[fx.Node], tuple[float, float | None]]:
-    return lambda node: (slope, turning)
-
-
-def _leaky(node: fx.Node) -> tuple[float, float | None]:
-    slope = float(argument(node, "negative_slope", 0.01))
-    return max(1.0, abs(slope)), None if slope >= 0 else 0.0
-
-
-def _elu(node: fx.Node) -> tuple[float, float | None]:
-    alpha, scale = float(argument(node, "alpha", 1)), float(argument(node, "scale", 1))
-    inner = float(argument(node, "input_scale", 1))
-    if min(alpha, scale, inner) < 0:
-        raise NoGuarantee(f"elu in {module_path(node)} isn't monotone")
-    return scale * max(1.0, alpha * inner), None
-
-
-ACTIVATIONS: dict[str, Callable[[fx.Node], tuple[float, float | None]]] = {
-    **dict.fromkeys("relu relu6 hardtanh clamp clamp_min clamp_max tanh softplus celu".split(), _of(1.0)),
-    "leaky_relu": _leaky,
-    "elu": _elu,
-    "selu": _of(1.0507009873554805 * 1.6732632423543772),
-    "sigmoid": _of(0.25),
-    "hardsigmoid": _of(1 / 6),
-    "abs": _of(1.0, 0.0),
-    "gelu": _of(1.13, -0.7517915),
-    "silu": _of(1.1, -1.2784645),
-    "mish": _of(1.09, -1.1924513),
-    "hardswish": _of(1.5, -1.5),
-}
-"""Activation -> its Lipschitz constant, and where it is least; None where it nowhere falls."""
