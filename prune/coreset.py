@@ -107,12 +107,14 @@ class UnitCoreset:
         kept = f"keeps {len(self.keep)} of {self.units} units"
         if self.bound is None:
             return Note(self.name, "coreset", f"{kept}, without a bound: {self.reason}")
-        share = "which says nothing" if self.bound.relative >= 1 else f"{100 * self.bound.relative:.3g}% of the most"
+        if self.bound.relative >= 1:
+            return Note(self.name, "coreset", f"{kept}, too few for a bound that says anything")
         return Note(
             self.name,
             "coreset",
             f"{kept}; for inputs of norm {self.bound.radius:.3g} or less, what reads them errs by "
-            f"{self.bound.error:.3g} at most ({share}), with probability {self.bound.probability:g}",
+            f"{self.bound.error:.3g} at most ({100 * self.bound.relative:.3g}% of the most), with probability "
+            f"{self.bound.probability:g}",
         )
 
 

@@ -14,7 +14,17 @@ from compress.graph.groups import find
 from compress.graph.surgery import remove
 from compress.graph.trace import trace
 from compress.prune import prune
-from compress.prune.coreset import Coreset, bound_of, certain_error, coresets, draw, error_bound, murthy, sample_size
+from compress.prune.coreset import (
+    Coreset,
+    UnitCoreset,
+    bound_of,
+    certain_error,
+    coresets,
+    draw,
+    error_bound,
+    murthy,
+    sample_size,
+)
 from compress.prune.goal import Goal
 from compress.prune.neurons import Neurons, neurons
 from compress.prune.reweight import reweigh
@@ -132,7 +142,7 @@ def test_no_contribution_leaves_its_interval(factory):
     network = trace(model, (x,))
     dependencies = find(network)
     for group in dependencies.groups:
-        norm = inputs_of(model, [group.name.split("+")[0]], x)[0][1].flatten(1).norm(dim=1).max()
+        norm = inputs_of(model, [group.name.split("+")[0]], x)[0][1].detach().flatten(1).norm(dim=1).max()
         each = neurons(model, network, group, radius=float(norm))  # of the whole input: of any patch, that or less
         if each.reason:
             continue
@@ -292,6 +302,14 @@ def test_the_report_gives_each_layers_bound_and_where_there_is_none():
     assert "errs by" in notes["c.0"]
     assert "with probability" in notes["c.0"]
     assert "without a bound: several layers make its channels" in notes["stem.0+b.0"]
+
+
+def test_a_bound_that_says_nothing_is_called_so():
+    each = seen(build(Plain), images(2), "conv2")
+    weights = draw(each.sensitivities(), 1, generator())
+    bound = bound_of(each, weights, 0.05)
+    assert bound.relative > 1
+    assert "too few for a bound" in UnitCoreset("conv2", 12, (0,), weights, bound).note().why
 
 
 def test_no_data_are_read():
