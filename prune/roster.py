@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from compress.prune.coreset import Coreset
 from compress.prune.goal import Goal
+from compress.prune.learned_coreset import LearnedCoreset
 from compress.prune.norm import Norm
 from compress.prune.reconstruct import Reconstruct
 from compress.types import Stage
@@ -12,6 +14,8 @@ from compress.types import Stage
 METHODS: Mapping[str, Callable[[Goal], Stage]] = {
     "reconstruct": Reconstruct,
     "norm": Norm,
+    "coreset": Coreset,
+    "learned-coreset": LearnedCoreset,
 }
 """Method -> its stage for a goal."""
 
