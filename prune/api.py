@@ -18,6 +18,7 @@ from compress.graph import costs
 from compress.graph.module import in_evaluation_mode
 from compress.graph.trace import trace
 from compress.prune import roster
+from compress.prune.allocation import with_amounts
 from compress.prune.goal import Goal
 from compress.types import Budget, Context, Plan, Record, State, Target
 
@@ -52,6 +53,7 @@ def prune(
     skip: Sequence[str] = (),
     protect_classes: Sequence[int] = (),
     seed: int = 0,
+    amounts: str | None = None,
 ) -> Pruned:
     """Remove channels from a network until it is as small as asked.
 
@@ -68,6 +70,8 @@ def prune(
         skip: module paths of layers whose channels stay.
         protect_classes: classes (indices) whose recall must not fall; needs ``data`` with labels.
         seed: the source of all randomness.
+        amounts: how much goes from where, one of ``compress.prune.allocation.AMOUNTS``; None for the
+            method's own choice.
 
     Raises:
         BadInput: a fraction outside (0, 1], an unknown method or layer, a network in which nothing can
@@ -102,6 +106,8 @@ def prune(
     context = Context(device, budget, dataset, torch.Generator().manual_seed(seed))
     goal = Goal(macs, params, budget.latency_s, budget.ram_bytes, tuple(skip), tuple(protect_classes), data is not None)
     stage = roster.METHODS[chosen](goal)
+    if amounts is not None:
+        stage = with_amounts(stage, amounts)
     before = costs.size(trace(model, (inputs,)))
     start = time.perf_counter()
     state = stage(State(model, Plan(seed=seed)), context)
