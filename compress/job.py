@@ -26,6 +26,7 @@ from compress.profiling.session import as_input, open_session, runner
 from compress.prune import roster as pruning
 from compress.prune.finetune import FineTune
 from compress.prune.goal import Goal
+from compress.prune.protect import Protect
 from compress.quantize import roster as quantizing
 from compress.quantize.training import QuantizationAware
 from compress.results import Artifact, Candidate, Estimate, LayerFact, Unavailable, candidate_document
@@ -56,6 +57,7 @@ class Job:
     candidates: int = 8
     runtime: str | None = None
     device: str = "cpu"
+    protect_classes: tuple[int, ...] = ()
 
     @property
     def example(self) -> torch.Tensor:
@@ -120,6 +122,8 @@ class Job:
             stages.append(quantizing.METHODS[method](proposal.weight_bits, self.activation_bits))
             if self.epochs:
                 stages.append(QuantizationAware(self.epochs))
+        if stages and self.protect_classes:
+            stages.append(Protect(self.protect_classes))
         return tuple(stages)
 
     def context(self, name: str, progress: Progress) -> Context:
@@ -212,7 +216,7 @@ def build(
     if reason is not None and stages:
         return Unfit(name, reason)
     progress("evaluate")
-    accuracy = evaluate.accuracy(path, job.data)
+    accuracy, recall = evaluate.figures(path, job.data, job.protect_classes)
     unavailable: list[Unavailable] = []
     artifacts: list[Artifact] = []
     for runtime in job.target.runtimes:
@@ -232,6 +236,7 @@ def build(
                 assessed.estimate(size),
                 None,
                 assessed.peak.bytes,
+                recall,
             )
         )
     candidate = Candidate(

@@ -51,6 +51,23 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassRecall:
+    """Of the evaluation inputs of each class, the share that one artifact finds.
+
+    Attributes:
+        classes: their names, in the order of the labels.
+        percent: recall; None for a class without inputs.
+        n: inputs of each class.
+        protected: names of the classes whose recall was not to fall.
+    """
+
+    classes: tuple[str, ...]
+    percent: tuple[float | None, ...]
+    n: tuple[int, ...]
+    protected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCost:
     """One operator's share of an estimate: name, multiply-accumulates, weight bytes, seconds, and
     what bounds it (``"compute"``, ``"memory"`` or ``"launch"``)."""
@@ -113,6 +130,7 @@ class Artifact:
     estimate: Estimate | None
     measurement: Measurement | None
     ram_bytes: int | None
+    recall: ClassRecall | None = None
 
     @property
     def latency_s(self) -> float | None:
@@ -362,6 +380,7 @@ def _artifact_document(artifact: Artifact) -> dict[str, Any]:
         "latency": latency_document(artifact.estimate, artifact.measurement),
         "ram_bytes": artifact.ram_bytes,
         "estimate": to_json(artifact.estimate),
+        "recall": to_json(artifact.recall),
     }
 
 
@@ -373,7 +392,7 @@ def _artifact_from_document(document: Mapping[str, Any], digest: str) -> Artifac
             latency["measured_s"], latency["measured_p90_s"], latency["runs"], latency["device"], latency["conditions"]
         )
     estimate = document["estimate"]
-    accuracy = document["accuracy"]
+    accuracy, recall = document["accuracy"], document.get("recall")
     return Artifact(
         path=document["path"],
         runtime=document["runtime"],
@@ -384,4 +403,5 @@ def _artifact_from_document(document: Mapping[str, Any], digest: str) -> Artifac
         estimate=from_json(Estimate, estimate) if estimate is not None else None,
         measurement=measurement,
         ram_bytes=document["ram_bytes"],
+        recall=from_json(ClassRecall, recall) if recall is not None else None,
     )

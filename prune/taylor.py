@@ -12,7 +12,7 @@ few units at a time during training, this removes all at once, on calibration in
 
 The loss E, by what the inputs bring:
 
-* class labels: cross-entropy; with classes to protect, theirs counts :data:`EMPHASIS` times.
+* class labels: cross-entropy.
 * target images of the output's shape: mean squared error.
 * neither: the distance to the network's own output, perturbed: ``E = |f(x) - t|^2 / 2`` with the constant
   ``t = f(x) + e``, e standard normal. Without e the gradient would be zero; with it the expectation of
@@ -35,9 +35,6 @@ from compress.graph.trace import Network
 from compress.prune.goal import Goal
 from compress.prune.ranking import remove_lowest
 from compress.types import Context, State
-
-EMPHASIS = 8.0
-"""How many times an input of a protected class counts."""
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """From the network's outputs and the labels (or targets) of a batch, a scalar."""
@@ -74,9 +71,7 @@ def task_loss(goal: Goal, context: Context) -> Loss:
 
     def loss(outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         if goal.sees_data and context.data.task == "classification" and outputs.dim() == 2:
-            emphasis = torch.ones(outputs.shape[1], device=outputs.device)
-            emphasis[list(goal.protect_classes)] = EMPHASIS
-            return F.cross_entropy(outputs, wanted, weight=emphasis)
+            return F.cross_entropy(outputs, wanted)
         if goal.sees_data and context.data.task == "reconstruction" and outputs.shape == wanted.shape:
             return F.mse_loss(outputs, wanted)
         noise = torch.randn(outputs.shape, generator=context.generator).to(outputs.device)
