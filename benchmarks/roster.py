@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import cifar10_ptq, cpu_target, default_job
+from benchmarks import cifar10_ptq, cpu_target, criteria, default_job
 from benchmarks.common import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
-    module.BENCHMARK.name: module.BENCHMARK for module in (default_job, cifar10_ptq, cpu_target)
+    module.BENCHMARK.name: module.BENCHMARK for module in (default_job, cifar10_ptq, criteria, cpu_target)
 }

@@ -52,14 +52,7 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class ClassRecall:
-    """Of the evaluation inputs of each class, the share that one artifact finds.
-
-    Attributes:
-        classes: their names, in the order of the labels.
-        percent: recall; None for a class without inputs.
-        n: inputs of each class.
-        protected: names of the classes whose recall was not to fall.
-    """
+    """Of each class's ``n`` evaluation inputs the ``percent`` that an artifact finds, None of none."""
 
     classes: tuple[str, ...]
     percent: tuple[float | None, ...]
@@ -391,8 +384,7 @@ def _artifact_from_document(document: Mapping[str, Any], digest: str) -> Artifac
         measurement = Measurement(
             latency["measured_s"], latency["measured_p90_s"], latency["runs"], latency["device"], latency["conditions"]
         )
-    estimate = document["estimate"]
-    accuracy, recall = document["accuracy"], document.get("recall")
+    estimate, accuracy, recall = document["estimate"], document["accuracy"], document.get("recall")
     return Artifact(
         path=document["path"],
         runtime=document["runtime"],

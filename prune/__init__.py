@@ -1,4 +1,5 @@
-"""Structured pruning: one file an algorithm. ``from compress.prune import prune`` is the one call."""
+"""Structured pruning: one file an algorithm. ``from compress.prune import prune`` is the one call, and
+``compare`` sets the methods side by side."""
 
 from __future__ import annotations
 
@@ -6,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compress.prune.api import Pruned, prune
+    from compress.prune.comparison import Comparison, compare
+    from compress.prune.recall import Recall
 
-__all__ = ["Pruned", "prune"]
+__all__ = ["Comparison", "Pruned", "Recall", "compare", "prune"]
+
+_HOMES = {"Pruned": "api", "prune": "api", "Comparison": "comparison", "compare": "comparison", "Recall": "recall"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from compress.prune import api
+    if name in _HOMES:
+        from importlib import import_module
 
-        return getattr(api, name)
+        return getattr(import_module(f"compress.prune.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'compress.prune' has no attribute {name!r}")

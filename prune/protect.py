@@ -89,7 +89,7 @@ class Protect:
                 f"of {total} training inputs {wanted} were found before, {was} after, {found} with a moved output bias"
             )
             if found < wanted:
-                why += "; no output bias restores the rest: remove less, or fine-tune"
+                why += "; no output bias was found that restores the rest: remove less, or fine-tune"
             notes.append(Note(names[c], "protected class", why))
         return replace(changed, notes=(*state.notes, *notes))
 
