@@ -80,7 +80,7 @@ def section(document: Mapping[str, Any]) -> str:
     found = document["rows"]
     parts = [
         f"Every method keeps {MACS:.0%} of the multiply-accumulates of the same network and is fine-tuned alike, by "
-        "distillation from it. Accuracy on the test images, by torch, before and after the fine-tuning; the correlation "
+        "distillation from it. Accuracy on the test images, by torch, before and after the fine-tuning; correlation "
         "is Spearman's, of the methods' ranks in the two columns.\n"
     ]
     for name in dict.fromkeys(row["network"] for row in found):

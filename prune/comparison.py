@@ -82,7 +82,7 @@ class Comparison:
         """The table, with a sentence on the correlation."""
         unit = "%" if self.metric == "top1_percent" else " dB"
         head = ("method", "MACs", "params", "pruned", "tuned", "prune", "tune")
-        table = [head, ("(none)", "100.0%", "100.0%", "", f"{self.accuracy:.2f}{unit}", "", "")]
+        table: list[tuple[str, ...]] = [head, ("(none)", "100.0%", "100.0%", "", f"{self.accuracy:.2f}{unit}", "", "")]
         for row in self.rows:
             shares = [f"{100 * share:.1f}%" if share is not None else "-" for share in (row.macs, row.params)]
             found = [f"{each:.2f}{unit}" if each is not None else "-" for each in (row.pruned, row.tuned)]
