@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from compress.prune.api import Pruned, prune
     from compress.prune.comparison import Comparison, compare
+    from compress.prune.protect import protect_classes
     from compress.prune.recall import Recall
 
-__all__ = ["Comparison", "Pruned", "Recall", "compare", "prune"]
+__all__ = ["Comparison", "Pruned", "Recall", "compare", "protect_classes", "prune"]
 
-_HOMES = {"Pruned": "api", "prune": "api", "Comparison": "comparison", "compare": "comparison", "Recall": "recall"}
+_HOMES = {
+    "Pruned": "api",
+    "prune": "api",
+    "Comparison": "comparison",
+    "compare": "comparison",
+    "Recall": "recall",
+    "protect_classes": "protect",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ from compress.errors import BadData, BadInput, UnknownName
 from compress.graph.output import output_bias, with_output_bias
 from compress.graph.qdq import insert
 from compress.graph.trace import trace
-from compress.prune import prune
+from compress.prune import protect_classes, prune
 from compress.prune.protect import Protect, hits, prior_shift, raised, shift, shortfall
 from compress.prune.recall import Recall, class_indices, recall
 from compress.quantize.uniform import Uniform
@@ -171,6 +171,18 @@ def test_protected_classes_keep_their_recall_on_the_training_split_at_the_same_s
     assert held.report.after.macs == plain.report.after.macs
     assert held.recall.protected == (data.classes[classes[0]],)
     assert [note.where for note in held.report.notes if note.what == "protected class"] == [data.classes[classes[0]]]
+
+
+def test_a_network_that_is_already_pruned_can_be_protected():
+    model, data = trained()
+    pruned = prune(model, images_of(data), macs=0.7, method="norm", data=data)
+    (c, _) = fallen(data, model, pruned.model)
+    held = protect_classes(pruned.model, model, data, [data.classes[c]])
+    assert found(held.model, data, c) >= found(model, data, c) > found(pruned.model, data, c)
+    assert held.recall.before[c] == pytest.approx(pruned.recall.before[c], abs=5)
+    assert held.notes
+    with pytest.raises(BadInput, match="classes is empty"):
+        protect_classes(pruned.model, model, data, [])
 
 
 def images_of(data) -> torch.Tensor:
