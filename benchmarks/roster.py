@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import cifar10_ptq, cpu_target, default_job, lenet_mnist, oto
+from benchmarks import cifar10_ptq, cpu_target, criteria, default_job, lenet_mnist, oto
 from benchmarks.common import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
-    module.BENCHMARK.name: module.BENCHMARK for module in (default_job, cifar10_ptq, cpu_target, lenet_mnist, oto)
+    module.BENCHMARK.name: module.BENCHMARK
+    for module in (default_job, cifar10_ptq, cpu_target, criteria, lenet_mnist, oto)
 }

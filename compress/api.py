@@ -22,6 +22,7 @@ from compress.graph.module import in_evaluation_mode
 from compress.job import Job
 from compress.preflight import check
 from compress.prune import roster as pruning
+from compress.prune.recall import class_indices
 from compress.quantize import roster as quantizing
 from compress.results import Candidate, Front
 from compress.search import Proposal
@@ -60,6 +61,7 @@ def run(
     runtime: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    protect_classes: Sequence[int | str] = (),
     resume: bool = False,
     watcher: Watcher | None = None,
 ) -> Front:
@@ -80,6 +82,8 @@ def run(
         candidates: how many to build at most.
         runtime: the runtime whose figures count, of those that the target has.
         mean, std: of ``(x / 255 - mean) / std``, one number a channel.
+        protect_classes: classes (names or indices) whose false negatives must not rise; see
+            :mod:`compress.prune.protect`.
         resume: go on with the unfinished run in ``out``.
         watcher: told how the run goes on.
 
@@ -104,6 +108,7 @@ def run(
         runtime=runtime,
         mean=mean,
         std=std,
+        protect_classes=protect_classes,
     )
     job = prepared.job
     path = Path(out) if out is not None else runfolder.default_path(job.name, job.target.name)
@@ -127,6 +132,7 @@ def prepare(
     runtime: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    protect_classes: Sequence[int | str] = (),
 ) -> Prepared:
     """Load and check everything that :func:`run` is given, without writing anything."""
     begin = time.perf_counter()
@@ -163,6 +169,7 @@ def prepare(
         candidates=candidates,
         runtime=runtime,
         device="cuda" if torch.cuda.is_available() else "cpu",
+        protect_classes=class_indices(protect_classes, dataset, "--protect-classes"),
     )
     proposals = check(job)
     configuration = {
@@ -182,6 +189,7 @@ def prepare(
         "runtime": runtime,
         "mean": [float(m) for m in dataset.mean],
         "std": [float(s) for s in dataset.std],
+        "protect_classes": [dataset.classes[c] for c in job.protect_classes],
         # As they were given, so that a run can be asked for again; not compared, as one file may be named in many ways.
         ASKED: {
             "model": model if isinstance(model, str) else None,
@@ -190,6 +198,7 @@ def prepare(
             "weights": weights,
             "mean": None if mean is None else [float(m) for m in mean],
             "std": None if std is None else [float(s) for s in std],
+            "protect_classes": [str(each) for each in protect_classes] or None,
         },
     }
     return Prepared(job, proposals, configuration, time.perf_counter() - begin)

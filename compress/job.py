@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from compress.profiling.session import as_input, open_session, runner
 from compress.prune import roster as pruning
 from compress.prune.finetune import FineTune
 from compress.prune.goal import Goal
+from compress.prune.protect import Protect
 from compress.quantize import roster as quantizing
 from compress.quantize.training import QuantizationAware
 from compress.results import Artifact, Candidate, Estimate, LayerFact, Unavailable, candidate_document
@@ -57,6 +58,8 @@ class Job:
     candidates: int = 8
     runtime: str | None = None
     device: str = "cpu"
+    protect_classes: tuple[int, ...] = ()
+    shared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def example(self) -> torch.Tensor:
@@ -121,6 +124,8 @@ class Job:
             stages.append(quantizing.METHODS[method](proposal.weight_bits, self.activation_bits))
             if self.epochs:
                 stages.append(QuantizationAware(self.epochs))
+        if stages and self.protect_classes:
+            stages.append(Protect(self.protect_classes))
         return tuple(stages)
 
     def context(self, name: str, progress: Progress) -> Context:
@@ -128,7 +133,18 @@ class Job:
         only, so neither order nor interruptions change a candidate."""
         digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return Context(self.target, self.budget, self.data, generator, self.device, self.model, self.samples, progress)
+        return Context(
+            self.target,
+            self.budget,
+            self.data,
+            generator,
+            self.device,
+            self.model,
+            self.samples,
+            progress,
+            self.seed,
+            self.shared,
+        )
 
 
 @dataclass(frozen=True)
@@ -213,7 +229,7 @@ def build(
     if reason is not None and stages:
         return Unfit(name, reason)
     progress("evaluate")
-    accuracy = evaluate.accuracy(path, job.data)
+    accuracy, recall = evaluate.figures(path, job.data, job.protect_classes)
     unavailable: list[Unavailable] = []
     artifacts: list[Artifact] = []
     for runtime in job.target.runtimes:
@@ -233,6 +249,7 @@ def build(
                 assessed.estimate(size),
                 None,
                 assessed.peak.bytes,
+                recall,
             )
         )
     candidate = Candidate(

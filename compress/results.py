@@ -51,6 +51,16 @@ class Accuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassRecall:
+    """Of each class's ``n`` evaluation inputs the ``percent`` that an artifact finds, None of none."""
+
+    classes: tuple[str, ...]
+    percent: tuple[float | None, ...]
+    n: tuple[int, ...]
+    protected: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCost:
     """One operator's share of an estimate: name, multiply-accumulates, weight bytes, seconds, and
     what bounds it (``"compute"``, ``"memory"`` or ``"launch"``)."""
@@ -113,6 +123,7 @@ class Artifact:
     estimate: Estimate | None
     measurement: Measurement | None
     ram_bytes: int | None
+    recall: ClassRecall | None = None
 
     @property
     def latency_s(self) -> float | None:
@@ -362,6 +373,7 @@ def _artifact_document(artifact: Artifact) -> dict[str, Any]:
         "latency": latency_document(artifact.estimate, artifact.measurement),
         "ram_bytes": artifact.ram_bytes,
         "estimate": to_json(artifact.estimate),
+        "recall": to_json(artifact.recall),
     }
 
 
@@ -372,8 +384,7 @@ def _artifact_from_document(document: Mapping[str, Any], digest: str) -> Artifac
         measurement = Measurement(
             latency["measured_s"], latency["measured_p90_s"], latency["runs"], latency["device"], latency["conditions"]
         )
-    estimate = document["estimate"]
-    accuracy = document["accuracy"]
+    estimate, accuracy, recall = document["estimate"], document["accuracy"], document.get("recall")
     return Artifact(
         path=document["path"],
         runtime=document["runtime"],
@@ -384,4 +395,5 @@ def _artifact_from_document(document: Mapping[str, Any], digest: str) -> Artifac
         estimate=from_json(Estimate, estimate) if estimate is not None else None,
         measurement=measurement,
         ram_bytes=document["ram_bytes"],
+        recall=from_json(ClassRecall, recall) if recall is not None else None,
     )

@@ -165,11 +165,37 @@ def evaluate(
         batch_size: images at a time.
         forward: how to run a module.
     """
-    correct = 0
+    hits, totals = evaluate_by_class(model, split, device=device, batch_size=batch_size, forward=forward)
+    return sum(hits), sum(totals)
+
+
+def evaluate_by_class(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    split: Split,
+    *,
+    device: str = "cpu",
+    batch_size: int = 256,
+    forward: Forward | None = None,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Top-1 by class: for each label from 0, how many of its images are right, and of how many.
+
+    Args:
+        model, split, device, batch_size, forward: as in :func:`evaluate`.
+    """
+    import torch
+
+    hits, totals = torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
     with _predictor(model, device, forward) as predict:
         for images, labels in split.batches(batch_size, device=device):
-            correct += int((predict(images).argmax(1) == labels).sum())
-    return correct, split.n
+            right = predict(images).argmax(1) == labels
+            n = max(len(totals), int(labels.max()) + 1)
+            more = (
+                torch.nn.functional.pad(totals, (0, n - len(totals))),
+                torch.nn.functional.pad(hits, (0, n - len(hits))),
+            )
+            totals = more[0] + torch.bincount(labels.cpu(), minlength=n)
+            hits = more[1] + torch.bincount(labels[right].cpu(), minlength=n)
+    return tuple(hits.tolist()), tuple(totals.tolist())
 
 
 def evaluate_psnr(

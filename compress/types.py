@@ -297,6 +297,8 @@ class Context:
         teacher: the uncompressed network, for distillation and reconstruction.
         samples: how many training inputs calibration may look at.
         progress: called with a short line about what is happening.
+        seed: of the job; what all its candidates share is drawn from it, not from ``generator``.
+        shared: what stages keep for the other candidates of the same job; never part of a result.
     """
 
     target: Target
@@ -307,6 +309,8 @@ class Context:
     teacher: torch.nn.Module | None = None
     samples: int = 1024
     progress: Progress = lambda message: None
+    seed: int = 0
+    shared: dict[Any, Any] = field(default_factory=dict)
 
 
 class Progress(Protocol):

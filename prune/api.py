@@ -12,12 +12,15 @@ from torch import nn
 
 from compress import data as datasets
 from compress import targets
-from compress.errors import BadInput, UnknownName
+from compress.errors import BadData, BadInput, UnknownName
 from compress.graph import costs
 from compress.graph.module import in_evaluation_mode
-from compress.graph.trace import trace
+from compress.graph.trace import shape, trace
 from compress.prune import roster
 from compress.prune.goal import Goal
+from compress.prune.protect import Protect
+from compress.prune.recall import Recall, class_indices, recall
+from compress.prune.shares import with_amounts
 from compress.types import Budget, Context, Plan, Record, State, Target
 
 
@@ -30,12 +33,15 @@ class Pruned:
         plan: which channels of which layer stay.
         report: sizes before and after, and what was left alone and why.
         state: model and plan as the stages of :mod:`compress.quantize` and the exporters take them.
+        recall: by class, before and after, on the evaluation split of ``data`` (``data`` itself where it isn't
+            divided), or on ``Context.samples`` inputs of it where no class is protected; None without class labels.
     """
 
     model: nn.Module
     plan: Plan
     report: Record
     state: State
+    recall: Recall | None = None
 
 
 def prune(
@@ -49,8 +55,9 @@ def prune(
     method: str | None = None,
     data: Any = None,
     skip: Sequence[str] = (),
-    protect_classes: Sequence[int] = (),
+    protect_classes: Sequence[int | str] = (),
     seed: int = 0,
+    amounts: str | None = None,
 ) -> Pruned:
     """Remove channels from a network until it is as small as asked.
 
@@ -65,8 +72,11 @@ def prune(
         data: calibration data, a DataLoader, an (inputs, labels) pair or a generator of batches; with it,
             batch norms are estimated anew for the smaller network.
         skip: module paths of layers whose channels stay.
-        protect_classes: classes (indices) whose recall must not fall; needs ``data`` with labels.
+        protect_classes: classes (names or indices) whose recall on the training inputs must not fall; needs
+            ``data`` with labels. See :mod:`compress.prune.protect` for what it costs the others.
         seed: the source of all randomness.
+        amounts: how much goes from where, one of ``compress.prune.shares.AMOUNTS``; None for the
+            method's own choice.
 
     Raises:
         BadInput: a fraction outside (0, 1], an unknown method or layer, a network in which nothing can
@@ -82,12 +92,13 @@ def prune(
         raise BadInput("prune() needs macs=, params= or a budget with macs, params, latency_s or ram_bytes")
     if target is None and (budget.latency_s is not None or budget.ram_bytes is not None):
         raise BadInput("a budget of latency or RAM is a device's: give target= too")
-    chosen = method or roster.DEFAULT
+    chosen = method or (roster.DEFAULT if data is not None else roster.WITHOUT_DATA)
     if chosen not in roster.METHODS:
         raise UnknownName("pruning method", chosen, roster.METHODS)
     model = in_evaluation_mode(model)
     inputs = example_inputs if isinstance(example_inputs, torch.Tensor) else example_inputs[0]
-    layers = {operator.path for operator in costs.layer_operators(trace(model, (inputs,)))}
+    network = trace(model, (inputs,))
+    layers = {operator.path for operator in costs.layer_operators(network)}
     for layer in skip:
         if layer not in layers:
             raise UnknownName("layer", layer, sorted(layers), "skip= takes paths of convolutions and linear layers")
@@ -95,14 +106,27 @@ def prune(
     if target is None:
         device = replace(device, channel_multiple=1)
     dataset = datasets.from_python(data if data is not None else inputs, divisible=False)
-    context = Context(device, budget, dataset, torch.Generator().manual_seed(seed))
-    goal = Goal(macs, params, budget.latency_s, budget.ram_bytes, tuple(skip), tuple(protect_classes), data is not None)
+    context = Context(device, budget, dataset, torch.Generator().manual_seed(seed), seed=seed)
+    told_apart = shape(network.outputs()[0])
+    if dataset.task == "classification" and len(told_apart) == 2 and told_apart[1] < len(dataset.classes):
+        raise BadData(
+            dataset.name,
+            f"it has {len(dataset.classes)} classes, the network tells {told_apart[1]} apart",
+            "give the data that the network was trained for",
+        )
+    protected = class_indices(protect_classes, dataset, "protect_classes")
+    goal = Goal(macs, params, budget.latency_s, budget.ram_bytes, tuple(skip), protected, data is not None)
     stage = roster.METHODS[chosen](goal)
-    before = costs.size(trace(model, (inputs,)))
+    if amounts is not None:
+        stage = with_amounts(stage, amounts)
+    before = costs.size(network)
     start = time.perf_counter()
     state = stage(State(model, Plan(seed=seed)), context)
+    state = Protect(goal.protect_classes)(state, replace(context, teacher=model))
     seconds = time.perf_counter() - start
     after = costs.size(trace(state.model, (inputs,)))
     report = Record(chosen, {"macs": macs, "params": params, "skip": list(skip)}, seconds, before, after, state.notes)
     state = replace(state, records=(report,))
-    return Pruned(state.model, state.plan, report, state)
+    most = None if protected else context.samples
+    found = recall(model, state.model, dataset, protected, most=most, seed=seed) if data is not None else None
+    return Pruned(state.model, state.plan, report, state, found)

@@ -23,14 +23,18 @@ from compress.types import Context, State
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Remove the units with the least magnitude until ``goal`` is met."""
+    """Remove the units with the least magnitude until ``goal`` is met.
+
+    ``amounts`` is one of :data:`compress.prune.shares.AMOUNTS`.
+    """
 
     goal: Goal
+    amounts: str = "uniform"
     label: ClassVar[str] = "prune by norm"
 
     def __call__(self, state: State, context: Context) -> State:
         """The state with a smaller network and the plan that says which channels stay."""
-        return remove_lowest(state, context, self.goal, magnitudes)
+        return remove_lowest(state, context, self.goal, magnitudes, self.amounts)
 
 
 def magnitudes(model: nn.Module, network: Network, dependencies: Dependencies, context: Context) -> list[torch.Tensor]:

@@ -11,11 +11,12 @@ from torch import nn
 from compress.graph.groups import Dependencies, Unit
 from compress.graph.surgery import planned, remove
 from compress.graph.trace import Network, trace
-from compress.prune.amounts import uniform
+from compress.prune.amounts import proportional
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal
 from compress.prune.prunable import prunable
 from compress.prune.recalibrate import recalibrate
+from compress.prune.shares import AMOUNTS
 from compress.types import Context, State
 
 Scores = Sequence[torch.Tensor]
@@ -24,10 +25,17 @@ Scores = Sequence[torch.Tensor]
 Criterion = Callable[[nn.Module, Network, Dependencies, Context], Scores]
 
 
-def remove_lowest(state: State, context: Context, goal: Goal, criterion: Criterion) -> State:
-    """``state`` without the units that score lowest: every group loses the same share.
+def remove_lowest(state: State, context: Context, goal: Goal, criterion: Criterion, amounts: str = "uniform") -> State:
+    """``state`` without the units that score lowest in their groups.
 
     Batch norms are recalibrated on training inputs where ``goal`` says that these are data.
+
+    Args:
+        state: what to prune.
+        context: of the run.
+        goal: what to reach.
+        criterion: scores the units.
+        amounts: how much goes from which group, one of :data:`compress.prune.shares.AMOUNTS`.
 
     Raises:
         NoPrunableAxis: nothing can be pruned.
@@ -36,7 +44,9 @@ def remove_lowest(state: State, context: Context, goal: Goal, criterion: Criteri
     inputs = context.data.train.inputs(context.samples, context.generator)
     network = trace(state.model, (inputs[:2],))
     dependencies = prunable(state.model, network, goal.skip)
-    kept = uniform(Counter.of(network, dependencies, context.target), goal, context.target.channel_multiple)
+    counter = Counter.of(network, dependencies, context.target)
+    weights = AMOUNTS[amounts](state.model, dependencies)
+    kept = proportional(counter, goal, context.target.channel_multiple, weights)
     units = lowest(dependencies, criterion(state.model, network, dependencies, context), kept)
     model = remove(state.model, dependencies, units)
     if goal.sees_data and network.dynamic_batch:

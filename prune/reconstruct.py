@@ -15,7 +15,7 @@ the spirit of He et al., *Channel Pruning*, ICCV 2017 (least squares) and Li et 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.graph.fold import fold_batch_norm, foldable, unfold
-from compress.graph.groups import CONSUMES, Dependencies
+from compress.graph.groups import CONSUMES, Dependencies, Group, Unit
 from compress.graph.interpret import Steps
 from compress.graph.surgery import planned, remove
 from compress.graph.trace import Network, argument, kind, shape, trace
@@ -57,33 +57,87 @@ class Reconstruct:
 
     def __call__(self, state: State, context: Context) -> State:
         """The state with a smaller network and the plan that says which channels stay."""
-        inputs = context.data.train.inputs(context.samples, context.generator)
-        network = trace(state.model, (inputs[:2],))
-        dependencies = prunable(state.model, network, self.goal.skip)
+        study = _shared(state.model, self.goal, context)
+        network, dependencies = study.network, study.dependencies
         counter = Counter.of(network, dependencies, context.target)
         notes = state.notes + dependencies.left_alone + network.notes
-        folded, _ = fold_batch_norm(state.model, network)
-        whole = Steps.of(trace(folded, (inputs[:2],))).to(context.device)
-        batch = BATCH_SIZE if network.dynamic_batch else 1
-        inputs = inputs[: _affordable(network)].to(context.device)
-        studies, unread = _study(whole, dependencies, inputs, batch, context)
-        curves = [_curve(state.model, dependencies, g, studies) for g in range(len(dependencies.groups))]
-        kept = allocate(counter, self.goal, context.target.channel_multiple, curves)
+        kept = allocate(counter, self.goal, context.target.channel_multiple, [path.errors for path in study.paths])
         if kept == counter.all_units:
             return replace(state, notes=tuple(dict.fromkeys(notes)))
-        units = []
-        for g, (group, stays) in enumerate(zip(dependencies.groups, kept, strict=True)):
-            order = studies[g].order if g in studies else _by_magnitude(state.model, dependencies, g)
-            units += [group.units[i] for i in order[: len(group.units) - stays]]
+        units = [
+            group.units[i]
+            for group, path, stays in zip(dependencies.groups, study.paths, kept, strict=True)
+            for i in path.order[: len(group.units) - stays]
+        ]
         model = remove(state.model, dependencies, units)
-        gone = frozenset(unit.label for unit in units)
-        notes += _rebuilt(model, whole, Kept(dependencies, gone), inputs, batch, self.iterations, context)
-        if unread:
-            notes += (Note(", ".join(unread), "channels", "ranked by magnitude: what reads them can't be refitted"),)
+        left = Kept(dependencies, frozenset(unit.label for unit in units))
+        notes += _rebuilt(model, study, left, self.iterations, context)
+        if study.unread:
+            why = "ranked by magnitude: what reads them can't be refitted"
+            notes += tuple(Note(name, "channels", why) for name in study.unread)
         if not self.goal.sees_data:
             notes += (Note("", "calibration", "rebuilt on the example inputs alone; give data= for a better network"),)
         plan = planned(state.plan, dependencies, units)
         return replace(state, model=model, plan=plan, notes=tuple(dict.fromkeys(notes)))
+
+
+@dataclass(frozen=True)
+class _Path:
+    """The order in which a group's units go, and the error when 0, 1, ... are gone."""
+
+    order: tuple[int, ...]
+    errors: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Study:
+    """What is known of a network before anything is removed; the same for every goal.
+
+    Attributes:
+        model: the network, which is kept so that no other one can be taken for it.
+        network, dependencies: its trace and its groups.
+        whole: the traced network with its batch norms folded.
+        inputs: calibration inputs, as many as memory holds.
+        batch: how many run at a time.
+        paths: one a group.
+        unread: groups whose readers can't be refitted.
+    """
+
+    model: nn.Module
+    network: Network
+    dependencies: Dependencies
+    whole: Steps
+    inputs: Tensor
+    batch: int
+    paths: tuple[_Path, ...]
+    unread: tuple[str, ...]
+
+
+def _shared(model: nn.Module, goal: Goal, context: Context) -> _Study:
+    """The study of ``model``, made once for all candidates of a job."""
+    key = ("reconstruct", id(model), goal.skip, context.samples)
+    if key not in context.shared:
+        context.shared[key] = _study(model, goal, context)
+    study: _Study = context.shared[key]
+    return study
+
+
+def _study(model: nn.Module, goal: Goal, context: Context) -> _Study:
+    generator = torch.Generator().manual_seed(context.seed)
+    inputs = context.data.train.inputs(context.samples, generator)
+    network = trace(model, (inputs[:2],))
+    dependencies = prunable(model, network, goal.skip)
+    folded, _ = fold_batch_norm(model, network)
+    whole = Steps.of(trace(folded, (inputs[:2],))).to(context.device)
+    batch = BATCH_SIZE if network.dynamic_batch else 1
+    inputs = inputs[: _affordable(network)].to(context.device)
+    found = _paths(whole, dependencies, inputs, batch, generator, context)
+    unread = tuple(group.name for g, group in enumerate(dependencies.groups) if g not in found)
+    paths = tuple(
+        found[g] if g in found else _by_magnitude(model, group, found.values())
+        for g, group in enumerate(dependencies.groups)
+    )
+    return _Study(model, network, dependencies, whole, inputs, batch, paths, unread)
 
 
 def _affordable(network: Network) -> int:
@@ -92,66 +146,50 @@ def _affordable(network: Network) -> int:
     return max(16, MEMORY_BYTES // (24 * largest))
 
 
-def _study(
-    whole: Steps, dependencies: Dependencies, inputs: Tensor, batch: int, context: Context
-) -> tuple[dict[int, _Study], tuple[str, ...]]:
-    """What elimination and probing say of each group with readers that can be refitted, and the others' names."""
+def _paths(
+    whole: Steps,
+    dependencies: Dependencies,
+    inputs: Tensor,
+    batch: int,
+    generator: torch.Generator,
+    context: Context,
+) -> dict[int, _Path]:
+    """The path of each group with readers that can be refitted."""
     consumed = {name for group in dependencies.groups for name, _ in group.consumers}
     by_weight = readers(whole, dependencies, consumed)
     flat = [reader for each in by_weight.values() for reader in each]
-    moments = _moments(whole, flat, inputs, batch, context)
-    probes = Probes(
-        whole, flat, inputs[:IMAGES], _probe_batch(whole, batch), seed=int(context.generator.initial_seed())
-    )
+    if not flat:
+        return {}
+    moments = _moments(whole, flat, inputs, batch, generator, context)
     context.progress("measure how the output depends on each layer")
-    importance = probes.importance() if flat else {}
-    studies: dict[int, _Study] = {}
+    probes = Probes(whole, flat, inputs[:IMAGES], _probe_batch(whole, batch), context.seed)
+    importance = probes.importance()
+    paths: dict[int, _Path] = {}
     changes: dict[int, dict[int, list[tuple[Reader, Tensor]]]] = {}
-    unread = []
     for g, group in enumerate(dependencies.groups):
-        mine = [
-            reader
-            for name, axis in group.consumers
-            for reader in by_weight.get(name, [])
-            if reader.slot == (name, axis)
-        ]
+        mine = [r for name, axis in group.consumers for r in by_weight.get(name, []) if r.slot == (name, axis)]
         if not mine:
-            unread.append(group.name)
             continue
-        context.progress(f"eliminate channels of {group.name}" if len(group.name) < 60 else "eliminate channels")
-        problems = [
-            _problem(whole, reader, moments[reader.node.name], importance[reader.node.name], group.units)
-            for reader in mine
-        ]
+        context.progress(f"eliminate channels, group {g + 1} of {len(dependencies.groups)}")
+        problems = [_problem(whole, r, moments[r.node.name], importance[r.node.name], group.units) for r in mine]
         n = len(group.units)
         points = sorted({min(n - 1, max(1, round(share * n))) for share in CHECKPOINTS} if n > 1 else set())
         found = eliminate(problems, n, points)
-        studies[g] = _Study(found.order, found.errors)
+        paths[g] = _Path(found.order, found.errors)
         changes[g] = {
-            k: [
-                (reader, (new - problem.weight.float()))
-                for reader, problem, new in zip(mine, problems, each, strict=True)
-            ]
-            for k, each in found.refitted.items()
+            kept: [(r, new - p.weight.float()) for r, p, new in zip(mine, problems, each, strict=True)]
+            for kept, each in found.refitted.items()
         }
-    if changes:
-        context.progress("measure what removals change")
-        for g, measured in probes.measured(changes).items():
-            studies[g] = replace(studies[g], errors=curve(studies[g].errors, measured))
-    return studies, tuple(unread)
+    context.progress("measure what removals change")
+    measured = probes.measured(changes)
+    return {g: replace(path, errors=curve(path.errors, measured[g])) for g, path in paths.items()}
 
 
-@dataclass(frozen=True)
-class _Study:
-    """The order in which a group's units go, and the error when 0, 1, ... are gone."""
-
-    order: tuple[int, ...]
-    errors: np.ndarray
-
-
-def _moments(whole: Steps, flat: list[Reader], inputs: Tensor, batch: int, context: Context) -> dict[str, Tensor]:
+def _moments(
+    whole: Steps, flat: list[Reader], inputs: Tensor, batch: int, generator: torch.Generator, context: Context
+) -> dict[str, Tensor]:
     """Reader -> ``G``, in one pass over the inputs."""
-    found = {reader.node.name: Moments(context.generator) for reader in flat}
+    found = {reader.node.name: Moments(generator) for reader in flat}
     by_node = {reader.node.name: reader for reader in flat}
     done = 0
     with torch.no_grad():
@@ -177,7 +215,7 @@ def _probe_batch(whole: Steps, batch: int) -> int:
     return max(1, min(batch, MEMORY_BYTES // (12 * max(1, elements))))
 
 
-def _problem(whole: Steps, reader: Reader, moments: Tensor, importance: Tensor, units: object) -> Problem:
+def _problem(whole: Steps, reader: Reader, moments: Tensor, importance: Tensor, units: Iterable[Unit]) -> Problem:
     weight = whole.parameters[reader.weight].detach().double().cpu()
     matrix = reader.matrix(weight)
     bias_node = argument(reader.node, "bias")
@@ -185,28 +223,23 @@ def _problem(whole: Steps, reader: Reader, moments: Tensor, importance: Tensor, 
     if bias_node is not None and bias_node.name in whole.constants:
         bias = whole.parameters[whole.constants[bias_node.name]].detach().double().cpu()
     full = torch.cat([matrix, bias.view(reader.groups, -1, 1)], 2)
-    columns = [reader.unit_columns(unit.members[reader.slot]) for unit in units]  # type: ignore[attr-defined]  # units
+    columns = [reader.unit_columns(unit.members[reader.slot]) for unit in units]
     return Problem(full, moments, importance, torch.tensor(columns))
 
 
-def _curve(model: nn.Module, dependencies: Dependencies, g: int, studies: Mapping[int, _Study]) -> np.ndarray:
-    """A group's errors; of one without readers, its magnitudes on the scale of the others."""
-    if g in studies:
-        return studies[g].errors
-    scores = np.sort(magnitude(model, dependencies.groups[g]).square().numpy())
-    share = np.concatenate([[0.0], np.cumsum(scores)]) / max(float(scores.sum()), 1e-30)
-    typical = float(np.median([study.errors[-1] for study in studies.values()])) if studies else 1.0
-    return share * typical
+def _by_magnitude(model: nn.Module, group: Group, others: Iterable[_Path]) -> _Path:
+    """The path of a group without readers: by magnitude, on the scale of the other groups."""
+    scores = magnitude(model, group)
+    order = torch.argsort(scores, stable=True)
+    squares = scores[order].square().numpy()
+    share = np.concatenate([[0.0], np.cumsum(squares)]) / max(float(squares.sum()), 1e-30)
+    ends = [path.errors[-1] for path in others]
+    return _Path(tuple(order.tolist()), share * (float(np.median(ends)) if ends else 1.0))
 
 
-def _by_magnitude(model: nn.Module, dependencies: Dependencies, g: int) -> tuple[int, ...]:
-    return tuple(torch.argsort(magnitude(model, dependencies.groups[g]), stable=True).tolist())
-
-
-def _rebuilt(
-    model: nn.Module, whole: Steps, kept: Kept, inputs: Tensor, batch: int, iterations: int, context: Context
-) -> tuple[Note, ...]:
+def _rebuilt(model: nn.Module, study: _Study, kept: Kept, iterations: int, context: Context) -> tuple[Note, ...]:
     """Rebuild ``model`` in place; notes on what couldn't be."""
+    whole, inputs, batch = study.whole, study.inputs, study.batch
     example = inputs[:2].cpu()
     network = trace(model, (example,))
     folded, _ = fold_batch_norm(model, network)

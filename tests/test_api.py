@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import compress
+import compress.errors
 from compress import targets
 from compress.export import bundle
 from compress.export.manifest import read_manifest, sha256
@@ -306,3 +307,33 @@ def test_the_interval_of_an_accuracy_is_wilsons():
     found = Accuracy.from_counts(90, 100, "onnxruntime")
     assert (round(found.low, 2), round(found.high, 2)) == (82.56, 94.48)
     assert Accuracy.from_counts(100, 100, "onnxruntime").high == 100.0
+
+
+def test_recall_by_class_is_that_of_the_file_and_classes_are_protected_to_the_end(tmp_path):
+    from compress.prune.protect import Protect
+
+    data = pair(100)
+    out = tmp_path / "run"
+    arguments = {"target": "cpu", "out": out, "candidates": 1, "budget": compress.Budget(macs=0.6), "epochs": 0}
+    front = compress.run(build(Residual), data, protect_classes=["2", 4], **arguments)
+    candidate = front.candidates[0]
+    assert candidate.records[-1].stage == Protect.label
+    for each in (front.baseline, candidate):
+        recall = each.best.recall
+        assert recall.protected == ("2", "4")
+        assert sum(recall.n) == each.accuracy.n == 20
+        hits = sum(n * percent / 100 for n, percent in zip(recall.n, recall.percent, strict=True))
+        assert hits == pytest.approx(each.accuracy.value / 100 * each.accuracy.n)
+    assert Front.from_document(json.loads((out / "front.json").read_text())).candidates[0].best.recall is not None
+    assert "Recall by class" in (out / "report.html").read_text()
+    with pytest.raises(compress.errors.RunFolderError, match="protect_classes"):
+        compress.run(build(Residual), data, protect_classes=["2"], resume=True, **arguments)
+
+
+def test_protected_classes_are_among_what_a_run_is_asked_for_again_with():
+    from compress.api import prepare
+    from compress.cli.job import _recorded
+
+    prepared = prepare("resnet", target="cpu", protect_classes=["3", "7"], candidates=1, epochs=0)
+    assert prepared.job.protect_classes == (3, 7)
+    assert _recorded(json.loads(json.dumps(prepared.configuration)))["protect_classes"] == ("3", "7")

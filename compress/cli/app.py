@@ -9,7 +9,7 @@ import click
 
 from compress import __version__
 from compress.cli.session import PROGRAM, Session
-from compress.cli.values import LATENCY, REAL, REALS, SIZE, WHOLE
+from compress.cli.values import LATENCY, NAMES, REAL, REALS, SIZE, WHOLE
 from compress.errors import nearest_names
 
 Command = Callable[..., Any]
@@ -88,6 +88,9 @@ def _job_options(command: Command) -> Command:
         _option(how, "--samples", type=WHOLE, metavar="N", help="Images to calibrate on. Default: 1024."),
         _option(how, "--candidates", type=WHOLE, metavar="N", help="How many to make, at most. Default: 8."),
         _option(how, "--runtime", metavar="NAME", help="The runtime whose figures count, if the target has several."),
+        _option(
+            how, "--protect-classes", type=NAMES, metavar="C,C", help="Classes whose false negatives must not rise."
+        ),
         _option(how, "--seed", type=WHOLE, metavar="N", help="Of all randomness. Default: 0."),
         _option(output, "--out", metavar="DIR", help="The run folder. Default: runs/MODEL-TARGET."),
         _option(output, "--resume", is_flag=True, help="Go on with an unfinished run; its options are known."),

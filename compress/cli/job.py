@@ -30,7 +30,7 @@ BUDGET = {
     "max_drop": "max_accuracy_drop",
 }
 """Option to the field of :class:`~compress.types.Budget`."""
-NAMED = ("model", "target", "data", "weights", "mean", "std")
+NAMED = ("model", "target", "data", "weights", "mean", "std", "protect_classes")
 SETTINGS = ("seed", "prune", "quantize", "epochs", "samples", "candidates", "runtime")
 
 
@@ -158,7 +158,7 @@ def _recorded(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a run was begun with."""
     asked, budget = configuration["asked"], configuration["budget"]
     named = {name: asked[name] for name in NAMED}
-    for name in ("mean", "std"):
+    for name in ("mean", "std", "protect_classes"):
         named[name] = None if named[name] is None else tuple(named[name])
     settings = {name: configuration[name] for name in SETTINGS}
     for name in ("prune", "quantize"):

@@ -109,6 +109,21 @@ class Reals(_Type):
         return numbers
 
 
+class Names(_Type):
+    """Names with commas between them."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names, without the blanks around them."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        if not all(names):
+            self.fail(f"{value!r}: a name is missing; give names such as 3,7", param, ctx)
+        return names
+
+
 LATENCY = Quantity("latency", SECONDS, "5ms")
 SIZE = Quantity("size", BYTES, "256KiB", whole=True)
-REAL, WHOLE, REALS = Real(), Whole(), Reals()
+REAL, WHOLE, REALS, NAMES = Real(), Whole(), Reals(), Names()

@@ -110,6 +110,7 @@ def _page(front: Front, facts: RunFacts) -> dict[str, Any]:
             )
             for c in shown
         ),
+        "recalls": tables.recalls(front, subject) if subject else (),
         "unavailable": tables.unavailable(front),
         "notes": tables.notes(front, facts),
         "phases": tuple(

@@ -36,6 +36,10 @@ def front_markdown(front: Front) -> str:
             f"{row.weight_bits}/{row.activation_bits}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    subject = gains.subject(front)
+    recall = rows_of.recall_sentence(front, subject) if subject is not None else None
+    if recall:
+        lines += ["", escape(recall)]
     missing = rows_of.unavailable(front)
     if missing:
         lines.append("")

@@ -104,6 +104,44 @@ def rows(front: Front) -> tuple[Row, ...]:
     )
 
 
+@dataclass(frozen=True)
+class RecallRow:
+    """Recall of one class: of the float network, of a candidate, and of how many inputs."""
+
+    name: str
+    protected: bool
+    before: str
+    after: str
+    n: str
+
+
+MOST_CLASSES = 20
+"""With more classes than this, only the protected ones are listed."""
+
+
+def recalls(front: Front, candidate: Candidate) -> tuple[RecallRow, ...]:
+    """Recall by class beside the float network's; empty where no class is protected."""
+    old, new = front.baseline.best.recall, candidate.best.recall
+    if old is None or new is None or not new.protected:
+        return ()
+    listed = zip(new.classes, old.percent, new.percent, new.n, strict=True)
+    return tuple(
+        RecallRow(name, name in new.protected, _recall(before), _recall(after), words.count(n))
+        for name, before, after, n in listed
+        if name in new.protected or len(new.classes) <= MOST_CLASSES
+    )
+
+
+def recall_sentence(front: Front, candidate: Candidate) -> str | None:
+    """Recall of the protected classes in a sentence; None where no class is protected."""
+    said = [f"{row.name} {row.before} → {row.after}" for row in recalls(front, candidate) if row.protected]
+    return f"Recall of the protected classes, float → {candidate.id}: {', '.join(said)}." if said else None
+
+
+def _recall(percent: float | None) -> str:
+    return words.DASH if percent is None else f"{percent:.1f}%"
+
+
 def _measured_detail(measurement: Measurement | None, by: words.Unit) -> str:
     if measurement is None:
         return ""

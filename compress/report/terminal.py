@@ -118,11 +118,13 @@ def _closing(front: Front) -> tuple[Text, ...]:
     keys.append("bits: average of weights/activations")
     subject = gains.subject(front)
     why = gains.why_not_faster(front, subject) if subject is not None else None
+    recall = rows_of.recall_sentence(front, subject) if subject is not None else None
     return (
         Text(" · ".join(keys), style="dim"),
         Text(),
         Text(f"{gains.headline(front)}.", style="bold"),
         Text(" ".join([gains.choice(front), *([why] if why else [])])),
+        *([Text(), Text(recall)] if recall else []),
     )
 
 

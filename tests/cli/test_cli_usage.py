@@ -76,6 +76,9 @@ def test_wrong_arguments_are_named_with_the_nearest_right_ones(
         ("--samples", "0", "it must be at least 1"),
         ("--prune", "nrom", "unknown pruning method 'nrom'; nearest: norm"),
         ("--quantize", "unifrom", "unknown quantization method 'unifrom'; nearest: uniform"),
+        ("--protect-classes", "3,,7", "--protect-classes '3,,7': a name is missing; give names such as 3,7"),
+        ("--protect-classes", "3,77", "--protect-classes: there is no class 77; digits has classes 0 to 9"),
+        ("--protect-classes", "three", "unknown class 'three'; there are: 0, 1, 2"),
         ("--runtime", "tvn", "unknown runtime 'tvn'; nearest: tvm"),
     ],
 )

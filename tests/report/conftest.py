@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from compress.results import (
     Accuracy,
     Artifact,
     Candidate,
+    ClassRecall,
     Dataset,
     Estimate,
     Front,
@@ -123,6 +125,12 @@ def candidate(
     )
 
 
+def with_recall(made: Candidate, classes: tuple[str, ...], percent: tuple[float | None, ...]) -> Candidate:
+    """A candidate with recall by class, the first class protected."""
+    recall = ClassRecall(classes, percent, tuple(50 if p is not None else 0 for p in percent), classes[:1])
+    return replace(made, artifacts=tuple(replace(artifact, recall=recall) for artifact in made.artifacts))
+
+
 def top1(correct: int, n: int = 500) -> Accuracy:
     return Accuracy.from_counts(correct, n, "onnxruntime")
 
@@ -230,8 +238,12 @@ def long_front() -> Front:
         candidate(tall, 0.5, 4, top1(486), 61_000, 0.1e-3, 0.11e-3, mixed=True),
         candidate(HOSTILE, 0.7, 8, top1(490), 128_000, None, 0.15e-3, unavailable=(Unavailable("tvm", HOSTILE),)),
     )
+    recalls = ((98.0, 100.0, None), (98.0, 90.0, None), (94.0, 92.0, None))
+    baseline, *found = (
+        with_recall(c, (HOSTILE, "cat", "dog"), percent) for c, percent in zip((baseline, *found), recalls, strict=True)
+    )
     model = "examples/networks/a_very_long_directory_name/another_one/file.py:make_the_network_that_we_ship"
-    return Front(model, "raspberry-pi-5", Dataset(HOSTILE, "ef" * 32, 500), baseline, found)
+    return Front(model, "raspberry-pi-5", Dataset(HOSTILE, "ef" * 32, 500), baseline, tuple(found))
 
 
 FRONTS = {

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from compress.report import gains
 from compress.report import rows as rows_of
 from compress.report.markdown import escape, front_markdown
 from compress.report.terminal import front_table, rows_table
-from compress.results import Front
+from compress.results import Candidate, ClassRecall, Front
 
 
 def printed(renderable: object, width: int, **options: object) -> str:
@@ -143,6 +145,38 @@ def test_a_front_in_markdown(fronts: dict[str, Front]) -> None:
         f"| float | 98.6% (97.1{to}99.3) | 262 µs | — | 1,067.4 KiB | 40.6 M | 32/32 |\n"
         f"| c1 (front) | 95.6% (93.4{to}97.1) | 262 µs | — | 89.8 KiB | 9.89 M (24%) | 8/8 |\n"
     )
+
+
+def test_recall_of_protected_classes_stands_beside_the_float_networks(fronts: dict[str, Front]) -> None:
+    front = fronts["long"]
+    subject = gains.subject(front)
+    listed = rows_of.recalls(front, subject)
+    assert [(row.before, row.after, row.n, row.protected) for row in listed] == [
+        ("98.0%", "94.0%", "50", True),
+        ("100.0%", "92.0%", "50", False),
+        ("—", "—", "0", False),
+    ]
+    sentence = f"Recall of the protected classes, float → {subject.id}: {listed[0].name} 98.0% → 94.0%."
+    assert rows_of.recall_sentence(front, subject) == sentence
+    assert escape(sentence) in front_markdown(front).splitlines()
+    assert sentence in printed(front_table(front), 1000)
+
+
+def test_recall_is_left_out_where_no_class_is_protected(fronts: dict[str, Front]) -> None:
+    front = fronts["measured"]
+    assert rows_of.recalls(front, front.candidates[0]) == ()
+    assert rows_of.recall_sentence(front, front.candidates[0]) is None
+
+
+def test_of_many_classes_only_the_protected_ones_are_listed(fronts: dict[str, Front]) -> None:
+    front = fronts["long"]
+
+    def many(candidate: Candidate) -> Candidate:
+        recall = ClassRecall(tuple(f"class {i}" for i in range(21)), (50.0,) * 21, (9,) * 21, ("class 4",))
+        return replace(candidate, artifacts=tuple(replace(a, recall=recall) for a in candidate.artifacts))
+
+    wide = replace(front, baseline=many(front.baseline), candidates=tuple(map(many, front.candidates)))
+    assert [row.name for row in rows_of.recalls(wide, wide.candidates[0])] == ["class 4"]
 
 
 def test_markdown_has_as_many_cells_in_every_row_whatever_the_names(any_front: Front) -> None:
