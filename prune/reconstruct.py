@@ -49,7 +49,10 @@ MEMORY_BYTES = 3 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Reconstruct:
-    """Prune until ``goal`` is met and rebuild with ``iterations`` of descent a segment (0: least squares alone)."""
+    """Prune until ``goal`` is met and rebuild with ``iterations`` of descent a segment.
+
+    0 leaves it at least squares, and so does a goal that says that fine-tuning follows.
+    """
 
     goal: Goal
     iterations: int = 60
@@ -71,7 +74,7 @@ class Reconstruct:
         ]
         model = remove(state.model, dependencies, units)
         left = Kept(dependencies, frozenset(unit.label for unit in units))
-        notes += _rebuilt(model, study, left, self.iterations, context)
+        notes += _rebuilt(model, study, left, 0 if self.goal.tuned_after else self.iterations, context)
         if study.unread:
             why = "ranked by magnitude: what reads them can't be refitted"
             notes += tuple(Note(name, "channels", why) for name in study.unread)
