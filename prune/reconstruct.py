@@ -35,7 +35,7 @@ from compress.prune.goal import Goal
 from compress.prune.norm import magnitude
 from compress.prune.prunable import prunable
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
-from compress.prune.second_order import Moments, Reader, readers, share_of_positions
+from compress.prune.second_order import Moments, Reader, readers, share_of_positions, thinned
 from compress.prune.segments import Kept, segments
 from compress.prune.sensitivity import IMAGES, Probes, curve
 from compress.types import Context, Note, State
@@ -203,9 +203,11 @@ def _moments(
             for at, node in enumerate(whole.nodes):
                 reader = by_node.get(node.name)
                 if reader is not None:
-                    columns = reader.columns(whole.value(environment, node.args[0]))
-                    share = share_of_positions(columns.shape[2], len(inputs) * columns.shape[3])
-                    found[node.name].add(columns, share)
+                    value = whole.value(environment, node.args[0])
+                    width, positions = reader.extent(value)
+                    share = share_of_positions(width, len(inputs) * positions)
+                    taken, share = thinned(len(x), share, generator)
+                    found[node.name].add(reader.columns(value[taken.to(value.device)]), share)
                 whole.run(environment, [node])
                 for source in {each.name for each in node.all_input_nodes}:
                     if whole.last_use.get(source) == at:
