@@ -55,7 +55,7 @@ from compress.errors import BadInput
 from compress.graph.groups import Dependencies
 from compress.graph.surgery import planned, remove
 from compress.graph.trace import Network, trace
-from compress.prune.amounts import proportional
+from compress.prune.amounts import proportional, undershoot
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal
 from compress.prune.neurons import Neurons, neurons
@@ -155,6 +155,8 @@ class Coreset:
         counter = Counter.of(network, dependencies, context.target)
         kept = proportional(counter, self.goal, context.target.channel_multiple, self._shares(seen))
         drawn = coresets(dependencies, seen, kept, context.generator, self.failure)
+        missed = undershoot(counter, self.goal, kept, context.target.channel_multiple)
+        state = replace(state, notes=state.notes + missed)
         return reduced(state, network, dependencies, drawn)
 
     def _shares(self, seen: Sequence[Neurons]) -> list[float]:

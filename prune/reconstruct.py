@@ -29,6 +29,7 @@ from compress.graph.interpret import Steps
 from compress.graph.surgery import planned, remove
 from compress.graph.trace import Network, argument, kind, shape, trace
 from compress.prune.allocation import allocate
+from compress.prune.amounts import undershoot
 from compress.prune.counter import Counter
 from compress.prune.elimination import Problem, eliminate
 from compress.prune.goal import Goal
@@ -80,6 +81,7 @@ class Reconstruct:
             notes += tuple(Note(name, "channels", why) for name in study.unread)
         if not self.goal.sees_data:
             notes += (Note("", "calibration", "rebuilt on the example inputs alone; give data= for a better network"),)
+        notes += undershoot(counter, self.goal, kept, context.target.channel_multiple)
         plan = planned(state.plan, dependencies, units)
         return replace(state, model=model, plan=plan, notes=tuple(dict.fromkeys(notes)))
 
