@@ -128,7 +128,7 @@ class Coreset:
             number.
         failure: ``delta``, the probability with which a group's bound may fail, in (0, 1).
         amounts: ``"bound"`` gives every group the size that the same relative error asks of it, ``"uniform"`` the
-            same share.
+            same share. Where a group has no bound, there is nothing to compare, and the shares are the same.
     """
 
     goal: Goal
@@ -158,7 +158,7 @@ class Coreset:
         return reduced(state, network, dependencies, drawn)
 
     def _shares(self, seen: Sequence[Neurons]) -> list[float]:
-        if self.amounts == "uniform":
+        if self.amounts == "uniform" or any(each.reason for each in seen):
             return [1.0] * len(seen)
         return [difficulty(each, self.failure) / len(each.lower) for each in seen]
 
