@@ -217,7 +217,7 @@ def draw(sensitivities: Tensor, k: int, generator: torch.Generator) -> Tensor:
     Returns:
         (units,) float64, in expectation 1 for every unit whose sensitivity isn't 0.
     """
-    s = sensitivities.double()
+    s = sensitivities.double().abs()  # a contribution of nothing may come as -0.0, and clocks are divided by it
     live = int((s > 0).sum())
     # The first k of draws without replacement are the k that come first among exponential clocks with these rates.
     clocks = torch.empty(len(s), dtype=torch.float64).exponential_(generator=generator) / s
