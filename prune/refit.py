@@ -70,6 +70,10 @@ def rebuild(
         nodes = pair.smaller.nodes[segment.first : segment.last + 1]
         names = _weights(pair.smaller, nodes)
         touched = any(pair.smaller.parameters[n].shape != pair.original.parameters[n].shape for n in names)
+        touched = touched or any(
+            a.target is not b.target
+            for a, b in zip(nodes, pair.original.nodes[segment.first : segment.last + 1], strict=True)
+        )
         if not (touched or changed):
             before = after = _through(pair.original, segment, before, batch)
             continue
