@@ -57,8 +57,8 @@ class Elimination:
 def eliminate(problems: Sequence[Problem], units: int, checkpoints: Sequence[int]) -> Elimination:
     """Remove a group's units one after the other.
 
-    Groups of more than 64 units lose several at a time while many are left (a 32nd of them), since their
-    errors hardly interact then.
+    Groups of more than 64 units lose several at a time while many are left: a 32nd of them, in turn out of
+    twice as many with the least cost; all others' costs are computed anew afterwards.
 
     Args:
         problems: one a reader, at least one.
@@ -76,27 +76,72 @@ def eliminate(problems: Sequence[Problem], units: int, checkpoints: Sequence[int
     while alive:
         if len(alive) in wanted:
             refitted[len(alive)] = [w.float() for w in weights]
-        cost = torch.zeros(len(alive), dtype=torch.float64)
-        for problem, inverse, weight, root in zip(problems, inverses, weights, roots, strict=True):
-            index = problem.columns[alive]  # (n, s)
-            block = inverse[:, index[:, :, None], index[:, None, :]]  # (groups, n, s, s)
-            lost = (root * weight)[:, :, index].permute(0, 2, 3, 1)  # (groups, n, s, out)
-            solved = torch.linalg.solve(block, lost)
-            cost += (lost * solved).sum((0, 2, 3)).clamp_min(0).cpu()
+        columns = [problem.columns[alive] for problem in problems]
+        cost = _costs(columns, inverses, weights, roots)
         step = 1
         if units > 64:
             following = max((k for k in wanted if k < len(alive)), default=0)
             step = max(1, min(len(alive) // 32, len(alive) - following))
-        chosen = torch.argsort(cost, stable=True)[:step].tolist()
-        for position in chosen:
-            order.append(alive[position])
-            errors.append(errors[-1] + float(cost[position]))
+        if step == 1:
+            chosen = [int(cost.argmin())]
+            rises = [float(cost[chosen[0]])]
+        else:
+            near = torch.argsort(cost, stable=True)[: 2 * step]
+            first, rises = _sequence([each[near] for each in columns], inverses, weights, roots, step)
+            chosen = [int(near[i]) for i in first]
         gone = [alive[position] for position in chosen]
+        order += gone
+        errors += (errors[-1] + np.cumsum(rises)).tolist()
         alive = [unit for unit in alive if unit not in set(gone)]
         for i, problem in enumerate(problems):
-            index = problem.columns[gone].flatten()
-            share = torch.linalg.solve(inverses[i][:, index][:, :, index], inverses[i][:, index])
-            weights[i] = weights[i] - weights[i][:, :, index] @ share
-            inverses[i] = inverses[i] - inverses[i][:, :, index] @ share
-            weights[i][:, :, index] = 0.0
+            _take_out(problem.columns[gone].flatten(), inverses, weights, i)
     return Elimination(tuple(order), np.array(errors), refitted)
+
+
+def _costs(
+    columns: Sequence[Tensor], inverses: Sequence[Tensor], weights: Sequence[Tensor], roots: Sequence[Tensor]
+) -> Tensor:
+    """What removing each unit costs over all readers, (n,); ``columns`` (n, s) of each reader."""
+    cost = torch.zeros(len(columns[0]), dtype=torch.float64)
+    for index, inverse, weight, root in zip(columns, inverses, weights, roots, strict=True):
+        block = inverse[:, index[:, :, None], index[:, None, :]]  # (groups, n, s, s)
+        lost = (root * weight)[:, :, index].permute(0, 2, 3, 1)  # (groups, n, s, out)
+        solved = torch.linalg.solve(block, lost)
+        cost += (lost * solved).sum((0, 2, 3)).clamp_min(0).cpu()
+    return cost
+
+
+def _take_out(index: Tensor, inverses: list[Tensor], weights: list[Tensor], i: int) -> None:
+    """Reader ``i`` without the columns ``index``, the others refitted."""
+    share = torch.linalg.solve(inverses[i][:, index][:, :, index], inverses[i][:, index])
+    weights[i] = weights[i] - weights[i][:, :, index] @ share
+    inverses[i] = inverses[i] - inverses[i][:, :, index] @ share
+    weights[i][:, :, index] = 0.0
+
+
+def _sequence(
+    columns: Sequence[Tensor],
+    inverses: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    roots: Sequence[Tensor],
+    count: int,
+) -> tuple[list[int], list[float]]:
+    """``count`` of a few units, one after the other, and what each costs when those before it are gone.
+
+    Only the units' own columns are brought up to date, all that their costs depend on; two units that stand
+    in for one another don't go together.
+    """
+    flat = [index.flatten() for index in columns]
+    small = [inverse[:, at][:, :, at] for inverse, at in zip(inverses, flat, strict=True)]
+    own = [weight[:, :, at] for weight, at in zip(weights, flat, strict=True)]
+    places = [torch.arange(index.numel()).view_as(index) for index in columns]
+    left, chosen, rises = list(range(len(columns[0]))), list[int](), list[float]()
+    for _ in range(count):
+        cost = _costs([place[left] for place in places], small, own, roots)
+        at = int(cost.argmin())
+        chosen.append(left[at])
+        rises.append(float(cost[at]))
+        for i, place in enumerate(places):
+            _take_out(place[left[at]], small, own, i)
+        del left[at]
+    return chosen, rises

@@ -208,8 +208,8 @@ def _moments(
                 if reader is not None:
                     value = whole.value(environment, node.args[0])
                     width, positions = reader.extent(value)
-                    share = share_of_positions(width, len(inputs) * positions)
-                    taken, share = thinned(len(x), share, generator)
+                    share = share_of_positions(width, len(inputs) * len(value) * positions // len(x))
+                    taken, share = thinned(len(value), share, generator)
                     found[node.name].add(reader.columns(value[taken.to(value.device)]), share)
                 whole.run(environment, [node])
                 for source in {each.name for each in node.all_input_nodes}:

@@ -176,7 +176,9 @@ def _solve(
         if other is not None and other in a and other in b:
             target = target + pair.kept.of(other, a[other]) - b[other]
         width, positions = reader.extent(b[source.name])
-        chosen, share = thinned(b[BATCH], share_of_positions(width, inputs * positions), generator)
+        length = len(b[source.name])
+        share = share_of_positions(width, inputs * length * positions // b[BATCH])
+        chosen, share = thinned(length, share, generator)
         chosen = chosen.to(target.device)
         columns, rows = reader.columns(b[source.name][chosen]), reader.rows(target[chosen])
         taken = moments.add(columns, share).to(columns.device)

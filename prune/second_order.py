@@ -69,7 +69,7 @@ class Reader:
         return y.reshape(y.shape[0], self.groups, -1, math.prod(y.shape[2:])).transpose(0, 1)
 
     def extent(self, x: Tensor) -> tuple[int, int]:
-        """Columns of the matrix, and positions an input, for an input (N, ...)."""
+        """Columns of the matrix, and positions a row, for an input (rows, ...)."""
         if kind(self.node) == "linear":
             return x.shape[-1], math.prod(x.shape[1:-1])
         return x.shape[1] // self.groups * self.taps, math.prod(shape(self.node)[2:])
@@ -157,13 +157,14 @@ def share_of_positions(columns: int, positions: int) -> float:
     return min(1.0, max(4096, ROWS_PER_COLUMN * columns) / max(1, positions))
 
 
-def thinned(inputs: int, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
-    """Which of ``inputs`` to look at for ``share`` of all positions, and the share of theirs: twice as many inputs
-    as positions ask for, since positions of one input are alike."""
-    count = min(inputs, math.ceil(2 * share * inputs))
-    if count == inputs:
-        return torch.arange(inputs), share
-    return torch.randperm(inputs, generator=generator)[:count].sort().values, share * inputs / count
+def thinned(rows: int, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Which of a tensor's ``rows`` (inputs; windows or tokens in some layers) to look at for ``share`` of all
+    positions, and the share of theirs: twice as many rows as positions ask for, since positions of one row are
+    alike."""
+    count = min(rows, math.ceil(2 * share * rows))
+    if count == rows:
+        return torch.arange(rows), share
+    return torch.randperm(rows, generator=generator)[:count].sort().values, share * rows / count
 
 
 def damped(matrix: Tensor, share: float = 1e-6) -> Tensor:

@@ -1,7 +1,8 @@
 """A network in segments: runs of operators between tensors through which everything flows.
 
 What a segment computes is compared with what the original computes there, channel by channel, so a
-segment ends where it is known which of the original's channels are left.
+segment ends where it is known which of the original's channels are left, and where inputs lie along the
+first axis, so that it runs on a few of them at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor, fx
 
 from compress.graph.groups import PRODUCES, Dependencies
 from compress.graph.interpret import Steps
-from compress.graph.trace import kind, shape
+from compress.graph.trace import batch_first, kind, shape
 
 LAYERS = 2
 """Weighted layers that a segment holds at least: one that makes channels and one that reads them."""
@@ -77,7 +78,7 @@ class Kept:
 
 def segments(steps: Steps, kept: Kept) -> tuple[Segment, ...]:
     """The segments of a network with one input, in order; together they hold every operator."""
-    cuts = {i for i, name in _bottlenecks(steps) if kept.known(name)}
+    cuts = {i for i, name in _bottlenecks(steps) if kept.known(name) and batch_first(steps.nodes[i])}
     found: list[Segment] = []
     first, entry, layers = 0, steps.inputs[0], 0
     for i, node in enumerate(steps.nodes):

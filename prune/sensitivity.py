@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.graph.interpret import Environment, Steps
+from compress.graph.interpret import BATCH, Environment, Steps
+from compress.graph.trace import batch_first
 from compress.prune.second_order import Reader
 
 IMAGES = 256
@@ -37,8 +38,10 @@ class Probes:
     def __init__(self, steps: Steps, readers: Sequence[Reader], inputs: Tensor, batch: int, seed: int) -> None:
         self.steps, self.readers, self.inputs, self.batch, self.seed = steps, readers, inputs, batch, seed
 
-    def passes(self) -> Iterator[tuple[Environment, Mapping[str, Tensor]]]:
-        """For each batch, the values of all nodes and the gradient at each reader's output."""
+    def passes(self) -> Iterator[tuple[Environment, Mapping[str, Tensor], Mapping[str, Tensor]]]:
+        """For each batch, the values of all nodes, the gradient at each reader's output, and of readers whose
+        rows aren't inputs (windows, tokens) the input that each element belongs to, int64."""
+        unlike = [reader.node.name for reader in self.readers if not batch_first(reader.node)]
         generator = torch.Generator().manual_seed(self.seed)
         weights = [self.steps.parameters[reader.weight] for reader in self.readers]
         before = [weight.requires_grad for weight in weights]
@@ -52,14 +55,16 @@ class Probes:
                     output = environment[self.steps.output]
                     signs = signs_like(output, generator)
                     ends = [environment[reader.node.name] for reader in self.readers]
-                    found = torch.autograd.grad((output * signs).sum(), ends, allow_unused=True)
+                    both = bool(unlike) and len(x) > 1
+                    found = torch.autograd.grad((output * signs).sum(), ends, allow_unused=True, retain_graph=both)
                 gradients = {
                     reader.node.name: torch.zeros_like(end) if g is None else g
                     for reader, end, g in zip(self.readers, ends, found, strict=True)
                 }
+                owners = _owners(output * signs, environment, gradients, unlike) if both else {}
                 with torch.no_grad():
-                    yield environment, gradients
-                del environment, gradients, output, ends, found
+                    yield environment, gradients, owners
+                del environment, gradients, owners, output, ends, found
         finally:
             for weight, asked in zip(weights, before, strict=True):
                 weight.requires_grad_(asked)
@@ -67,7 +72,7 @@ class Probes:
     def importance(self) -> dict[str, Tensor]:
         """Reader -> mean squared gradient of each output channel for one input, float64 (groups, out)."""
         total: dict[str, Tensor] = {}
-        for _, gradients in self.passes():
+        for _, gradients, _ in self.passes():
             for reader in self.readers:
                 squares = reader.rows(gradients[reader.node.name]).double().square().sum((1, 3)).cpu()
                 total[reader.node.name] = total.get(reader.node.name, torch.zeros_like(squares)) + squares
@@ -82,14 +87,14 @@ class Probes:
             changes: group -> units kept -> for each reader, what is added to its matrix, (groups, out, K + 1).
         """
         squares: dict[int, dict[int, float]] = {group: dict.fromkeys(each, 0.0) for group, each in changes.items()}
-        for environment, gradients in self.passes():
+        for environment, gradients, owners in self.passes():
             for group, each in changes.items():
                 for kept, parts in each.items():
-                    moved = torch.zeros(1)
+                    moved = torch.zeros(environment[BATCH])
                     for reader, change in parts:
                         error = _applied(self.steps, environment, reader, change)
-                        gradient = gradients[reader.node.name]
-                        moved = moved + (error * gradient).flatten(1).sum(1).cpu()
+                        name = reader.node.name
+                        moved += _by_input(error * gradients[name], owners.get(name), len(moved)).cpu()
                     squares[group][kept] += float(moved.double().square().sum())
         n = len(self.inputs)
         return {group: {kept: total / n for kept, total in each.items()} for group, each in squares.items()}
@@ -98,6 +103,32 @@ class Probes:
 def signs_like(output: Tensor, generator: torch.Generator) -> Tensor:
     """Random signs, one an element of ``output``."""
     return torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
+
+
+def _owners(
+    signed: Tensor, environment: Environment, gradients: Mapping[str, Tensor], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """The input that each element of some tensors belongs to.
+
+    Input i's share of ``signed`` is multiplied by i + 1, and so is the gradient of what belongs to it; an
+    element without a gradient counts for nothing, whichever it is given to.
+    """
+    numbers = torch.arange(1, len(signed) + 1, device=signed.device).view(-1, *[1] * (signed.dim() - 1))
+    ends = [environment[name] for name in names]
+    found = torch.autograd.grad((signed * numbers).sum(), ends, allow_unused=True)
+    owners = {}
+    for name, scaled in zip(names, found, strict=True):
+        once = gradients[name]
+        ratio = torch.zeros_like(once) if scaled is None else torch.where(once == 0, 1.0, scaled / once)
+        owners[name] = (ratio.round().nan_to_num(1.0) - 1).clamp(0, len(signed) - 1).long()
+    return owners
+
+
+def _by_input(products: Tensor, owner: Tensor | None, inputs: int) -> Tensor:
+    """The sum of a tensor's elements for each input, (inputs,)."""
+    if owner is None:
+        return products.reshape(inputs, -1).sum(1)
+    return products.new_zeros(inputs).index_add_(0, owner.flatten(), products.flatten())
 
 
 def _applied(steps: Steps, environment: Environment, reader: Reader, change: Tensor) -> Tensor:
@@ -121,8 +152,8 @@ def curve(errors: np.ndarray, measured: Mapping[int, float]) -> np.ndarray:
         errors: the error when 0, 1, ... units are gone.
         measured: units kept -> the measured error.
 
-    The ratio of the two is interpolated linearly in its logarithm between the measured counts; the
-    result never falls as more units go.
+    The ratio of the two is interpolated linearly in its logarithm between the measured counts, and no count
+    is dearer than the next measured one; the result never falls as more units go.
     """
     units = len(errors) - 1
     points = sorted((kept, value) for kept, value in measured.items() if 0 < kept < units and value > 0)
@@ -132,4 +163,11 @@ def curve(errors: np.ndarray, measured: Mapping[int, float]) -> np.ndarray:
     logarithms = [math.log(value / errors[units - kept]) for kept, value in points]
     kept_counts = np.arange(units, -1, -1)
     ratio = np.exp(np.interp(kept_counts, [kept for kept, _ in points], logarithms))
-    return np.asarray(np.maximum.accumulate(errors * ratio))
+    scaled = errors * ratio
+    highest = 0.0
+    start = 0
+    for kept, value in reversed(points):
+        highest = max(highest, value)
+        scaled[start : units - kept + 1] = np.minimum(scaled[start : units - kept + 1], highest)
+        start = units - kept + 1
+    return np.asarray(np.maximum.accumulate(scaled))

@@ -124,6 +124,15 @@ def shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else _at_batch_one(str(size), size) for size in value.shape)
 
 
+def batch_first(node: fx.Node) -> bool:
+    """True if the first axis of a node's tensor is the batch (not windows of it, nor tokens)."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or not value.shape:
+        return False
+    size = value.shape[0]
+    return bool(size.node.expr.is_Symbol) if isinstance(size, torch.SymInt) else size == 1
+
+
 _SIZES: dict[str, int] = {}
 
 
