@@ -21,7 +21,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor, fx, nn
 
-from compress.errors import NoPrunableAxis
 from compress.graph.blocks import Block
 from compress.graph.costs import layer_operators
 from compress.graph.fold import fold_batch_norm, foldable
@@ -61,7 +60,9 @@ class Blocks:
         skip = set(self.goal.skip)
         free = [block for block in dependencies.blocks if not skip & set(block.layers)]
         if not free:
-            raise NoPrunableAxis(["no module of the network computes x + branch(x), so no block can be removed"])
+            why = "no module of the network computes x + branch(x), so channels alone are pruned"
+            state = replace(state, notes=(*state.notes, Note("", "blocks", why)))
+            return Reconstruct(self.goal, self.iterations)(state, context)
         inputs = inputs[: affordable(network)]
         batch = BATCH_SIZE if network.dynamic_batch else 1
         gone = _chosen(state.model, network, dependencies, free, limits, inputs, batch, context)
