@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, pruners
+from benchmarks import common, pruned, pruners
 
 NETWORKS = ("resnet20", "resnet56")
 IMAGES = 1024
@@ -33,9 +33,7 @@ def subject(name: str, cifar10: Path, images: int = IMAGES) -> pruners.Subject:
 
 def measure() -> list[common.Row]:
     with common.cifar10() as cifar10, tempfile.TemporaryDirectory() as folder:
-        return [
-            row for name in NETWORKS for row in pruners.measured(subject(name, cifar10), FACTORS, Path(folder))
-        ]
+        return [row for name in NETWORKS for row in pruners.measured(subject(name, cifar10), FACTORS, Path(folder))]
 
 
 def section(document: Mapping[str, Any]) -> str:
@@ -51,23 +49,23 @@ def section(document: Mapping[str, Any]) -> str:
         "chance. Multiply-accumulates (MACs) are those of convolutions and linear layers. Pruning is wall time on "
         f"{pruners.PRUNING_THREADS} threads of torch, the peer's with the search for its ratio.\n\n"
         "Torch-Pruning: its `BasePruner` with `GroupMagnitudeImportance`, one step, the channel ratio found by "
-        "bisection so that the MACs left come closest to those asked for, either the same ratio in all layers or all channels in "
-        "one ranking. It doesn't touch batch-norm statistics, which any pruning makes wrong; rows with "
+        "bisection so that the MACs left come closest to those asked for, either the same ratio in all layers or all "
+        "channels in one ranking. It doesn't touch batch-norm statistics, which any pruning makes wrong; rows with "
         f'"{pruners.ANEW}" have them estimated on the calibration images, as ours and `norm` have.\n\n',
         LATENCY,
     ]
     for name in dict.fromkeys(row["network"] for row in rows):
         these = [row for row in rows if row["network"] == name]
-        said = [targets(name, these), pruners.peers(these), pruners.bought(these), pruners.noise(these)]
-        parts += [f"\n### {name}\n\n{' '.join(filter(None, said))}\n\n", pruners.table(these)]
+        said = [targets(name, these), pruned.peers(these), pruned.bought(these), pruned.noise(these)]
+        parts += [f"\n### {name}\n\n{' '.join(filter(None, said))}\n\n", pruned.table(these)]
     return "".join(parts)
 
 
 LATENCY = (
     "Latency is that of one image in ONNX Runtime, all files of a network in turns "
-    f"({pruners.ROUNDS} rounds), the median. Removed MACs don't buy as much time, and may buy none. ONNX Runtime's fast "
-    "float convolution computes channels in blocks of a SIMD register's width (16 on AVX-512, 8 on AVX2): it fills "
-    "a last block with zeros, and leaves a layer with more input channels than a block that aren't a multiple of it to "
+    f"({pruners.ROUNDS} rounds), the median. Removed MACs don't buy as much time, and may buy none. ONNX Runtime's "
+    "fast float convolution computes channels in blocks of a SIMD register's width (16 on AVX-512, 8 on AVX2): it "
+    "fills a last block with zeros, and leaves a layer with more input channels than a block that aren't a multiple of it to "
     "a general kernel, which takes about twice as long (3x3 on 16x16 pixels on an AVX-512 processor: 31 channels 85 "
     "microseconds, 32 channels 43, 17 channels 39). So any count may be slower than the next multiple. "
     f'The rows with "{pruners.LIKED}" are from `prune(..., target="cpu")`, which keeps to multiples '

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, prune_cifar10, pruners
+from benchmarks import common, prune_cifar10, pruned, pruners
 
 NETWORK = "resnet56"
 FACTOR = 2.1
@@ -67,7 +67,7 @@ def rows(
         for number, pruner in enumerate(using):
             start = time.perf_counter()
             model = copy.deepcopy(pruner.prune(subject, 1 / factor))
-            pruned_s = time.perf_counter() - start
+            prune_s = time.perf_counter() - start
             before = pruners.accuracy(model, subject, Path(folder) / f"{number}-pruned.onnx")
             start = time.perf_counter()
             fit(
@@ -104,7 +104,7 @@ def rows(
                     "training_images": subject.data.train.n,
                     "epochs": asked.epochs,
                     "device": device,
-                    "prune_seconds": round(pruned_s, 1),
+                    "prune_seconds": round(prune_s, 1),
                     "tune_seconds": round(tuned_s, 1),
                 }
             )
@@ -131,7 +131,7 @@ def section(document: Mapping[str, Any]) -> str:
 def words(found: Sequence[Mapping[str, Any]], target: float) -> str:
     """Whether the target was kept, and the table."""
     first = found[0]
-    ours = pruners.find(found, pruner=pruners.OURS)
+    ours = pruned.find(found, pruner=pruners.OURS)
     value = ours["accuracy_tuned_percent"]
     on = {"cpu": f"on {pruners.PRUNING_THREADS} threads", "cuda": "on a GPU"}[first["device"]]
     text = (

@@ -1,4 +1,4 @@
-"""What the pruning benchmarks share: the pruners that are set side by side, their rows, their latencies, their table.
+"""What the pruning benchmarks share: the pruners that are set side by side, their rows and their latencies.
 
 Every pruner gets the same float network, the same calibration images and the same number of multiply-accumulates. Peers
 know a ratio of channels only, so theirs is searched for; where all layers step at once, it comes close, not nearer.
@@ -19,7 +19,6 @@ from benchmarks import common
 THREADS = (1, 2)
 PRUNING_THREADS = 2
 ROUNDS = 30
-NOISY = 1.5
 SEARCH_STEPS = 12
 ORIGINAL, OURS, NORM, PEER = "not pruned", "compress, reconstruct", "compress, norm", "Torch-Pruning"
 LIKED = "counts that the target `cpu` likes"
@@ -75,7 +74,9 @@ def ours(method: str, target: str | None = None) -> Callable[[Subject, float], A
     def prune(subject: Subject, share: float) -> Any:
         from compress.prune import prune
 
-        return prune(subject.model, subject.images[:2], macs=share, method=method, target=target, data=subject.images).model
+        return prune(
+            subject.model, subject.images[:2], macs=share, method=method, target=target, data=subject.images
+        ).model
 
     return prune
 
@@ -148,6 +149,53 @@ def macs(model: Any, x: Any) -> int:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(x)
     return int(counter.get_total_flops()) // 2
+
+
+def with_statistics(model: Any, images: Any, batch: int = 50) -> Any:
+    """A network that computes the same as ``model`` in evaluation mode, with the statistics of ``images`` in its norms.
+
+    With a norm's input of mean ``m`` and variance ``v``, which ``gamma (x - mean) / sqrt(var + eps) + beta`` maps,
+
+        gamma' = gamma sqrt((v + eps) / (var + eps)),   beta' = beta + gamma (m - mean) / sqrt(var + eps).
+
+    Args:
+        model: any module; it is not changed.
+        images: (N, C, H, W).
+        batch: images at a time.
+    """
+    import torch
+    from torch import nn
+
+    made = copy.deepcopy(model).eval()
+    norms = [module for module in made.modules() if isinstance(module, nn.BatchNorm2d)]
+    sums: dict[int, list[Any]] = {}
+
+    def watch(number: int) -> Any:
+        def hook(module: Any, inputs: Any) -> None:
+            flat = inputs[0].movedim(1, 0).flatten(1).double()
+            found = [flat.sum(1), flat.square().sum(1), flat.shape[1]]
+            sums[number] = [a + b for a, b in zip(sums.get(number, (0.0, 0.0, 0)), found, strict=True)]
+
+        return hook
+
+    hooks = [norm.register_forward_pre_hook(watch(number)) for number, norm in enumerate(norms)]
+    with torch.no_grad():
+        for part in images.split(batch):
+            made(part)
+        for hook in hooks:
+            hook.remove()
+        for number, norm in enumerate(norms):
+            mean, var = norm.running_mean, norm.running_var
+            total, squares, count = sums[number]
+            new_mean = total / count
+            new_var = (squares / count - new_mean.square()).clamp_min(0)
+            deviation = (var.double() + norm.eps).sqrt()
+            gamma, beta = norm.weight.double(), norm.bias.double()
+            norm.bias.copy_(beta + gamma * (new_mean - mean) / deviation)
+            norm.weight.copy_(gamma * (new_var + norm.eps).sqrt() / deviation)
+            norm.running_mean.copy_(new_mean)
+            norm.running_var.copy_(new_var)
+    return made
 
 
 def pruners(subject: Subject) -> list[Pruner]:
@@ -294,115 +342,3 @@ def _time(rows: list[common.Row], files: Mapping[int, Path], threads: int, x: An
         row[f"latency_{unit}_p90_ms"] = None if one is None else round(one.latency_p90_s * 1e3, 4)
         row[f"speedup_{unit}"] = None if one is None else round(reference / one.latency_s, 3)
         row[f"other_work_{unit}_percent"] = other_work
-
-
-# --- words and tables ------------------------------------------------------------------------------------------------
-
-
-def find(rows: Sequence[Mapping[str, Any]], **wanted: Any) -> Mapping[str, Any]:
-    """The only row with these values."""
-    (row,) = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-    return row
-
-
-def bought(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What the MACs that our pruning removed bought in latency, in a sentence a factor."""
-    said = []
-    for row in rows:
-        if row["pruner"] != OURS or row["amounts"] is not None:
-            continue
-        liked = [
-            each
-            for each in rows
-            if each["amounts"] == LIKED and each["macs_original_over_asked"] == row["macs_original_over_asked"]
-        ]
-        said.append(
-            f"{row['macs_original_over_pruned']:.2f} times fewer MACs, in any counts, run "
-            f"{row['speedup_1_thread']:.2f} times as fast on one thread and {row['speedup_2_threads']:.2f} times on two"
-            + "".join(
-                f"; {each['macs_original_over_pruned']:.2f} times fewer, in counts that the target likes, "
-                f"{each['speedup_1_thread']:.2f} and {each['speedup_2_threads']:.2f} times, with "
-                f"{each['accuracy_percent']:.2f}% instead of {row['accuracy_percent']:.2f}%"
-                for each in liked
-            )
-            + "."
-        )
-    return " ".join(said)
-
-
-def peers(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Our accuracy beside the best of the peer's at each factor, and what the peer couldn't do."""
-    said = []
-    for factor in dict.fromkeys(row["macs_original_over_asked"] for row in rows):
-        these = [row for row in rows if row["macs_original_over_asked"] == factor]
-        others = [row for row in these if row["pruner"] == PEER and row["failed"] is None]
-        if factor is None or not others:
-            continue
-        best = max(others, key=lambda row: row["accuracy_percent"])
-        mine = find(these, pruner=OURS, amounts=None)
-        said.append(
-            f"At {factor:g} times fewer MACs the best of Torch-Pruning's has {best['accuracy_percent']:.2f}% "
-            f"({best['amounts']}), ours {mine['accuracy_percent']:.2f}%."
-        )
-    failed = [row for row in rows if row["failed"]]
-    if failed:
-        said.append(
-            f"With nothing held fixed, {len(failed)} of its attempts gave no network that runs "
-            f"(`{failed[0]['failed']}`): where a shortcut pads channels with zeros it loses track of which are which. "
-            "So its other rows hold the layers that write to the shortcuts, and prune inside the blocks."
-        )
-    return " ".join(said)
-
-
-def noise(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How far the latencies can be trusted."""
-    units = ("1_thread", "2_threads")
-    busy = max(row[f"other_work_{unit}_percent"] or 0.0 for row in rows for unit in units)
-    timed = [row for row in rows if row["latency_1_thread_ms"] is not None]
-    words = f"Other programs used up to {busy:.1f}% of the cores while latencies were taken."
-    for unit, name in zip(units, ("one thread", "two threads"), strict=True):
-        stalled = [row for row in timed if row[f"latency_{unit}_p90_ms"] > NOISY * row[f"latency_{unit}_ms"]]
-        if stalled:
-            words += (
-                f" On {name} {len(stalled)} of the {len(timed)} files are noisy: a 90th percentile of more than "
-                f"{NOISY:g} times the median."
-            )
-    return words
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a row."""
-    header = [
-        "pruned by",
-        "amounts",
-        "times fewer MACs, asked and found",
-        "million MACs",
-        "thousand parameters",
-        "accuracy, %",
-        "95% interval",
-        "pruning, s",
-        "1 thread, ms",
-        "2 threads, ms",
-        "speedup, 1 and 2",
-    ]
-
-    def line(row: Mapping[str, Any]) -> list[str]:
-        amounts = [row["amounts"] or "", "" if row["scope"] == "whole network" else row["scope"]]
-        asked = row["macs_original_over_asked"]
-        names = [row["pruner"], ", ".join(filter(None, amounts)) or "—"]
-        if row["failed"]:
-            return [*names, f"{asked:g}, —", "—", "—", "doesn't run", *["—"] * 5]
-        return [
-            *names,
-            "—" if asked is None else f"{asked:g}, {row['macs_original_over_pruned']:.2f}",
-            common.shown(row["macs"] / 1e6, 2),
-            common.shown(row["parameters"] / 1e3, 1),
-            common.shown(row["accuracy_percent"], 2),
-            f"{row['accuracy_low_percent']:.2f} to {row['accuracy_high_percent']:.2f}",
-            "—" if row["prune_seconds"] is None else common.shown(row["prune_seconds"], 1),
-            common.shown(row["latency_1_thread_ms"], 3),
-            common.shown(row["latency_2_threads_ms"], 3),
-            f"{row['speedup_1_thread']:.2f}, {row['speedup_2_threads']:.2f}",
-        ]
-
-    return common.markdown_table(header, [line(row) for row in rows], text_columns=2)
