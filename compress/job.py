@@ -116,7 +116,9 @@ class Job:
         stages: list[Stage] = []
         shrinks = any(share is not None and share < 1 for share in (proposal.macs, proposal.params))
         if self.prune is not None and shrinks:
-            stages.append(pruning.METHODS[self.prune](Goal(proposal.macs, proposal.params)))
+            stages.append(
+                pruning.METHODS[self.prune](Goal(proposal.macs, proposal.params, tuned_after=self.epochs > 0))
+            )
             if self.epochs:
                 stages.append(FineTune(self.epochs))
         if self.quantize is not None and proposal.weight_bits is not None:

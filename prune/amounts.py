@@ -13,6 +13,7 @@ from compress.errors import BadInput
 from compress.graph.groups import Group
 from compress.prune.counter import Cost, Counter
 from compress.prune.goal import Goal
+from compress.types import Note
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,26 @@ def given_back(
                 break
         else:
             return tuple(now)
+
+
+def undershoot(counter: Counter, goal: Goal, kept: Sequence[int], multiple: int) -> tuple[Note, ...]:
+    """Why a network keeps less than 98% of the fractions that were asked for; nothing where it keeps more."""
+    full, now = counter.counts(counter.all_units), counter.counts(kept)
+    notes = []
+    for what, asked, share in (
+        ("MACs", goal.macs, now[0] / full[0]),
+        ("parameters", goal.params, now[1] / full[1]),
+    ):
+        if asked is None or share >= 0.98 * min(1.0, asked):
+            continue
+        if sum(limit is not None for limit in (goal.macs, goal.params, goal.latency_s, goal.ram_bytes)) > 1:
+            why = "another limit is reached first"
+        elif multiple > 1:
+            why = f"the target's kernels like channels in multiples of {multiple}, and one step more would exceed it"
+        else:
+            why = "one unit more would exceed it"
+        notes.append(Note("", what, f"{share:.3f} are kept where {asked:g} was asked for: {why}"))
+    return tuple(notes)
 
 
 def out_of_reach(counter: Counter, smallest: Sequence[int]) -> str:

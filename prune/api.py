@@ -96,7 +96,7 @@ def prune(
     if chosen not in roster.METHODS:
         raise UnknownName("pruning method", chosen, roster.METHODS)
     model = in_evaluation_mode(model)
-    inputs = example_inputs if isinstance(example_inputs, torch.Tensor) else example_inputs[0]
+    inputs = _one(example_inputs)
     network = trace(model, (inputs,))
     layers = {operator.path for operator in costs.layer_operators(network)}
     for layer in skip:
@@ -106,6 +106,13 @@ def prune(
     if target is None:
         device = replace(device, channel_multiple=1)
     dataset = datasets.from_python(data if data is not None else inputs, divisible=False)
+    if dataset.train.inputs(1, torch.Generator().manual_seed(0)).shape[1:] != inputs.shape[1:]:
+        given = dataset.train.inputs(1, torch.Generator().manual_seed(0)).shape[1:]
+        raise BadData(
+            dataset.name,
+            f"its inputs are {' x '.join(map(str, given))}, the example is {' x '.join(map(str, inputs.shape[1:]))}",
+            "give data and example_inputs of one shape",
+        )
     context = Context(device, budget, dataset, torch.Generator().manual_seed(seed), seed=seed)
     told_apart = shape(network.outputs()[0])
     if dataset.task == "classification" and len(told_apart) == 2 and told_apart[1] < len(dataset.classes):
@@ -130,3 +137,14 @@ def prune(
     most = None if protected else context.samples
     found = recall(model, state.model, dataset, protected, most=most, seed=seed) if data is not None else None
     return Pruned(state.model, state.plan, report, state, found)
+
+
+def _one(example_inputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
+    if isinstance(example_inputs, torch.Tensor):
+        return example_inputs
+    if len(example_inputs) != 1:
+        raise BadInput(
+            f"prune() takes networks with one input, example_inputs has {len(example_inputs)}; "
+            "wrap the network in a module that takes one tensor and splits it"
+        )
+    return example_inputs[0]

@@ -55,7 +55,7 @@ from compress.errors import BadInput
 from compress.graph.groups import Dependencies
 from compress.graph.surgery import planned, remove
 from compress.graph.trace import Network, trace
-from compress.prune.amounts import proportional
+from compress.prune.amounts import proportional, undershoot
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal
 from compress.prune.neurons import Neurons, neurons
@@ -128,7 +128,7 @@ class Coreset:
             number.
         failure: ``delta``, the probability with which a group's bound may fail, in (0, 1).
         amounts: ``"bound"`` gives every group the size that the same relative error asks of it, ``"uniform"`` the
-            same share.
+            same share. Where a group has no bound, there is nothing to compare, and the shares are the same.
     """
 
     goal: Goal
@@ -155,10 +155,12 @@ class Coreset:
         counter = Counter.of(network, dependencies, context.target)
         kept = proportional(counter, self.goal, context.target.channel_multiple, self._shares(seen))
         drawn = coresets(dependencies, seen, kept, context.generator, self.failure)
+        missed = undershoot(counter, self.goal, kept, context.target.channel_multiple)
+        state = replace(state, notes=state.notes + missed)
         return reduced(state, network, dependencies, drawn)
 
     def _shares(self, seen: Sequence[Neurons]) -> list[float]:
-        if self.amounts == "uniform":
+        if self.amounts == "uniform" or any(each.reason for each in seen):
             return [1.0] * len(seen)
         return [difficulty(each, self.failure) / len(each.lower) for each in seen]
 
@@ -217,7 +219,7 @@ def draw(sensitivities: Tensor, k: int, generator: torch.Generator) -> Tensor:
     Returns:
         (units,) float64, in expectation 1 for every unit whose sensitivity isn't 0.
     """
-    s = sensitivities.double()
+    s = sensitivities.double().abs()  # a contribution of nothing may come as -0.0, and clocks are divided by it
     live = int((s > 0).sum())
     # The first k of draws without replacement are the k that come first among exponential clocks with these rates.
     clocks = torch.empty(len(s), dtype=torch.float64).exponential_(generator=generator) / s

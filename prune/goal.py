@@ -15,6 +15,7 @@ class Goal:
         skip: layers (module paths) whose channels stay.
         protect_classes: classes whose recall must not fall.
         sees_data: whether the context's inputs are the user's data; if not, only their shape counts.
+        tuned_after: whether fine-tuning follows, so that descending on the original's tensors would be in vain.
     """
 
     macs: float | None = None
@@ -24,3 +25,4 @@ class Goal:
     skip: tuple[str, ...] = ()
     protect_classes: tuple[int, ...] = ()
     sees_data: bool = True
+    tuned_after: bool = False

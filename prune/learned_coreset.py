@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -40,7 +40,7 @@ from torch.func import functional_call
 from compress.errors import BadInput
 from compress.graph.groups import Dependencies, Group
 from compress.graph.trace import trace
-from compress.prune.amounts import uniform
+from compress.prune.amounts import undershoot, uniform
 from compress.prune.coreset import UnitCoreset, reduced
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal
@@ -97,6 +97,8 @@ class LearnedCoreset:
             UnitCoreset(group.name, len(each), tuple(torch.nonzero(each).flatten().tolist()), each, None, reason)
             for group, each in zip(dependencies.groups, weights, strict=True)
         ]
+        missed = undershoot(counter, self.goal, kept, context.target.channel_multiple)
+        state = replace(state, notes=state.notes + missed)
         smaller = reduced(state, network, dependencies, found)
         if self.goal.sees_data and network.dynamic_batch and kept != counter.all_units:
             recalibrate(smaller.model, inputs)

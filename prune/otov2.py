@@ -30,18 +30,21 @@ AGREE = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Largest difference of two outputs, relative to the largest output, that counts as equal."""
 
 
+_Pair = tuple[Group, tuple[Slot, ...]]
+
+
 @dataclass(frozen=True)
 class ZeroInvariant:
     """The zero-invariant groups of a network.
 
     Attributes:
         dependencies: the dependency groups whose units can be driven to zero.
-        slots: for each of them, by its name, the parameters and axes whose indices form a unit's zero-invariant group.
+        slots: for each of them, the parameters and axes whose indices form a unit's zero-invariant group.
         notes: groups that had to be widened, and groups that were left out, with the reason.
     """
 
     dependencies: Dependencies
-    slots: Mapping[str, tuple[Slot, ...]]
+    slots: tuple[tuple[Slot, ...], ...]
     notes: tuple[Note, ...]
 
 
@@ -61,34 +64,32 @@ def zero_invariant(
         NoPrunableAxis: no group is left.
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    slots: dict[str, tuple[Slot, ...]] = {}
     notes: list[Note] = []
-    candidates = []
+    candidates: list[_Pair] = []
     for group in dependencies.groups:
         makers = making(group, parameters)
         frozen = _frozen(makers, parameters, trained)
         if frozen is not None:
             notes.append(Note(group.name, "channels", f"the optimizer doesn't train {frozen}"))
         elif len(group.units) > 1:
-            candidates.append(group)
-            slots[group.name] = makers
+            candidates.append((group, makers))
     prove = _Proof(model, dependencies, example, seed)
-    if not prove(candidates, slots):
-        for group in candidates:
-            if prove([group], slots):
-                continue
-            readers = tuple(slot for slot in group.consumers if slot[0] in parameters)
-            frozen = _frozen(readers, parameters, trained)
-            slots[group.name] = tuple(dict.fromkeys((*slots[group.name], *readers)))
-            if frozen is None and prove([group], slots):
-                why = "they don't vanish with what makes them; the weights that read them are driven to zero too"
-            else:
-                why = "zeroing them isn't the same as removing them; they stay"
-                del slots[group.name]
-            notes.append(Note(group.name, "channels", why))
-    groups = tuple(group for group in candidates if group.name in slots)
-    if not groups:
+    found = candidates if prove(candidates) else []
+    for group, makers in candidates if not found else ():
+        if prove([(group, makers)]):
+            found.append((group, makers))
+            continue
+        readers = tuple(slot for slot in group.consumers if slot[0] in parameters)
+        wider = group, tuple(dict.fromkeys((*makers, *readers)))
+        if _frozen(readers, parameters, trained) is None and prove([wider]):
+            found.append(wider)
+            why = "they don't vanish with what makes them; the weights that read them are driven to zero too"
+        else:
+            why = "zeroing them isn't the same as removing them; they stay"
+        notes.append(Note(group.name, "channels", why))
+    if not found:
         raise NoPrunableAxis([f"{note.where}: {note.why}" for note in (*dependencies.left_alone, *notes)])
+    groups, slots = zip(*found, strict=True)
     return ZeroInvariant(replace(dependencies, groups=groups), slots, tuple(notes))
 
 
@@ -127,16 +128,19 @@ class _Proof:
             self._dtype = torch.float32
             self._model, self._example = _randomized(model, example, self._dtype, seed)
 
-    def __call__(self, groups: Sequence[Group], slots: Mapping[str, tuple[Slot, ...]]) -> bool:
+    def __call__(self, pairs: Sequence[_Pair]) -> bool:
         model = copy.deepcopy(self._model)
-        gone = {group.name: group.units[::2] for group in groups}
-        for group in groups:
-            zeroed(model, gone[group.name], slots[group.name])
+        for group, slots in pairs:
+            zeroed(model, self._half(group), slots)
         with torch.no_grad():
-            smaller = remove(self._model, self._dependencies, [unit for units in gone.values() for unit in units])
+            units = [unit for group, _ in pairs for unit in self._half(group)]
+            smaller = remove(self._model, self._dependencies, units)
             one, two = model(self._example), smaller(self._example)
         scale = max(float(one.abs().max()), 1e-30)
         return one.shape == two.shape and float((one - two).abs().max()) <= AGREE[self._dtype] * scale
+
+    def _half(self, group: Group) -> tuple[Unit, ...]:
+        return group.units[1::2]
 
 
 def _randomized(

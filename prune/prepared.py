@@ -107,8 +107,8 @@ class Prepared:
 
 def _blocks(model: nn.Module, zero: ZeroInvariant, starts: Sequence[int]) -> Blocks:
     parts = []
-    for group, start in zip(zero.dependencies.groups, starts, strict=False):
-        for slot in zero.slots[group.name]:
+    for group, slots, start in zip(zero.dependencies.groups, zero.slots, starts, strict=False):
+        for slot in slots:
             pairs = [(i, start + n) for n, unit in enumerate(group.units) for i in unit.members[slot]]
             parameter = model.get_parameter(slot[0])
             indices, owners = torch.tensor(pairs, dtype=torch.int64, device=parameter.device).unbind(1)

@@ -11,7 +11,7 @@ from torch import nn
 from compress.graph.groups import Dependencies, Unit
 from compress.graph.surgery import planned, remove
 from compress.graph.trace import Network, trace
-from compress.prune.amounts import proportional
+from compress.prune.amounts import proportional, undershoot
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal
 from compress.prune.prunable import prunable
@@ -53,6 +53,7 @@ def remove_lowest(state: State, context: Context, goal: Goal, criterion: Criteri
         recalibrate(model, inputs)
     plan = planned(state.plan, dependencies, units)
     notes = state.notes + dependencies.left_alone + network.notes
+    notes += undershoot(counter, goal, kept, context.target.channel_multiple)
     return replace(state, model=model, plan=plan, notes=tuple(dict.fromkeys(notes)))
 
 

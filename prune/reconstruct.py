@@ -15,7 +15,7 @@ the spirit of He et al., *Channel Pruning*, ICCV 2017 (least squares) and Li et 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -23,21 +23,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.graph.fold import fold_batch_norm, foldable, unfold
+from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.groups import CONSUMES, Dependencies, Group, Unit
 from compress.graph.interpret import Steps
 from compress.graph.surgery import planned, remove
 from compress.graph.trace import Network, argument, kind, shape, trace
 from compress.prune.allocation import allocate
+from compress.prune.amounts import undershoot
 from compress.prune.counter import Counter
 from compress.prune.elimination import Problem, eliminate
 from compress.prune.goal import Goal
 from compress.prune.norm import magnitude
 from compress.prune.prunable import prunable
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
-from compress.prune.second_order import Moments, Reader, readers, share_of_positions
+from compress.prune.second_order import Moments, Reader, readers, share_of_positions, thinned
 from compress.prune.segments import Kept, segments
 from compress.prune.sensitivity import IMAGES, Probes, curve
+from compress.prune.write_back import write_back
 from compress.types import Context, Note, State
 
 CHECKPOINTS = (0.93, 0.8, 0.65, 0.5, 0.35, 0.2, 0.08)
@@ -49,7 +51,10 @@ MEMORY_BYTES = 3 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Reconstruct:
-    """Prune until ``goal`` is met and rebuild with ``iterations`` of descent a segment (0: least squares alone)."""
+    """Prune until ``goal`` is met and rebuild with ``iterations`` of descent a segment.
+
+    0 leaves it at least squares, and so does a goal that says that fine-tuning follows.
+    """
 
     goal: Goal
     iterations: int = 60
@@ -71,12 +76,13 @@ class Reconstruct:
         ]
         model = remove(state.model, dependencies, units)
         left = Kept(dependencies, frozenset(unit.label for unit in units))
-        notes += _rebuilt(model, study, left, self.iterations, context)
+        notes += _rebuilt(model, study, left, 0 if self.goal.tuned_after else self.iterations, context)
         if study.unread:
             why = "ranked by magnitude: what reads them can't be refitted"
             notes += tuple(Note(name, "channels", why) for name in study.unread)
         if not self.goal.sees_data:
             notes += (Note("", "calibration", "rebuilt on the example inputs alone; give data= for a better network"),)
+        notes += undershoot(counter, self.goal, kept, context.target.channel_multiple)
         plan = planned(state.plan, dependencies, units)
         return replace(state, model=model, plan=plan, notes=tuple(dict.fromkeys(notes)))
 
@@ -130,7 +136,7 @@ def _study(model: nn.Module, goal: Goal, context: Context) -> _Study:
     folded, _ = fold_batch_norm(model, network)
     whole = Steps.of(trace(folded, (inputs[:2],))).to(context.device)
     batch = BATCH_SIZE if network.dynamic_batch else 1
-    inputs = inputs[: _affordable(network)].to(context.device)
+    inputs = inputs[: affordable(network)].to(context.device)
     found = _paths(whole, dependencies, inputs, batch, generator, context)
     unread = tuple(group.name for g, group in enumerate(dependencies.groups) if g not in found)
     paths = tuple(
@@ -140,7 +146,7 @@ def _study(model: nn.Module, goal: Goal, context: Context) -> _Study:
     return _Study(model, network, dependencies, whole, inputs, batch, paths, unread)
 
 
-def _affordable(network: Network) -> int:
+def affordable(network: Network) -> int:
     """How many inputs' activations fit into :data:`MEMORY_BYTES`."""
     largest = max((int(np.prod(shape(node))) for node in network.nodes if shape(node)), default=1)
     return max(16, MEMORY_BYTES // (24 * largest))
@@ -200,9 +206,11 @@ def _moments(
             for at, node in enumerate(whole.nodes):
                 reader = by_node.get(node.name)
                 if reader is not None:
-                    columns = reader.columns(whole.value(environment, node.args[0]))
-                    share = share_of_positions(columns.shape[2], len(inputs) * columns.shape[3])
-                    found[node.name].add(columns, share)
+                    value = whole.value(environment, node.args[0])
+                    width, positions = reader.extent(value)
+                    share = share_of_positions(width, len(inputs) * positions)
+                    taken, share = thinned(len(x), share, generator)
+                    found[node.name].add(reader.columns(value[taken.to(value.device)]), share)
                 whole.run(environment, [node])
                 for source in {each.name for each in node.all_input_nodes}:
                     if whole.last_use.get(source) == at:
@@ -268,56 +276,6 @@ def _rebuilt(model: nn.Module, study: _Study, kept: Kept, iterations: int, conte
         progress=context.progress,
         batch=batch,
     )
-    _write_back(model, network, steps, inputs, batch)
-    return ()
-
-
-def _write_back(model: nn.Module, network: Network, steps: Steps, inputs: Tensor, batch: int) -> None:
-    """Put the parameters of the folded ``steps`` into ``model``, which has its batch norms."""
     pairs, _ = foldable(model, network)
-    statistics = _statistics(steps, {layer.node: layer.path for layer in pairs.values()}, inputs, batch)
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    inside = {f"{layer.path}.{name}" for layer in pairs.values() for name in ("weight", "bias")}
-    with torch.no_grad():
-        for name, value in steps.parameters.items():
-            if name in tensors and name not in inside:
-                tensors[name].copy_(value)
-    for norm, layer in pairs.items():
-        weight, bias = (steps.parameters[f"{layer.path}.{name}"].cpu() for name in ("weight", "bias"))
-        mean, var = statistics[layer.node]
-        unfold(model.get_submodule(layer.path), model.get_submodule(norm), layer.axis, weight, bias, mean - bias, var)
-
-
-def _statistics(steps: Steps, nodes: Mapping[str, str], inputs: Tensor, batch: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Node -> mean and variance of each of its channels over ``inputs``."""
-    sums: dict[str, tuple[Tensor, Tensor, int]] = {}
-
-    def add(name: str, value: Tensor) -> None:
-        axis = -1 if kind_of[name] == "linear" else 1
-        flat = value.movedim(axis, 0).flatten(1).double()
-        a, b, n = sums.get(name, (torch.zeros(len(flat)), torch.zeros(len(flat)), 0))
-        sums[name] = a + flat.sum(1).cpu(), b + flat.square().sum(1).cpu(), n + flat.shape[1]
-
-    kind_of = {node.name: kind(node) for node in steps.nodes}
-    _watch(steps, nodes, inputs, batch, add)
-    found = {}
-    for name, (total, squares, n) in sums.items():
-        mean = total / n
-        found[name] = mean, (squares / n - mean.square()).clamp_min(0)
-    return found
-
-
-def _watch(
-    steps: Steps, names: Mapping[str, str], inputs: Tensor, batch: int, see: Callable[[str, Tensor], None]
-) -> None:
-    """Run the network and show ``see`` the values of the nodes in ``names``."""
-    with torch.no_grad():
-        for x in inputs.split(batch):
-            environment = steps.start((x,))
-            for at, node in enumerate(steps.nodes):
-                steps.run(environment, [node])
-                if node.name in names:
-                    see(node.name, environment[node.name])
-                for source in {each.name for each in node.all_input_nodes}:
-                    if steps.last_use.get(source) == at:
-                        environment.pop(source, None)
+    write_back(model, pairs, steps, inputs, batch)
+    return ()

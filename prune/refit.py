@@ -24,7 +24,7 @@ from torch import Tensor, fx
 from compress.graph.groups import PRODUCES
 from compress.graph.interpret import BATCH, Environment, Steps
 from compress.graph.trace import argument, kind
-from compress.prune.second_order import Moments, Reader, damped, share_of_positions
+from compress.prune.second_order import Moments, Reader, damped, share_of_positions, thinned
 from compress.prune.segments import Kept, Segment
 
 BATCH_SIZE = 64
@@ -70,6 +70,10 @@ def rebuild(
         nodes = pair.smaller.nodes[segment.first : segment.last + 1]
         names = _weights(pair.smaller, nodes)
         touched = any(pair.smaller.parameters[n].shape != pair.original.parameters[n].shape for n in names)
+        touched = touched or any(
+            a.target is not b.target
+            for a, b in zip(nodes, pair.original.nodes[segment.first : segment.last + 1], strict=True)
+        )
         if not (touched or changed):
             before = after = _through(pair.original, segment, before, batch)
             continue
@@ -171,8 +175,10 @@ def _solve(
         target = pair.kept.of(name, a[name])
         if other is not None and other in a and other in b:
             target = target + pair.kept.of(other, a[other]) - b[other]
-        columns, rows = reader.columns(b[source.name]), reader.rows(target)
-        share = share_of_positions(columns.shape[2], inputs * columns.shape[3])
+        width, positions = reader.extent(b[source.name])
+        chosen, share = thinned(b[BATCH], share_of_positions(width, inputs * positions), generator)
+        chosen = chosen.to(target.device)
+        columns, rows = reader.columns(b[source.name][chosen]), reader.rows(target[chosen])
         taken = moments.add(columns, share).to(columns.device)
         x, t = (each.permute(0, 2, 1, 3).flatten(2)[:, :, taken] for each in (columns, rows))
         x = torch.cat([x, x.new_ones(len(x), 1, x.shape[2])], 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from compress.prune.batch_norm_scale import BatchNormScale
+from compress.prune.blocks import Blocks
 from compress.prune.coreset import Coreset
 from compress.prune.goal import Goal
 from compress.prune.learned_coreset import LearnedCoreset
@@ -16,6 +17,7 @@ from compress.types import Stage
 
 METHODS: Mapping[str, Callable[[Goal], Stage]] = {
     "reconstruct": Reconstruct,
+    "blocks": Blocks,
     "norm": Norm,
     "coreset": Coreset,
     "learned-coreset": LearnedCoreset,

@@ -20,7 +20,7 @@ from torch import Tensor, fx
 
 from compress.graph.groups import CONSUMES, Dependencies, Slot
 from compress.graph.interpret import Steps
-from compress.graph.trace import argument, kind
+from compress.graph.trace import argument, kind, shape
 
 ROWS_PER_COLUMN = 128
 """Positions that are looked at for each column of a layer's input: enough for ``G`` to be well conditioned."""
@@ -67,6 +67,12 @@ class Reader:
         if kind(self.node) == "linear":
             return y.reshape(y.shape[0], -1, y.shape[-1]).transpose(1, 2)[None]
         return y.reshape(y.shape[0], self.groups, -1, math.prod(y.shape[2:])).transpose(0, 1)
+
+    def extent(self, x: Tensor) -> tuple[int, int]:
+        """Columns of the matrix, and positions an input, for an input (N, ...)."""
+        if kind(self.node) == "linear":
+            return x.shape[-1], math.prod(x.shape[1:-1])
+        return x.shape[1] // self.groups * self.taps, math.prod(shape(self.node)[2:])
 
     def matrix(self, weight: Tensor) -> Tensor:
         """Weight as (groups, out, K)."""
@@ -149,6 +155,15 @@ class Moments:
 def share_of_positions(columns: int, positions: int) -> float:
     """The share of ``positions`` that :data:`ROWS_PER_COLUMN` asks for."""
     return min(1.0, max(4096, ROWS_PER_COLUMN * columns) / max(1, positions))
+
+
+def thinned(inputs: int, share: float, generator: torch.Generator) -> tuple[Tensor, float]:
+    """Which of ``inputs`` to look at for ``share`` of all positions, and the share of theirs: twice as many inputs
+    as positions ask for, since positions of one input are alike."""
+    count = min(inputs, math.ceil(2 * share * inputs))
+    if count == inputs:
+        return torch.arange(inputs), share
+    return torch.randperm(inputs, generator=generator)[:count].sort().values, share * inputs / count
 
 
 def damped(matrix: Tensor, share: float = 1e-6) -> Tensor:

@@ -50,7 +50,7 @@ class Probes:
                     environment = self.steps.start((x,))
                     self.steps.run(environment, self.steps.nodes)
                     output = environment[self.steps.output]
-                    signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
+                    signs = signs_like(output, generator)
                     ends = [environment[reader.node.name] for reader in self.readers]
                     found = torch.autograd.grad((output * signs).sum(), ends, allow_unused=True)
                 gradients = {
@@ -93,6 +93,11 @@ class Probes:
                     squares[group][kept] += float(moved.double().square().sum())
         n = len(self.inputs)
         return {group: {kept: total / n for kept, total in each.items()} for group, each in squares.items()}
+
+
+def signs_like(output: Tensor, generator: torch.Generator) -> Tensor:
+    """Random signs, one an element of ``output``."""
+    return torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
 
 
 def _applied(steps: Steps, environment: Environment, reader: Reader, change: Tensor) -> Tensor:

@@ -246,7 +246,7 @@ class Session:
         return {
             "steps": self._steps,
             "schedule": list(self.schedule.bounds),
-            "goes": {group.name: n for group, n in zip(self._groups(self._ready), self._ready.goes, strict=True)},
+            "goes": self._goes(self._ready),
             "settled": list(self._settled),
             "shrinking": list(self._shrinking),
             "alive": self._alive.cpu().clone(),
@@ -269,8 +269,7 @@ class Session:
     def _restore(self, ready: Prepared, state: Mapping[str, Any]) -> None:
         if state["steps"] == 0:
             return
-        goes = {group.name: n for group, n in zip(self._groups(ready), ready.goes, strict=True)}
-        if state["goes"] != goes or state["schedule"] != list(self.schedule.bounds):
+        if state["goes"] != self._goes(ready) or state["schedule"] != list(self.schedule.bounds):
             raise BadInput(
                 "the session's checkpoint is of another network, goal or schedule; attach with the arguments it had"
             )
@@ -285,8 +284,8 @@ class Session:
             self._follow(ready)
             self._alive = state["alive"].to(home, copy=True)
 
-    def _groups(self, ready: Prepared) -> tuple[Any, ...]:
-        return ready.zero.dependencies.groups
+    def _goes(self, ready: Prepared) -> list[list[Any]]:
+        return [[group.name, n] for group, n in zip(ready.zero.dependencies.groups, ready.goes, strict=True)]
 
     # --- the result ---------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,8 @@ from compress.export.manifest import read_manifest, sha256
 from compress.graph.trace import trace
 from compress.job import Job
 from compress.profiling.session import open_session, runner
-from compress.prune.amounts import Counter
-from compress.prune.norm import prunable
+from compress.prune.counter import Counter
+from compress.prune.prunable import prunable
 from compress.report.schema import front_schema
 from compress.results import Accuracy, Front
 from compress.search import ladder

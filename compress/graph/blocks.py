@@ -20,7 +20,7 @@ class Block:
 
     Attributes:
         path: of the module.
-        layers: the convolution, linear and other weighted layers in it.
+        layers: the convolution, linear and other weighted layers in it (batch norms go with theirs).
         sums: for each traced addition, the position of the operand that a branch makes.
     """
 
@@ -39,7 +39,7 @@ def find_blocks(network: Network, live: Iterable[fx.Node]) -> tuple[Block, ...]:
     weights: dict[str, list[str]] = {}
     for node in network.nodes:
         name = network.parameter(node.args[1]) if len(node.args) > 1 else None
-        if name is not None:
+        if name is not None and kind(node) != "batch_norm":
             weights.setdefault(layer_name(name), []).append(name)
     found = []
     for path, nodes in inside.items():

@@ -41,10 +41,11 @@ class Steps:
     last_use: Mapping[str, int]
 
     @classmethod
-    def of(cls, network: Network) -> Steps:
-        """The steps of a traced network; its parameters are copies."""
+    def of(cls, network: Network, edit: Callable[[fx.Graph], None] = lambda graph: None) -> Steps:
+        """The steps of a traced network, whose graph ``edit`` may change; its parameters are copies."""
         module = plain_module(network)
         _without_side_effects(module.graph)
+        edit(module.graph)
         nodes = tuple(node for node in module.graph.nodes if node.op == "call_function")
         constants = {node.name: str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
         tensors = {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}

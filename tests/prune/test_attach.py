@@ -71,11 +71,11 @@ def test_the_asked_for_macs_are_reached_and_every_redundant_unit_is_exactly_zero
     ready = session._ready
     gone = units_of(result.plan, ready.zero.dependencies)
     assert session.zero_units == session.redundant_units == len(gone) > 0
-    for group in ready.zero.dependencies.groups:
+    for group, slots in zip(ready.zero.dependencies.groups, ready.zero.slots, strict=True):
         for unit in group.units:
             elements = [
                 model.get_parameter(name).index_select(axis, torch.tensor(unit.members[name, axis]))
-                for name, axis in ready.zero.slots[group.name]
+                for name, axis in slots
             ]
             assert (unit in gone) == all(bool((each == 0).all()) for each in elements)
 
@@ -184,9 +184,9 @@ def test_magnitude_chooses_the_smallest_of_each_group():
         train(model, session, 4)
     ready, original = session._ready, build(Grouped)
     gone = units_of(session.result().plan, ready.zero.dependencies)
-    for group in ready.zero.dependencies.groups:
+    for group, slots in zip(ready.zero.dependencies.groups, ready.zero.slots, strict=True):
         squares = torch.zeros(len(group.units), dtype=torch.float64)
-        for name, axis in ready.zero.slots[group.name]:
+        for name, axis in slots:
             rows = (
                 original.get_parameter(name).detach().double().movedim(axis, 0).flatten(1)
                 if (original.get_parameter(name).ndim > 1)

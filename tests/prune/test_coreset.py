@@ -99,7 +99,7 @@ def test_how_often_a_unit_is_drawn_follows_its_sensitivity():
 
 
 def test_units_that_contribute_nothing_are_taken_last_and_all_others_keep_their_weights():
-    s = torch.tensor([0.0, 0.2, 0.0, 0.8])
+    s = torch.tensor([0.0, 0.2, -0.0, 0.8])
     assert draw(s, 2, generator()).tolist() == [0, 1, 0, 1]
     assert int((draw(s, 1, generator())[[0, 2]] > 0).sum()) == 0
     assert draw(s, 4, generator()).tolist() == [1, 1, 1, 1]
