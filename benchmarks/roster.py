@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
-from benchmarks import cifar10_ptq, cpu_target, criteria, default_job, lenet_mnist, oto
+from benchmarks import (
+    cifar10_ptq,
+    cpu_target,
+    criteria,
+    default_job,
+    lenet_mnist,
+    oto,
+    prune_cifar10,
+    prune_finetune,
+    prune_imagenet,
+    prune_schedule,
+)
 from benchmarks.common import Benchmark
 
 BENCHMARKS: dict[str, Benchmark] = {
     module.BENCHMARK.name: module.BENCHMARK
-    for module in (default_job, cifar10_ptq, cpu_target, criteria, lenet_mnist, oto)
+    for module in (
+        default_job,
+        cifar10_ptq,
+        cpu_target,
+        prune_cifar10,
+        prune_finetune,
+        prune_schedule,
+        prune_imagenet,
+        criteria,
+        lenet_mnist,
+        oto,
+    )
 }
