@@ -11,6 +11,9 @@ import pytest
 
 # Two processes with OpenMP threads that spin can stall one another for minutes on two cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # As many processes as cores: one thread each.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
