@@ -3,11 +3,11 @@
 In each segment, first the layers that lost inputs are solved anew by least squares on what the smaller
 network really feeds them,
 
-    min_{V, c} sum ||t - V x - c||^2,    V = B G^-1,
+    min_{V, c} sum ||t - V x - c||^2,    V = V_0 + (B - V_0 G) G^-1,
 
-``x`` the smaller network's input, ``t`` the original layer's output and, in front of a residual addition,
-the difference that the other operand has collected on the way, so that errors of earlier layers are
-corrected. Then all weights of the segment descend (Adam) on the squared distance of its last tensor to the
+``x`` the smaller network's input, ``V_0`` its weights, ``t`` the original layer's output and, in front of a
+residual addition, the difference that the other operand has collected on the way, so that errors of earlier
+layers are corrected. Then all weights of the segment descend (Adam) on the squared distance of its last tensor to the
 original's, behind the activation function, since errors that a ReLU cuts off don't count. What didn't
 lower that distance on inputs that it wasn't fitted to is undone.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, fx
 from compress.graph.groups import PRODUCES
 from compress.graph.interpret import BATCH, Environment, Steps
 from compress.graph.trace import argument, kind
-from compress.prune.second_order import Moments, Reader, damped, share_of_positions, thinned
+from compress.prune.second_order import Moments, Reader, damped, products, share_of_positions, thinned
 from compress.prune.segments import Kept, Segment
 
 BATCH_SIZE = 64
@@ -184,13 +184,18 @@ def _solve(
         taken = moments.add(columns, share).to(columns.device)
         x, t = (each.permute(0, 2, 1, 3).flatten(2)[:, :, taken] for each in (columns, rows))
         x = torch.cat([x, x.new_ones(len(x), 1, x.shape[2])], 1)
-        product = torch.bmm(t, x.transpose(1, 2)).double()
+        product = products(t, x)
         cross = product if cross is None else cross + product
     assert cross is not None
-    gram, wanted = damped(moments.mean), cross / moments.count
+    gram, wanted = moments.mean, cross / moments.count
+    start = reader.matrix(steps.parameters[reader.weight]).double()
     if bias_name is None:
         gram, wanted = gram[:, :-1, :-1], wanted[:, :, :-1]
-    solved = torch.linalg.solve(gram, wanted.transpose(1, 2)).transpose(1, 2).to(steps.parameters[reader.weight])
+    else:
+        start = torch.cat([start, steps.parameters[bias_name].double().view(reader.groups, -1, 1)], 2)
+    # Solved for the change: in directions that no input shows, the weights stay what they were.
+    change = torch.linalg.solve(damped(gram), (wanted - start @ gram).transpose(1, 2)).transpose(1, 2)
+    solved = (start + change).to(steps.parameters[reader.weight])
     if not torch.isfinite(solved).all():
         return
     if bias_name is not None:

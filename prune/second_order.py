@@ -140,7 +140,7 @@ class Moments:
             taken = torch.randperm(total, generator=self.generator)[: max(1, math.ceil(share * total))]
             flat = flat[:, :, taken.to(flat.device)]
         flat = torch.cat([flat, flat.new_ones(groups, 1, flat.shape[2])], 1)
-        product = torch.bmm(flat, flat.transpose(1, 2)).double()
+        product = products(flat, flat)
         self.sum = product if self.sum is None else self.sum + product
         self.count += flat.shape[2]
         return taken
@@ -150,6 +150,17 @@ class Moments:
         """``G``."""
         assert self.sum is not None
         return self.sum / self.count
+
+
+def products(a: Tensor, b: Tensor) -> Tensor:
+    """``a b^T`` of (groups, n, positions) and (groups, m, positions), float64.
+
+    With fewer positions than it takes to show every direction it is computed in float64 too: in the directions
+    that aren't shown, rounding would be all there is.
+    """
+    if b.shape[2] < 2 * b.shape[1]:
+        a, b = a.double(), b.double()
+    return torch.bmm(a, b.transpose(1, 2)).double()
 
 
 def share_of_positions(columns: int, positions: int) -> float:

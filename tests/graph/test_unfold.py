@@ -77,7 +77,7 @@ def test_the_statistics_are_those_that_training_would_find(case):
 
 
 def test_each_output_keeps_the_norm_of_its_weights(case):
-    layer, norm, axis, _x, weight, bias, made = case
+    layer, norm, axis, _, weight, bias, made = case
     before = layer.weight.detach().movedim(axis, 0).flatten(1).norm(dim=1)
     unfold(layer, norm, axis, weight, bias, *statistics(made))
     torch.testing.assert_close(layer.weight.detach().movedim(axis, 0).flatten(1).norm(dim=1), before)

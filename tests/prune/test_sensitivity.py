@@ -110,7 +110,7 @@ def test_importance_is_the_squared_gradient_summed_over_positions():
 def test_errors_that_a_mean_pools_coherently_count_as_such():
     """A changed bias moves all 36 positions alike: 36 times what a diagonal estimate says."""
     model, x = built(Pooled), inputs()
-    _steps, reader, probes = probes_of(model, x)
+    _, reader, probes = probes_of(model, x)
     change = torch.zeros(1, 4, 55)
     change[0, :, -1] = torch.tensor([0.0, 0.5, 0.0, 0.0])
     moments = Moments(torch.Generator())
