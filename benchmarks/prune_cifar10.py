@@ -65,10 +65,9 @@ LATENCY = (
     "Latency is that of one image in ONNX Runtime, all files of a network in turns "
     f"({pruners.ROUNDS} rounds), the median. Removed MACs don't buy as much time, and may buy none. ONNX Runtime's "
     "fast float convolution computes channels in blocks of a SIMD register's width (16 on AVX-512, 8 on AVX2): it "
-    "fills a last block with zeros, and leaves a layer with more input channels than a block that aren't a multiple "
-    "of it to a general kernel, which takes about twice as long (3x3 on 16x16 pixels on an AVX-512 "
-    "processor: 31 channels 85 microseconds, 32 channels 43, 17 channels 39). So any count may be slower than the "
-    "next multiple. "
+    "fills a last block with zeros, and leaves a layer with more input channels than a block that aren't a multiple of "
+    "it to a general kernel, which takes about twice as long (3x3 on 16x16 pixels on an AVX-512 processor: 31 channels "
+    "85 microseconds, 32 channels 43, 17 channels 39). So any count may be slower than the next multiple. "
     f'The rows with "{pruners.LIKED}" are from `prune(..., target="cpu")`, which keeps to multiples '
     "while a group has at least four steps of them, and so steps by fewer in the narrowest layers. "
     "What a layer costs beside its MACs stays in any case: the call of each operator, and the reading and writing of "

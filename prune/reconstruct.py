@@ -36,7 +36,7 @@ from compress.prune.goal import Goal
 from compress.prune.norm import magnitude
 from compress.prune.prunable import prunable
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
-from compress.prune.second_order import Moments, Reader, readers, share_of_positions, thinned
+from compress.prune.second_order import Moments, Reader, readers, share_of_positions, shrunk, thinned
 from compress.prune.segments import Kept, segments
 from compress.prune.sensitivity import IMAGES, Probes, curve
 from compress.prune.write_back import write_back
@@ -136,13 +136,15 @@ def _study(model: nn.Module, goal: Goal, context: Context) -> _Study:
     folded, _ = fold_batch_norm(model, network)
     whole = Steps.of(trace(folded, (inputs[:2],))).to(context.device)
     batch = BATCH_SIZE if network.dynamic_batch else 1
-    inputs = inputs[: affordable(network)].to(context.device)
+    inputs = inputs.to(context.device)
     found = _paths(whole, dependencies, inputs, batch, generator, context)
     unread = tuple(group.name for g, group in enumerate(dependencies.groups) if g not in found)
     paths = tuple(
         found[g] if g in found else _by_magnitude(model, group, found.values())
         for g, group in enumerate(dependencies.groups)
     )
+    # Statistics are streamed; rebuilding holds the activations of all its inputs.
+    inputs = inputs[: affordable(network)]
     return _Study(model, network, dependencies, whole, inputs, batch, paths, unread)
 
 
@@ -194,7 +196,7 @@ def _paths(
 def _moments(
     whole: Steps, flat: list[Reader], inputs: Tensor, batch: int, generator: torch.Generator, context: Context
 ) -> dict[str, Tensor]:
-    """Reader -> ``G``, in one pass over the inputs."""
+    """Reader -> ``G``, shrunk for what ``inputs`` can't tell, in one pass over them."""
     found = {reader.node.name: Moments(generator) for reader in flat}
     by_node = {reader.node.name: reader for reader in flat}
     done = 0
@@ -215,7 +217,7 @@ def _moments(
                 for source in {each.name for each in node.all_input_nodes}:
                     if whole.last_use.get(source) == at:
                         environment.pop(source, None)
-    return {name: each.mean.cpu() for name, each in found.items()}
+    return {name: shrunk(each.mean, each.count).cpu() for name, each in found.items()}
 
 
 def _probe_batch(whole: Steps, batch: int) -> int:

@@ -24,10 +24,14 @@ from torch import Tensor, fx
 from compress.graph.groups import PRODUCES
 from compress.graph.interpret import BATCH, Environment, Steps
 from compress.graph.trace import argument, kind
-from compress.prune.second_order import Moments, Reader, damped, products, share_of_positions, thinned
+from compress.prune.second_order import Moments, Reader, damped, held, products, share_of_positions, thinned
 from compress.prune.segments import Kept, Segment
 
 BATCH_SIZE = 64
+STEP_ELEMENTS = 2**22
+"""Elements of a segment's tensors that a step of descent looks at: of large ones fewer inputs, each of which has
+many positions, but 16 at least."""
+
 RATE = 0.012
 """Adam's step, as a share of a tensor's root mean square."""
 
@@ -188,13 +192,15 @@ def _solve(
         cross = product if cross is None else cross + product
     assert cross is not None
     gram, wanted = moments.mean, cross / moments.count
+    ridge = torch.cat([held(gram, moments.count), gram.new_zeros(len(gram), 1)], 1)
     start = reader.matrix(steps.parameters[reader.weight]).double()
     if bias_name is None:
-        gram, wanted = gram[:, :-1, :-1], wanted[:, :, :-1]
+        gram, wanted, ridge = gram[:, :-1, :-1], wanted[:, :, :-1], ridge[:, :-1]
     else:
         start = torch.cat([start, steps.parameters[bias_name].double().view(reader.groups, -1, 1)], 2)
     # Solved for the change: in directions that no input shows, the weights stay what they were.
-    change = torch.linalg.solve(damped(gram), (wanted - start @ gram).transpose(1, 2)).transpose(1, 2)
+    held_gram = damped(gram) + torch.diag_embed(ridge)
+    change = torch.linalg.solve(held_gram, (wanted - start @ gram).transpose(1, 2)).transpose(1, 2)
     solved = (start + change).to(steps.parameters[reader.weight])
     if not torch.isfinite(solved).all():
         return
@@ -227,18 +233,19 @@ def _descend(
     batch: int,
 ) -> None:
     """Adam on the distance to ``wanted``; undone if it doesn't generalize."""
-    held = max(1, len(x) // 8)
-    if len(x) - held < 1:
+    test = max(1, len(x) // 8)
+    if len(x) - test < 1:
         return
     scale = float(wanted.square().mean().clamp_min(1e-12))
     start = {name: steps.parameters[name] for name in names}
     trained = [name for name in names if not name.endswith(("running_mean", "running_var"))]
-    base = _distance(steps, segment, x[:held], wanted[:held], batch)
+    base = _distance(steps, segment, x[:test], wanted[:test], batch)
     leaves = {name: start[name].detach().clone().requires_grad_(True) for name in trained}
     rates = {name: RATE * max(float(leaf.detach().square().mean().sqrt()), 1e-3) for name, leaf in leaves.items()}
     optimizer = torch.optim.Adam([{"params": [leaf], "lr": rates[name]} for name, leaf in leaves.items()])
     steps.parameters.update(leaves)
-    for step, index in enumerate(_batches(held, len(x), batch, iterations, generator)):
+    size = max(16, STEP_ELEMENTS // max(x[0].numel(), wanted[0].numel()))
+    for step, index in enumerate(_batches(test, len(x), min(batch, size), iterations, generator)):
         with torch.enable_grad():
             made = _run(steps, segment, x[index])[segment.exit]
             loss = (made - wanted[index]).square().mean() / scale
@@ -249,7 +256,7 @@ def _descend(
             group["lr"] = rates[name] * factor
         optimizer.step()
     steps.parameters.update({name: leaf.detach() for name, leaf in leaves.items()})
-    now = _distance(steps, segment, x[:held], wanted[:held], batch)
+    now = _distance(steps, segment, x[:test], wanted[:test], batch)
     if not now <= base:
         steps.parameters.update(start)
 

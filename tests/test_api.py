@@ -17,6 +17,7 @@ from compress.export import bundle
 from compress.export.manifest import read_manifest, sha256
 from compress.graph.trace import trace
 from compress.job import Job
+from compress.preflight import check
 from compress.profiling.session import open_session, runner
 from compress.prune.counter import Counter
 from compress.prune.prunable import prunable
@@ -196,7 +197,7 @@ def test_candidates_that_do_not_fit_are_dropped_with_the_reason(tmp_path):
         def dropped(self, name, reason):
             dropped[name] = reason
 
-    free = Job("p", build(Plain), random_data(), targets.load("cortex-m7"), candidates=3).proposals()
+    free = check(Job("p", build(Plain), random_data(), targets.load("cortex-m7"), candidates=3))
     small = replace(targets.load("cortex-m7"), flash_bytes=9_000)
     front = compress.run(build(Plain), pair(), target=small, out=tmp_path / "r", candidates=3, watcher=Listen())
     assert {*dropped, *(c.id for c in front.candidates)} == {proposal.id for proposal in free}

@@ -63,6 +63,7 @@ PACKAGES = (
     Package("transformers", "transformers", "--model hf:NAME", "zoo"),
     Package("ziglang", "ziglang", "cross-compiling for embedded devices", "embedded"),
     Package("pytest", "pytest", "the project's own tests", "test"),
+    Package("pytest-xdist", "xdist", "the project's own tests, on all cores", "test"),
     Package("jsonschema", "jsonschema", "the project's own tests", "test"),
     Package("mypy", "mypy", "the project's own checks", "test"),
     Package("ruff", "ruff", "the project's own checks", "test"),

@@ -36,7 +36,15 @@ def test_run_json_says_what_was_typed(finished: Finished) -> None:
     document = json.loads((finished.path / "run.json").read_text())
     assert document["command"].startswith("compress --model resnet --epochs 0 --samples 64 --target cpu")
     asked = document["configuration"]["asked"]
-    assert asked == {"model": "resnet", "data": "digits", "target": "cpu", "weights": None, "mean": None, "std": None}
+    assert asked == {
+        "model": "resnet",
+        "data": "digits",
+        "target": "cpu",
+        "weights": None,
+        "mean": None,
+        "std": None,
+        "protect_classes": None,
+    }
 
 
 def test_json_is_front_json_and_nothing_else(compress: Call, tmp_path: Path) -> None:
