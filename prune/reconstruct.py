@@ -36,7 +36,7 @@ from compress.prune.goal import Goal
 from compress.prune.norm import magnitude
 from compress.prune.prunable import prunable
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
-from compress.prune.second_order import Moments, Reader, readers, share_of_positions, shrunk, thinned
+from compress.prune.second_order import Moments, Reader, readers, share_of_positions, thinned
 from compress.prune.segments import Kept, segments
 from compress.prune.sensitivity import IMAGES, Probes, curve
 from compress.prune.write_back import write_back
@@ -196,7 +196,7 @@ def _paths(
 def _moments(
     whole: Steps, flat: list[Reader], inputs: Tensor, batch: int, generator: torch.Generator, context: Context
 ) -> dict[str, Tensor]:
-    """Reader -> ``G``, shrunk for what ``inputs`` can't tell, in one pass over them."""
+    """Reader -> ``G``, in one pass over the inputs."""
     found = {reader.node.name: Moments(generator) for reader in flat}
     by_node = {reader.node.name: reader for reader in flat}
     done = 0
@@ -217,7 +217,7 @@ def _moments(
                 for source in {each.name for each in node.all_input_nodes}:
                     if whole.last_use.get(source) == at:
                         environment.pop(source, None)
-    return {name: shrunk(each.mean, each.count).cpu() for name, each in found.items()}
+    return {name: each.mean.cpu() for name, each in found.items()}
 
 
 def _probe_batch(whole: Steps, batch: int) -> int:

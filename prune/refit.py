@@ -24,7 +24,7 @@ from torch import Tensor, fx
 from compress.graph.groups import PRODUCES
 from compress.graph.interpret import BATCH, Environment, Steps
 from compress.graph.trace import argument, kind
-from compress.prune.second_order import Moments, Reader, damped, held, products, share_of_positions, thinned
+from compress.prune.second_order import Moments, Reader, damped, products, share_of_positions, thinned
 from compress.prune.segments import Kept, Segment
 
 BATCH_SIZE = 64
@@ -192,15 +192,13 @@ def _solve(
         cross = product if cross is None else cross + product
     assert cross is not None
     gram, wanted = moments.mean, cross / moments.count
-    ridge = torch.cat([held(gram, moments.count), gram.new_zeros(len(gram), 1)], 1)
     start = reader.matrix(steps.parameters[reader.weight]).double()
     if bias_name is None:
-        gram, wanted, ridge = gram[:, :-1, :-1], wanted[:, :, :-1], ridge[:, :-1]
+        gram, wanted = gram[:, :-1, :-1], wanted[:, :, :-1]
     else:
         start = torch.cat([start, steps.parameters[bias_name].double().view(reader.groups, -1, 1)], 2)
     # Solved for the change: in directions that no input shows, the weights stay what they were.
-    held_gram = damped(gram) + torch.diag_embed(ridge)
-    change = torch.linalg.solve(held_gram, (wanted - start @ gram).transpose(1, 2)).transpose(1, 2)
+    change = torch.linalg.solve(damped(gram), (wanted - start @ gram).transpose(1, 2)).transpose(1, 2)
     solved = (start + change).to(steps.parameters[reader.weight])
     if not torch.isfinite(solved).all():
         return

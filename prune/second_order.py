@@ -178,55 +178,6 @@ def thinned(rows: int, share: float, generator: torch.Generator) -> tuple[Tensor
     return torch.randperm(rows, generator=generator)[:count].sort().values, share * rows / count
 
 
-def shrinkage(moments: Tensor, count: int) -> Tensor:
-    """How far a covariance estimated from ``count`` positions is to be moved to its diagonal, in [0, 1], (groups,).
-
-    Where positions are fewer than columns (a classifier behind global pooling has one an input), any column is an
-    exact combination of others on the calibration set and so would go for nothing. The share that minimizes the
-    expected squared error, approximated as by Chen et al., *Shrinkage Algorithms for MMSE Covariance Estimation*,
-    IEEE TSP 2010 (OAS, equation 23), of the correlations ``R`` of ``p`` columns,
-
-        ((1 - 2/p) tr(R^2) + p^2) / ((n + 1 - 2/p) (tr(R^2) - p)),
-
-    goes to 0 as positions grow.
-
-    Args:
-        moments: ``G``, float64 (groups, K + 1, K + 1).
-        count: positions that it is the mean of.
-    """
-    covariance, variance = _covariance(moments)
-    alive = variance > 1e-12 * variance.amax(-1, keepdim=True)
-    scale = torch.where(alive, variance.clamp_min(1e-300).rsqrt(), torch.zeros_like(variance))
-    squares = (covariance * scale[:, :, None] * scale[:, None, :]).square().sum((1, 2))
-    p = alive.sum(-1).clamp_min(1).to(squares)
-    above = (1 - 2 / p) * squares + p.square()
-    below = (count + 1 - 2 / p) * (squares - p)
-    return torch.where(below > 0, above / below.clamp_min(1e-300), torch.ones_like(p)).clamp(0, 1)
-
-
-def shrunk(moments: Tensor, count: int) -> Tensor:
-    """``G`` whose covariances are moved to their diagonal by :func:`shrinkage`; means and variances stay."""
-    covariance, variance = _covariance(moments)
-    off = covariance - torch.diag_embed(variance)
-    result = moments.clone()
-    result[:, :-1, :-1] -= shrinkage(moments, count)[:, None, None] * off
-    return result
-
-
-def held(moments: Tensor, count: int) -> Tensor:
-    """What keeps a refit near the weights it starts from, for each column, float64 (groups, K): the ridge
-    ``rho / (1 - rho) var(x)``, with which least squares has the solution of the shrunk covariance."""
-    rho = shrinkage(moments, count)
-    return (rho / (1 - rho).clamp_min(1e-6))[:, None] * _covariance(moments)[1]
-
-
-def _covariance(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Covariances (groups, K, K) and variances (groups, K) from ``G``."""
-    mean = moments[:, :-1, -1]
-    covariance = moments[:, :-1, :-1] - mean[:, :, None] * mean[:, None, :]
-    return covariance, covariance.diagonal(dim1=-2, dim2=-1).clamp_min(0)
-
-
 def damped(matrix: Tensor, share: float = 1e-6) -> Tensor:
     """``matrix`` with a ridge of ``share`` of its mean diagonal, so that it can be inverted."""
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)

@@ -14,6 +14,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # As many processes as cores: one thread each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # The size that a worker is told isn't a terminal's: tables are as wide as without one.
+    os.environ.pop("COLUMNS", None)
+    os.environ.pop("LINES", None)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
