@@ -37,7 +37,7 @@ def _once(target: str, folder: Path) -> common.Row:
     if done.returncode:
         raise RuntimeError(f"exit status {done.returncode}: {done.stderr.strip()}")
     front = json.loads((folder / "front.json").read_text())
-    phases = json.loads((folder / "run.json").read_text())["facts"]["seconds"]
+    phases = json.loads((folder / "run.json").read_text())["seconds"]
     made = front["candidates"]
     best = next((c for c in made if c["id"] == front["best"]), None)
     row: common.Row = {

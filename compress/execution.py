@@ -196,11 +196,17 @@ def _write(
     )
     write_json(folder.path / "front.json", front.document())
     write_documents(folder.path, front, facts)
-    # A report can't know how long its own drawing takes; run.json, which is written after it, does.
+    # A report can't know how long its own drawing takes; run.json, which is written after it, does. The facts stay
+    # those that were drawn, so that the report can be drawn again.
     clock.lap("report and bundle")
-    facts = replace(facts, seconds=clock.phases())
     folder.write_run(
-        configuration, "finished", command=command, started=started, versions=versions(), facts=to_json(facts)
+        configuration,
+        "finished",
+        command=command,
+        started=started,
+        versions=versions(),
+        facts=to_json(facts),
+        seconds=clock.phases(),
     )
 
 
