@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-SMALLEST = 0.05
+SMALLEST = 0.02
 """The last rung of the ladder, as a fraction of its first."""
 
 

@@ -118,7 +118,10 @@ def test_networks_without_weights_say_so() -> None:
 
 @pytest.mark.parametrize(
     ("name", "file", "percent"),
-    [("resnet20", RESNET20, 91.73), pytest.param("resnet56", RESNET56, 93.39, marks=pytest.mark.slow)],
+    [
+        pytest.param("resnet20", RESNET20, 91.73, marks=pytest.mark.slow),
+        pytest.param("resnet56", RESNET56, 93.39, marks=pytest.mark.slow),
+    ],
 )
 def test_published_checkpoints_give_the_published_accuracy(
     shared_data: Path, cifar10_dir: Path, name: str, file: str, percent: float

@@ -9,8 +9,9 @@ from typing import Any, cast
 import torch
 from torch import fx
 
+from compress.errors import Untraceable
 from compress.graph.module import plain_module
-from compress.graph.trace import Network
+from compress.graph.trace import Network, kind, module_path
 
 Environment = dict[str, Any]
 """Node -> the value that it has."""
@@ -92,10 +93,36 @@ def _size(node: fx.Node, batch: int) -> int:
     return int(value)
 
 
+def _beside(source: fx.Node) -> set[fx.Node]:
+    """Other tensors in the memory of ``source``: what it is a view of, and views of either.
+
+    Parts of a split tensor (``chunk``) don't overlap.
+    """
+    base = source
+    while _is_view(base) and isinstance(base.args[0], fx.Node):
+        base = base.args[0]
+    found, fresh = {base}, [base]
+    while fresh:
+        whole = [each for each in fresh if isinstance(each.meta.get("val"), torch.Tensor)]
+        fresh = list({user for each in whole for user in each.users if _is_view(user)} - found)
+        found |= set(fresh)
+    return found - {source}
+
+
+def _is_view(node: fx.Node) -> bool:
+    if kind(node) == "getitem":
+        return True
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and not schema.is_mutable and any(r.alias_info is not None for r in schema.returns)
+
+
 def _without_side_effects(graph: fx.Graph) -> None:
     """Replace operators that write to their operand (``relu_``) by those that return the same (``relu``).
 
     Whoever reads the operand afterwards would have seen what was written, so it reads the result instead.
+
+    Raises:
+        Untraceable: what was written is read afterwards through another view of the same memory.
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
@@ -110,7 +137,13 @@ def _without_side_effects(graph: fx.Graph) -> None:
         source = node.args[0]
         if plain is None or not isinstance(source, fx.Node):
             continue
-        later = [user for user in source.users if user is not node and order[user] > order[node]]
+        at = order[node]
+        beside = {each for each in _beside(source) if order[each] < at}
+        if any(order[user] > at for each in beside for user in each.users):
+            raise Untraceable(
+                schema.name, module_path(node), "it writes in place to a tensor that is read otherwise too"
+            )
+        later = [user for user in source.users if order[user] > at]
         for user in later:
             user.replace_input_with(source, node)
         node.target = plain

@@ -22,5 +22,4 @@ def test_the_default_job_gives_six_plans_spread_over_a_factor_of_two(tmp_path: P
     files = [(run / "candidates" / candidate["id"] / "model.onnx").stat().st_size for candidate in candidates]
     for sizes in (macs, files):
         assert max(sizes) > 2 * min(sizes)
-    if not (sum(candidate["on_front"] for candidate in candidates) >= 3):
-        pytest.xfail("the smallest networks are as accurate as the largest on 500 images, so they dominate the others")
+    assert sum(candidate["on_front"] for candidate in candidates) >= 3

@@ -34,6 +34,7 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 # One disk has no room at all; the other is full in the middle, as the float network alone takes 0.9 MB.
 @pytest.mark.parametrize("disk", ["4k", "1m"], indirect=True)
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(inside: Call, disk: Path) -> None:
     ended = inside(*JOB, "--out", "disk/run", "-q")
     assert ended.status == 2

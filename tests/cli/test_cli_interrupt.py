@@ -41,6 +41,7 @@ def substance(front: Any) -> list[tuple[str, str, float, str]]:
     return [(c["id"], c["plan_digest"], c["accuracy"]["value"], c["artifacts"][0]["sha256"]) for c in candidates]
 
 
+@pytest.mark.slow
 def test_ctrl_c_gives_the_command_that_goes_on_and_repeats_nothing(
     compress: Call, finished: Finished, tmp_path: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_ctrl_c_gives_the_command_that_goes_on_and_repeats_nothing(
     assert command_line == shlex.join(["compress", *JOB, "--out", "my run"])
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_found_and_goes_on(compress: Call, finished: Finished, tmp_path: Path) -> None:
     process = begin(tmp_path, *JOB)
     run = tmp_path / "runs/resnet-cpu"

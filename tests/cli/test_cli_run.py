@@ -47,6 +47,7 @@ def test_run_json_says_what_was_typed(finished: Finished) -> None:
     }
 
 
+@pytest.mark.slow
 def test_json_is_front_json_and_nothing_else(compress: Call, tmp_path: Path) -> None:
     ended = compress(*QUICK, "--target", "jetson", "--candidates", 1, "--json")
     assert ended.status == 0
@@ -55,6 +56,7 @@ def test_json_is_front_json_and_nothing_else(compress: Call, tmp_path: Path) -> 
     assert "float" in ended.err
 
 
+@pytest.mark.slow
 def test_a_budget_out_of_reach_is_exit_3_with_the_front_written_and_the_nearest_named(
     compress: Call, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ def test_own_network(tmp_path):
     assert (tmp_path / "out" / "model.onnx").stat().st_size < 40_000
 
 
+@pytest.mark.slow
 def test_pruning_while_training(tmp_path):
     said = run(sys.executable, str(EXAMPLES / "pruning_while_training.py"), cwd=tmp_path).splitlines()
     epochs = [line.split() for line in said if line.startswith("epoch")]
@@ -47,6 +48,7 @@ def test_quickstart(tmp_path):
     assert "ok" in run(sys.executable, str(tmp_path / "out" / "bundle" / "run.py"), cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_factory_from_the_command_line(tmp_path):
     factory = EXAMPLES / "factory.py"
     options = ["--model", f"{factory}:network", "--data", f"{factory}:stripes", "--target", "raspberry-pi-4"]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compress.errors import Untraceable
 from compress.graph.interpret import Steps
 from compress.graph.trace import trace
 from tests.graph.networks import ARCHITECTURES, build, images, inputs_of
@@ -57,6 +58,40 @@ class AddedInPlace(Sequence):
         return self.out(x)
 
 
+class WrittenThroughAView(Sequence):
+    """An activation in place behind a flatten; nobody reads what is in front of it any more."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu_(self.one(x).flatten(2)).mean(2)
+
+
+class WrittenThroughAPart(Sequence):
+    """One half of the channels is written in place; the halves don't overlap."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.one(x).chunk(2, 1)
+        return self.out(torch.cat([F.relu_(a), b], 1))
+
+
+class ReadAsAWhole(Sequence):
+    """A slice is written in place, and then the whole tensor is read."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.one(x)
+        F.relu_(y[:, :3])
+        return self.out(y)
+
+
+class ReadThroughAView(Sequence):
+    """A view that was made before the tensor was written is read afterwards."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.one(x)
+        flat = y.flatten(2)
+        F.relu_(y)
+        return flat.mean(2)
+
+
 class FixedBatch(nn.Module):
     """The batch size, one, is written in the code."""
 
@@ -86,7 +121,9 @@ def test_steps_compute_what_the_module_computes_for_any_batch_size(factory):
 
 
 @pytest.mark.parametrize(
-    "factory", [Sequence, ReadAfterwards, ReadBeforeAndAfterwards, AddedInPlace], ids=lambda factory: factory.__name__
+    "factory",
+    [Sequence, ReadAfterwards, ReadBeforeAndAfterwards, AddedInPlace, WrittenThroughAView, WrittenThroughAPart],
+    ids=lambda factory: factory.__name__,
 )
 def test_operators_that_write_in_place_change_nothing_but_their_result(factory):
     model = build(factory)
@@ -100,6 +137,12 @@ def test_operators_that_write_in_place_change_nothing_but_their_result(factory):
             assert all(torch.equal(environment[name], value) for name, value in before.items())
         torch.testing.assert_close(environment[steps.output], model(x))
     assert torch.equal(x, images(3))
+
+
+@pytest.mark.parametrize("factory", [ReadAsAWhole, ReadThroughAView], ids=lambda factory: factory.__name__)
+def test_what_is_written_in_place_and_read_through_another_view_is_refused(factory):
+    with pytest.raises(Untraceable, match=r"relu_.* writes in place to a tensor that is read otherwise too"):
+        Steps.of(trace(build(factory), (images(2),)))
 
 
 def test_a_network_that_fixes_its_batch_runs_one_input_at_a_time():

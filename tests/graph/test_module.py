@@ -71,7 +71,7 @@ def test_a_pt2_file_goes_through_the_whole_job(tmp_path):
     smallest = min(front.candidates, key=lambda candidate: candidate.macs)
     assert smallest.macs < 0.5 * front.baseline.macs
     assert [record.stage for record in smallest.records] == [
-        "prune by norm",
+        "prune with reconstruction",
         "fine-tune",
         "quantize uniformly",
         "train with quantizers",
