@@ -194,7 +194,8 @@ class Grid:
     Attributes:
         scale: one number a tensor, or one an index of ``axis``; above 0.
         zero_point: the integer that stands for 0.0; 0 for weights.
-        bits: width; integers lie in [-2^(bits-1), 2^(bits-1) - 1] if signed, else [0, 2^bits - 1].
+        bits: width; integers lie in [-2^(bits-1), 2^(bits-1) - 1] if signed, else [0, 2^bits - 1]. One signed bit
+            is -1 or 1, never 0.
         signed: see ``bits``.
         axis: the axis that ``scale`` runs along; None for one scale a tensor.
         narrow: True leaves out the most negative integer, so that weights are symmetric.
@@ -210,11 +211,15 @@ class Grid:
     @property
     def low(self) -> int:
         """The smallest integer of the grid."""
+        if self.signed and self.bits == 1:
+            return -1
         return -(1 << (self.bits - 1)) + int(self.narrow) if self.signed else 0
 
     @property
     def high(self) -> int:
         """The largest integer of the grid."""
+        if self.signed and self.bits == 1:
+            return 1
         return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
 
 

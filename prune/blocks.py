@@ -26,6 +26,8 @@ from compress.graph.costs import layer_operators
 from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.groups import Dependencies, find
 from compress.graph.interpret import Steps
+from compress.graph.moments import readers
+from compress.graph.segments import Kept, Segment, segments
 from compress.graph.surgery import planned, proven, remove_blocks
 from compress.graph.trace import Network, trace
 from compress.prune.amounts import Limits
@@ -33,8 +35,6 @@ from compress.prune.counter import Cost, Counter
 from compress.prune.goal import Goal
 from compress.prune.reconstruct import Reconstruct, affordable
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
-from compress.prune.second_order import readers
-from compress.prune.segments import Kept, Segment, segments
 from compress.prune.sensitivity import IMAGES, signs_like
 from compress.prune.write_back import write_back
 from compress.types import Context, Note, State

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.prune.second_order import damped
+from compress.graph.moments import damped
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.groups import CONSUMES, Dependencies, Group, Unit
 from compress.graph.interpret import Steps
+from compress.graph.moments import Reader, collect, readers
+from compress.graph.segments import Kept, segments
 from compress.graph.surgery import planned, remove
 from compress.graph.trace import Network, argument, kind, shape, trace
 from compress.prune.allocation import allocate
@@ -36,8 +38,6 @@ from compress.prune.goal import Goal
 from compress.prune.norm import magnitude
 from compress.prune.prunable import prunable
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
-from compress.prune.second_order import Moments, Reader, readers, share_of_positions, thinned
-from compress.prune.segments import Kept, segments
 from compress.prune.sensitivity import IMAGES, Probes, curve
 from compress.prune.write_back import write_back
 from compress.types import Context, Note, State
@@ -168,7 +168,7 @@ def _paths(
     flat = [reader for each in by_weight.values() for reader in each]
     if not flat:
         return {}
-    moments = _moments(whole, flat, inputs, batch, generator, context)
+    moments = collect(whole, flat, inputs, batch, generator, context.progress)
     context.progress("measure how the output depends on each layer")
     probes = Probes(whole, flat, inputs[:IMAGES], _probe_batch(whole, batch), context.seed)
     importance = probes.importance()
@@ -191,33 +191,6 @@ def _paths(
     context.progress("measure what removals change")
     measured = probes.measured(changes)
     return {g: replace(path, errors=curve(path.errors, measured[g])) for g, path in paths.items()}
-
-
-def _moments(
-    whole: Steps, flat: list[Reader], inputs: Tensor, batch: int, generator: torch.Generator, context: Context
-) -> dict[str, Tensor]:
-    """Reader -> ``G``, in one pass over the inputs."""
-    found = {reader.node.name: Moments(generator) for reader in flat}
-    by_node = {reader.node.name: reader for reader in flat}
-    done = 0
-    with torch.no_grad():
-        for x in inputs.split(batch):
-            context.progress(f"statistics of inputs {done} to {done + len(x)} of {len(inputs)}")
-            done += len(x)
-            environment = whole.start((x,))
-            for at, node in enumerate(whole.nodes):
-                reader = by_node.get(node.name)
-                if reader is not None:
-                    value = whole.value(environment, node.args[0])
-                    width, positions = reader.extent(value)
-                    share = share_of_positions(width, len(inputs) * len(value) * positions // len(x))
-                    taken, share = thinned(len(value), share, generator)
-                    found[node.name].add(reader.columns(value[taken.to(value.device)]), share)
-                whole.run(environment, [node])
-                for source in {each.name for each in node.all_input_nodes}:
-                    if whole.last_use.get(source) == at:
-                        environment.pop(source, None)
-    return {name: each.mean.cpu() for name, each in found.items()}
 
 
 def _probe_batch(whole: Steps, batch: int) -> int:

@@ -23,9 +23,9 @@ from torch import Tensor, fx
 
 from compress.graph.groups import PRODUCES
 from compress.graph.interpret import BATCH, Environment, Steps
+from compress.graph.moments import Moments, Reader, damped, products, share_of_positions, thinned
+from compress.graph.segments import Kept, Segment
 from compress.graph.trace import argument, kind
-from compress.prune.second_order import Moments, Reader, damped, products, share_of_positions, thinned
-from compress.prune.segments import Kept, Segment
 
 BATCH_SIZE = 64
 STEP_ELEMENTS = 2**22

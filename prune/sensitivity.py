@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from compress.graph.interpret import BATCH, Environment, Steps
+from compress.graph.moments import Reader
 from compress.graph.trace import batch_first
-from compress.prune.second_order import Reader
 
 IMAGES = 256
 """Inputs that the curves are measured on: their relative standard error is ``sqrt(2 / 256)``, 9%."""

@@ -48,10 +48,19 @@ def _(q: torch.Tensor, scale: torch.Tensor, axis: int) -> torch.Tensor:
     return torch.empty_like(q, dtype=torch.float32)
 
 
+def nearest(steps: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """The integers, as floats, that ``steps`` (values over the scale, signed, zero point 0) are nearest to.
+
+    Halves go to the even one; with one bit there is no 0, and 0 goes up.
+    """
+    if grid.bits == 1:
+        return torch.where(steps >= 0, float(grid.high), float(grid.low)).to(steps.dtype)
+    return torch.clamp(torch.round(steps), grid.low, grid.high)
+
+
 def integers(weight: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The integers (int8) that ``weight`` rounds to on ``grid``, saturated to it."""
-    scale = _scales(grid, weight)
-    return torch.clamp(torch.round(weight / scale), grid.low, grid.high).to(torch.int8)
+    return nearest(weight / _scales(grid, weight), grid).to(torch.int8)
 
 
 def on_grid(weight: torch.Tensor, grid: Grid) -> torch.Tensor:

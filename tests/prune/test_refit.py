@@ -13,14 +13,14 @@ from compress import data as datasets
 from compress import targets
 from compress.graph.groups import Dependencies, Unit, find
 from compress.graph.interpret import Steps
+from compress.graph.moments import readers
+from compress.graph.segments import Kept, Segment, segments
 from compress.graph.surgery import remove
 from compress.graph.trace import kind, trace
 from compress.prune import refit
 from compress.prune.goal import Goal
 from compress.prune.reconstruct import Reconstruct
 from compress.prune.refit import Pair, rebuild
-from compress.prune.second_order import readers
-from compress.prune.segments import Kept, Segment, segments
 from compress.types import Budget, Context, State
 from tests.graph.networks import Depthwise, Plain, Residual, UNet, build, images
 from tests.prune.design import designs, least_squares

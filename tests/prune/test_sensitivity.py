@@ -11,8 +11,8 @@ from torch import nn
 
 from compress.graph.groups import find
 from compress.graph.interpret import Steps
+from compress.graph.moments import Moments, readers
 from compress.graph.trace import trace
-from compress.prune.second_order import Moments, readers
 from compress.prune.sensitivity import Probes, curve
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from compress.graph.groups import find
 from compress.graph.interpret import Steps
+from compress.graph.moments import Moments, damped, readers, share_of_positions, thinned
 from compress.graph.trace import trace
-from compress.prune.second_order import Moments, damped, readers, share_of_positions, thinned
 
 LAYERS = {
     "plain": (nn.Conv2d(8, 6, 3), (8, 9, 11)),

@@ -21,6 +21,7 @@ from torch import Tensor, fx
 from compress.graph.groups import CONSUMES, Dependencies, Slot
 from compress.graph.interpret import Steps
 from compress.graph.trace import argument, kind, shape
+from compress.types import Progress
 
 ROWS_PER_COLUMN = 128
 """Positions that are looked at for each column of a layer's input: enough for ``G`` to be well conditioned."""
@@ -95,6 +96,20 @@ class Reader:
         return (given, given) if isinstance(given, int) else (int(given[0]), int(given[-1]))
 
 
+def reader_of(steps: Steps, node: fx.Node) -> Reader | None:
+    """The layer at ``node`` as a matrix product; None where it can't be written as one that fits."""
+    if kind(node) not in ("linear", "conv1d", "conv2d"):
+        return None
+    weight = node.args[1]
+    name = steps.constants.get(weight.name) if isinstance(weight, fx.Node) else None
+    if name is None or isinstance(argument(node, "padding"), str):
+        return None
+    groups = int(argument(node, "groups", 1)) if kind(node) != "linear" else 1
+    size = steps.parameters[name].shape
+    taps = math.prod(size[2:])
+    return Reader(node, name, groups, taps) if size[1] * taps <= MOST_COLUMNS else None
+
+
 def readers(steps: Steps, dependencies: Dependencies, parameters: set[str]) -> dict[str, list[Reader]]:
     """Weight -> the operators that read prunable channels through it, where they can be written as products.
 
@@ -106,19 +121,12 @@ def readers(steps: Steps, dependencies: Dependencies, parameters: set[str]) -> d
     consumed = {slot for group in dependencies.groups for slot in group.consumers}
     found: dict[str, list[Reader]] = {}
     for node in steps.nodes:
-        if kind(node) not in ("linear", "conv1d", "conv2d"):
+        reader = reader_of(steps, node)
+        if reader is None or reader.weight not in parameters or reader.slot not in consumed:
             continue
-        weight = node.args[1]
-        name = steps.constants.get(weight.name) if isinstance(weight, fx.Node) else None
-        if name is None or name not in parameters or (name, CONSUMES[kind(node)]) not in consumed:
-            continue
-        if isinstance(argument(node, "padding"), str):
-            continue
-        groups = int(argument(node, "groups", 1)) if kind(node) != "linear" else 1
-        shape = steps.parameters[name].shape
-        taps = math.prod(shape[2:])
-        if shape[1] * taps <= MOST_COLUMNS and not (groups > 1 and shape[1] == 1):
-            found.setdefault(name, []).append(Reader(node, name, groups, taps))
+        depthwise = reader.groups > 1 and steps.parameters[reader.weight].shape[1] == 1
+        if not depthwise:
+            found.setdefault(reader.weight, []).append(reader)
     return found
 
 
@@ -183,3 +191,30 @@ def damped(matrix: Tensor, share: float = 1e-6) -> Tensor:
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     ridge = share * diagonal.mean(-1, keepdim=True).clamp_min(1e-12)
     return matrix + torch.diag_embed(ridge.expand_as(diagonal))
+
+
+def collect(
+    steps: Steps, found: Sequence[Reader], inputs: Tensor, batch: int, generator: torch.Generator, progress: Progress
+) -> dict[str, Tensor]:
+    """Node -> ``G`` of what each reader reads, in one pass over ``inputs`` (N, ...), ``batch`` at a time."""
+    moments = {reader.node.name: Moments(generator) for reader in found}
+    by_node = {reader.node.name: reader for reader in found}
+    done = 0
+    with torch.no_grad():
+        for x in inputs.split(batch):
+            progress(f"statistics of inputs {done} to {done + len(x)} of {len(inputs)}")
+            done += len(x)
+            environment = steps.start((x,))
+            for at, node in enumerate(steps.nodes):
+                reader = by_node.get(node.name)
+                if reader is not None:
+                    value = steps.value(environment, node.args[0])
+                    width, positions = reader.extent(value)
+                    share = share_of_positions(width, len(inputs) * len(value) * positions // len(x))
+                    taken, share = thinned(len(value), share, generator)
+                    moments[node.name].add(reader.columns(value[taken.to(value.device)]), share)
+                steps.run(environment, [node])
+                for source in {each.name for each in node.all_input_nodes}:
+                    if steps.last_use.get(source) == at:
+                        environment.pop(source, None)
+    return {name: each.mean.cpu() for name, each in moments.items()}

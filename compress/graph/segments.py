@@ -76,9 +76,15 @@ class Kept:
         return tensor
 
 
-def segments(steps: Steps, kept: Kept) -> tuple[Segment, ...]:
-    """The segments of a network with one input, in order; together they hold every operator."""
-    cuts = {i for i, name in _bottlenecks(steps) if kept.known(name) and batch_first(steps.nodes[i])}
+def segments(steps: Steps, kept: Kept | None = None) -> tuple[Segment, ...]:
+    """The segments of a network with one input, in order; together they hold every operator.
+
+    Args:
+        steps: the network.
+        kept: where its channels are known, if some of them are gone from the network that it is compared with.
+    """
+    known = (lambda name: True) if kept is None else kept.known
+    cuts = {i for i, name in _bottlenecks(steps) if known(name) and batch_first(steps.nodes[i])}
     found: list[Segment] = []
     first, entry, layers = 0, steps.inputs[0], 0
     for i, node in enumerate(steps.nodes):
