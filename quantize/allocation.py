@@ -39,7 +39,8 @@ from typing import Any
 
 from compress.errors import BadInput, LimitsUnreachable, UnknownName
 from compress.quantize.choices import MEASURES, Limits, Option, Problem, TensorChoice
-from compress.quantize.integer_program import Linear, Program, Selection, Shape, linear, minimize, reduced
+from compress.quantize.integer_program import minimize
+from compress.quantize.selections import Linear, Program, Selection, Shape, linear, reduced
 from compress.types import Note, Precision
 
 

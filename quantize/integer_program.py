@@ -1,9 +1,4 @@
-"""The integer programme behind an allocation: one cell a class, one item a layer, solved by HiGHS, checked exactly.
-
-A **class** is a set of tensors of equal width with the layers that read them (or one layer that reads none). It
-takes one **cell**, a width; each of its layers takes one **item** of that cell, an option of that width. Every
-quantity is linear in these choices and is held in integers, over a common denominator where it was given in
-floating point (which is exact: doubles are dyadic fractions).
+"""The least of a linear objective over selections within caps: HiGHS, checked and kept small by exact arithmetic.
 
 HiGHS computes in floating point with absolute tolerances of 1e-6. What guards the result against them:
 
@@ -11,26 +6,27 @@ HiGHS computes in floating point with absolute tolerances of 1e-6. What guards t
 - A row's cap stands half a unit above the last integer allowed.
 - What HiGHS returns is summed in integers. Should it be above a cap after all, it is cut off and the programme
   solved again.
-- The objective is scaled by the best allocation known so far (its excess over the unlimited optimum becomes
-  1e6), and items that no better allocation can hold are left out; this repeats while the excess falls tenfold.
-  The absolute gap is then 1e-12 of the excess, whatever the span of the perturbations.
+- Options that the optimum can't hold are left out, by lower bounds in integers: the relaxation in which the duals
+  of the linear programme price the rows, against the best selection known.
+- The objective is scaled by that selection (its excess over the unlimited optimum becomes 1e6), again and again
+  while the excess falls tenfold. The absolute gap is then 1e-12 of the excess, whatever the perturbations span.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
+from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.sparse import csr_array
+
+from compress.quantize.selections import Program, Reduced, Selection, filled, possible, reduced, relaxed
 
 EXCESS = 10**6
 """What the excess of the best allocation known is scaled to."""
@@ -41,106 +37,8 @@ LARGEST = 10**5
 FALLS = 10
 """The objective is scaled again where a solution's excess is this many times smaller than the one it was scaled by."""
 
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Which choices exclude each other: the class of each cell, the (layer, cell) of each item."""
-
-    cells: tuple[int, ...]
-    items: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """``(constant + sum of the chosen cells' and items' numbers) / unit``, all integers."""
-
-    cells: tuple[int, ...]
-    items: tuple[int, ...]
-    constant: int = 0
-    unit: int = 1
-
-    def total(self, chosen: Selection) -> int:
-        """The numerator for a selection."""
-        return self.constant + sum(self.cells[i] for i in chosen.cells) + sum(self.items[i] for i in chosen.items)
-
-    def value(self, total: int) -> float:
-        """The quantity for a numerator: an integer where ``unit`` is 1, else the nearest double."""
-        return total if self.unit == 1 else total / self.unit
-
-    def cap(self, limit: float) -> int:
-        """The largest numerator whose value isn't above ``limit``: a double stands for all that rounds to it."""
-        if self.unit == 1:
-            return int(limit // 1)
-        # Above the double's own fraction by up to half a place, as a limit of 2.3 means 23/10.
-        top = int((Fraction(limit) + Fraction(float(np.nextafter(limit, np.inf)))) / 2 * self.unit)
-        return top if top / self.unit <= limit else top - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The chosen cell of each class and the chosen item of each layer, each ascending."""
-
-    cells: tuple[int, ...]
-    items: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Reduced:
-    """A quantity less its least in each layer and cell, and less the least of each class: none is below 0.
-
-    Attributes:
-        cells, items: what is left of each.
-        least: the sum of what was subtracted: the least possible numerator.
-        chosen: a selection that takes it, the first cells and items where several do.
-    """
-
-    cells: tuple[int, ...]
-    items: tuple[int, ...]
-    least: int
-    chosen: Selection
-
-
-@dataclass(frozen=True, slots=True)
-class Program:
-    """Minimize ``objective`` over the selections whose ``rows`` are within their caps."""
-
-    shape: Shape
-    objective: Linear
-    rows: tuple[tuple[Linear, int], ...]
-
-    def holds(self, chosen: Selection) -> bool:
-        """Whether every row is within its cap, in integers."""
-        return all(row.total(chosen) <= cap for row, cap in self.rows)
-
-
-def linear(cells: Sequence[int | Fraction], items: Sequence[int | Fraction], constant: int | Fraction = 0) -> Linear:
-    """The linear quantity of fractions, over their common denominator."""
-    exact = [Fraction(number) for number in (*cells, *items, constant)]
-    unit = math.lcm(*(fraction.denominator for fraction in exact))
-    whole = [int(fraction * unit) for fraction in exact]
-    return Linear(tuple(whole[: len(cells)]), tuple(whole[len(cells) : -1]), whole[-1], unit)
-
-
-def reduced(shape: Shape, quantity: Linear) -> Reduced:
-    """The quantity without what every selection takes of it."""
-    best: dict[tuple[int, int], int] = {}
-    for i, place in enumerate(shape.items):
-        if place not in best or quantity.items[i] < quantity.items[best[place]]:
-            best[place] = i
-    cells = list(quantity.cells)
-    for (_, cell), i in best.items():
-        cells[cell] += quantity.items[i]
-    first: dict[int, int] = {}
-    for cell, group in enumerate(shape.cells):
-        if group not in first or cells[cell] < cells[first[group]]:
-            first[group] = cell
-    chosen = set(first.values())
-    return Reduced(
-        tuple(number - cells[first[group]] for number, group in zip(cells, shape.cells, strict=True)),
-        tuple(quantity.items[i] - quantity.items[best[place]] for i, place in enumerate(shape.items)),
-        quantity.constant + sum(cells[cell] for cell in chosen),
-        Selection(tuple(sorted(chosen)), tuple(sorted(i for (_, cell), i in best.items() if cell in chosen))),
-    )
+RAISED = tuple(Fraction(n, 100) for n in (100, 101, 103, 110, 130, 200, 500))
+"""Factors on the prices at which a selection that holds is looked for, the nearest to the optimum first."""
 
 
 def minimize(program: Program, incumbent: Selection | None = None) -> Selection | None:
@@ -150,14 +48,35 @@ def minimize(program: Program, incumbent: Selection | None = None) -> Selection 
         program: what to solve.
         incumbent: a selection that holds, if one is known: the optimum is found faster.
     """
+    small, was = program.undominated()
+    now = {i: k for k, i in enumerate(was)}
+    start = None
+    if incumbent is not None and all(i in now for i in incumbent.items):
+        start = Selection(incumbent.cells, tuple(now[i] for i in incumbent.items))
+    best = _minimum(small, start)
+    return None if best is None else Selection(best.cells, tuple(was[i] for i in best.items))
+
+
+def _minimum(program: Program, incumbent: Selection | None) -> Selection | None:
     least = reduced(program.shape, program.objective)
     if program.holds(least.chosen):
         return least.chosen
+    bases = [reduced(program.shape, row) for row, _ in program.rows]
+    if any(base.least > cap for base, (_, cap) in zip(bases, program.rows, strict=True)):
+        return None
+    cells, items = tuple(range(len(program.shape.cells))), tuple(range(len(program.shape.items)))
+    system = _system(program, least, bases, cells, items, None)
+    prices = _prices(system)
+    incumbent = _better(program, incumbent, _priced_out(program, prices))
     while True:
-        known = None if incumbent is None else program.objective.total(incumbent) - least.least
-        if known == 0:
-            return incumbent
-        found = _solved(program, least, known)
+        known = None
+        if incumbent is not None:
+            total = program.objective.total(incumbent)
+            known = total - least.least
+            if known == 0:
+                return incumbent
+            system = _system(program, least, bases, *possible(program, prices, total), known)
+        found = _solved(program, system)
         if found is None:
             return incumbent
         excess = program.objective.total(found) - least.least
@@ -168,91 +87,102 @@ def minimize(program: Program, incumbent: Selection | None = None) -> Selection 
             return incumbent
 
 
-def _solved(program: Program, least: Reduced, known: int | None) -> Selection | None:
-    """What HiGHS finds among the selections whose excess is ``known`` at most; checked, not proven, optimal."""
+def _better(program: Program, one: Selection | None, other: Selection | None) -> Selection | None:
+    if one is None or other is None:
+        return one or other
+    return other if program.objective.total(other) < program.objective.total(one) else one
+
+
+@dataclass(frozen=True, slots=True)
+class _System:
+    """The programme in floating point, over the cells and items that are left.
+
+    Attributes:
+        cells, items: what the columns stand for, cells first.
+        costs: of each column, scaled by ``unit``.
+        rows: coefficients by column, lower and upper bound; those of ``program.rows`` come last.
+        unit, scales: what the objective and each of ``program.rows`` are multiplied by.
+    """
+
+    cells: tuple[int, ...]
+    items: tuple[int, ...]
+    costs: np.ndarray
+    rows: list[tuple[dict[int, float], float, float]]
+    unit: Fraction
+    scales: tuple[Fraction, ...]
+
+
+def _system(
+    program: Program,
+    least: Reduced,
+    bases: Sequence[Reduced],
+    cells: tuple[int, ...],
+    items: tuple[int, ...],
+    known: int | None,
+) -> _System:
     shape = program.shape
-    cell_of = [cell for _, cell in shape.items]
-    bounds = [least.items[i] + least.cells[cell] for i, cell in enumerate(cell_of)]
-    items = [i for i, bound in enumerate(bounds) if known is None or bound <= known]
-    items = _undominated(program, items)
-    cells = [cell for cell, number in enumerate(least.cells) if known is None or number <= known]
-    column = {("cell", cell): k for k, cell in enumerate(cells)}
-    column |= {("item", i): len(cells) + k for k, i in enumerate(items)}
-
-    rows: list[tuple[dict[int, float], float, float]] = []
-    for group in dict.fromkeys(shape.cells):
-        rows.append(({column["cell", c]: 1.0 for c in cells if shape.cells[c] == group}, 1.0, 1.0))
-    members: dict[tuple[int, int], dict[int, float]] = {}
-    for place in dict.fromkeys(shape.items):
-        if ("cell", place[1]) in column:
-            members[place] = {column["cell", place[1]]: -1.0}
+    of_cell = {cell: k for k, cell in enumerate(cells)}
+    of_item = {i: len(cells) + k for k, i in enumerate(items)}
+    classes: dict[int, dict[int, float]] = {group: {} for group in shape.cells}
+    for cell in cells:
+        classes[shape.cells[cell]][of_cell[cell]] = 1.0
+    members = {place: {of_cell[place[1]]: -1.0} for place in shape.items if place[1] in of_cell}
     for i in items:
-        if shape.items[i] in members:
-            members[shape.items[i]][column["item", i]] = 1.0
-    rows += [(terms, 0.0, 0.0) for terms in members.values()]
-    for row, cap in program.rows:
-        small = reduced(shape, row)
-        if small.least > cap:
-            return None
-        numbers = {column["cell", c]: small.cells[c] for c in cells} | {
-            column["item", i]: small.items[i] for i in items
-        }
-        scale = Fraction(LARGEST, max(LARGEST, *numbers.values()))
-        terms = {k: float(number * scale) for k, number in numbers.items() if number}
-        rows.append((terms, -np.inf, float((cap - small.least + Fraction(1, 2)) * scale)))
-    objective = [least.cells[c] for c in cells] + [least.items[i] for i in items]
+        members[shape.items[i]][of_item[i]] = 1.0
+    rows = [(terms, 1.0, 1.0) for terms in classes.values()] + [(terms, 0.0, 0.0) for terms in members.values()]
+    scales = []
+    for base, (_, cap) in zip(bases, program.rows, strict=True):
+        numbers = [base.cells[cell] for cell in cells] + [base.items[i] for i in items]
+        scale = Fraction(LARGEST, max(LARGEST, *numbers))
+        terms = {k: float(number * scale) for k, number in enumerate(numbers) if number}
+        rows.append((terms, -np.inf, float((cap - base.least + Fraction(1, 2)) * scale)))
+        scales.append(scale)
+    objective = [least.cells[cell] for cell in cells] + [least.items[i] for i in items]
     unit = Fraction(EXCESS) / (known or max(*objective, 1))
-    costs = np.array([float(number * unit) for number in objective])
+    return _System(cells, items, np.array([float(n * unit) for n in objective]), rows, unit, tuple(scales))
 
+
+def _solved(program: Program, system: _System) -> Selection | None:
+    """What HiGHS finds; its rows are checked exactly, that nothing is better is HiGHS's word."""
+    rows = list(system.rows)
     while True:
-        x = _highs(costs, rows)
+        x = _highs(system.costs, rows)
         if x is None:
             return None
+        taken = [k for k, number in enumerate(x) if number > 0.5]
+        split = len(system.cells)
         found = Selection(
-            tuple(cell for cell in cells if x[column["cell", cell]] > 0.5),
-            tuple(i for i in items if x[column["item", i]] > 0.5),
+            tuple(system.cells[k] for k in taken if k < split),
+            tuple(system.items[k - split] for k in taken if k >= split),
         )
         if program.holds(found):
             return found
-        taken = {column["cell", c]: 1.0 for c in found.cells} | {column["item", i]: 1.0 for i in found.items}
-        rows.append((taken, -np.inf, len(taken) - 1.0))
+        rows.append((dict.fromkeys(taken, 1.0), -np.inf, len(taken) - 1.0))
 
 
-def _undominated(program: Program, items: Sequence[int]) -> list[int]:
-    """The items that no other of the same layer and cell beats or equals in the objective and in every row.
+def _prices(system: _System) -> tuple[Fraction, ...]:
+    """What a unit of each row is worth in units of the objective: the linear relaxation's duals, at least 0."""
+    own = len(system.rows) - len(system.scales)
+    matrix, lows, highs = _matrix(system.costs, system.rows)
+    result = linprog(system.costs, matrix[own:], highs[own:], matrix[:own], lows[:own], (0, 1), method="highs-ds")
+    if result.status != 0:
+        return (Fraction(0),) * len(system.scales)
+    worth = (max(0.0, -float(number)) for number in result.ineqlin.marginals)
+    return tuple(Fraction(w) * scale / system.unit for w, scale in zip(worth, system.scales, strict=True))
 
-    Of items that are equal in everything the first stays.
-    """
-    quantities = dict.fromkeys([program.objective.items, *(row.items for row, _ in program.rows)])
-    by_place: dict[tuple[int, int], list[int]] = {}
-    for i in items:
-        by_place.setdefault(program.shape.items[i], []).append(i)
-    costs = {i: tuple(numbers[i] for numbers in quantities) for i in items}
-    kept: list[int] = []
-    for group in by_place.values():
-        for i in group:
-            better = (
-                j
-                for j in group
-                if j != i
-                and all(a <= b for a, b in zip(costs[j], costs[i], strict=True))
-                and (costs[j] != costs[i] or j < i)
-            )
-            if next(better, None) is None:
-                kept.append(i)
-    return sorted(kept)
+
+def _priced_out(program: Program, prices: Sequence[Fraction]) -> Selection | None:
+    """A selection that holds, from prices raised until the relaxation's optimum does; None if none does."""
+    for factor in RAISED:
+        chosen = relaxed(program, [price * factor for price in prices])[0].chosen
+        if program.holds(chosen):
+            return filled(program, chosen)
+    return None
 
 
 def _highs(costs: np.ndarray, rows: Sequence[tuple[dict[int, float], float, float]]) -> np.ndarray | None:
     """The binary optimum, None where there is none."""
-    starts = [0]
-    for terms, _, _ in rows:
-        starts.append(starts[-1] + len(terms))
-    row_of = np.concatenate([np.full(b - a, r) for r, (a, b) in enumerate(pairwise(starts))])
-    columns = np.array([k for terms, _, _ in rows for k in terms], dtype=np.int64)
-    numbers = np.array([number for terms, _, _ in rows for number in terms.values()])
-    matrix = coo_array((numbers, (row_of, columns)), shape=(len(rows), len(costs))).tocsc()
-    within = LinearConstraint(matrix, [low for _, low, _ in rows], [high for _, _, high in rows])
+    within = LinearConstraint(*_matrix(costs, rows))
     with _silenced():
         result = milp(
             costs,
@@ -266,6 +196,17 @@ def _highs(costs: np.ndarray, rows: Sequence[tuple[dict[int, float], float, floa
     if result.status != 0:
         raise RuntimeError(f"HiGHS gave up on the allocation: {result.message}")
     return np.asarray(result.x)
+
+
+def _matrix(
+    costs: np.ndarray, rows: Sequence[tuple[dict[int, float], float, float]]
+) -> tuple[csr_array, np.ndarray, np.ndarray]:
+    """The rows as a sparse matrix with their lower and upper bounds."""
+    numbers = np.array([number for terms, _, _ in rows for number in terms.values()])
+    columns = np.array([k for terms, _, _ in rows for k in terms], dtype=np.int32)
+    starts = np.cumsum([0, *(len(terms) for terms, _, _ in rows)], dtype=np.int32)
+    matrix = csr_array((numbers, columns, starts), shape=(len(rows), len(costs)))
+    return matrix, np.array([low for _, low, _ in rows]), np.array([high for _, _, high in rows])
 
 
 @contextlib.contextmanager
