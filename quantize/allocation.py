@@ -239,12 +239,12 @@ class _Model:
         return Allocation(
             precisions={layer.name: precisions[layer.name] for layer in self.problem.layers},
             tensor_bits={tensor.name: widths[self.class_of[tensor.name]] for tensor in self.problem.tensors},
-            perturbation=self.perturbation.value(self.perturbation.total(chosen)),
+            perturbation=float(self.perturbation.value(self.perturbation.total(chosen))),
             weight_bytes=int(self.value("weight_bytes", chosen)),
-            weight_bits=self.value("weight_bits", chosen),
+            weight_bits=float(self.value("weight_bits", chosen)),
             bit_operations=int(self.value("bit_operations", chosen)),
             ram_bytes=int(self.value("ram_bytes", chosen)),
-            latency_s=self.value("latency_s", chosen),
+            latency_s=float(self.value("latency_s", chosen)),
             notes=self.problem.notes,
         )
 
