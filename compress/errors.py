@@ -10,7 +10,8 @@
     │   ├── Untraceable           a network that can't be captured: operator and module path named
     │   ├── MissingExtra          an optional package that isn't installed
     │   ├── RunFolderError        an output folder that is taken, unwritable or full
-    │   └── NoPrunableAxis        nothing in the network can be removed
+    │   ├── NoPrunableAxis        nothing in the network can be removed
+    │   └── LimitsUnreachable     no choice of bits meets the limits: the least possible is named
     ├── BudgetUnreachable         exit 3: no candidate meets the budget; the front is still written
     ├── CheckFailed               exit 4: verify or doctor found something wrong
     └── Interrupted               exit 130: stopped by the user; the folder resumes
@@ -22,7 +23,7 @@ the sentence. The sentence is one line: what is wrong, then what to do next.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 
@@ -143,6 +144,27 @@ class NoPrunableAxis(BadInput):
         super().__init__(f"no axis of the network can be pruned ({shown}); use --prune none")
 
 
+class LimitsUnreachable(BadInput):
+    """No choice of bits meets the limits.
+
+    Args:
+        limits: each limit by name.
+        least: the least possible value of each, when the others are left aside.
+    """
+
+    def __init__(self, limits: Mapping[str, float], least: Mapping[str, float]) -> None:
+        self.limits, self.least = dict(limits), dict(least)
+        self.jointly = all(least[name] <= limit for name, limit in limits.items())
+        each = ", ".join(
+            f"{name} {_number(limit)} (least possible {_number(least[name])})" for name, limit in limits.items()
+        )
+        why = "each can be met alone, but not all together; raise one of them"
+        if not self.jointly:
+            over = [name for name, limit in limits.items() if least[name] > limit]
+            why = f"raise {' and '.join(over)}"
+        super().__init__(f"no choice of bits is within {each}: {why}")
+
+
 class BudgetUnreachable(CompressError):
     """No candidate meets the budget. The front has been written; the nearest candidate is named.
 
@@ -187,6 +209,10 @@ class Interrupted(CompressError):
     def __init__(self, resume: str) -> None:
         self.resume = resume
         super().__init__(f"interrupted; go on with: {resume}")
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.10g}"
 
 
 def nearest_names(name: str, known: Iterable[str], most: int = 3) -> tuple[str, ...]:
