@@ -25,7 +25,7 @@ from compress.graph.blocks import Block
 from compress.graph.costs import layer_operators
 from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.groups import Dependencies, find
-from compress.graph.interpret import Steps
+from compress.graph.interpret import Steps, affordable
 from compress.graph.moments import readers
 from compress.graph.segments import Kept, Segment, segments
 from compress.graph.surgery import planned, proven, remove_blocks
@@ -33,7 +33,7 @@ from compress.graph.trace import Network, trace
 from compress.prune.amounts import Limits
 from compress.prune.counter import Cost, Counter
 from compress.prune.goal import Goal
-from compress.prune.reconstruct import Reconstruct, affordable
+from compress.prune.reconstruct import Reconstruct
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
 from compress.prune.sensitivity import IMAGES, signs_like
 from compress.prune.write_back import write_back

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.groups import CONSUMES, Dependencies, Group, Unit
-from compress.graph.interpret import Steps
+from compress.graph.interpret import Steps, affordable, probe_batch
 from compress.graph.moments import Reader, collect, readers
 from compress.graph.segments import Kept, segments
 from compress.graph.surgery import planned, remove
-from compress.graph.trace import Network, argument, kind, shape, trace
+from compress.graph.trace import Network, argument, kind, trace
 from compress.prune.allocation import allocate
 from compress.prune.amounts import undershoot
 from compress.prune.counter import Counter
@@ -44,9 +44,6 @@ from compress.types import Context, Note, State
 
 CHECKPOINTS = (0.93, 0.8, 0.65, 0.5, 0.35, 0.2, 0.08)
 """Shares of a group's units at which its curve is measured."""
-
-MEMORY_BYTES = 3 * 2**30
-"""What the kept activations may take, roughly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +145,6 @@ def _study(model: nn.Module, goal: Goal, context: Context) -> _Study:
     return _Study(model, network, dependencies, whole, inputs, batch, paths, unread)
 
 
-def affordable(network: Network) -> int:
-    """How many inputs' activations fit into :data:`MEMORY_BYTES`."""
-    largest = max((int(np.prod(shape(node))) for node in network.nodes if shape(node)), default=1)
-    return max(16, MEMORY_BYTES // (24 * largest))
-
-
 def _paths(
     whole: Steps,
     dependencies: Dependencies,
@@ -170,7 +161,7 @@ def _paths(
         return {}
     moments = collect(whole, flat, inputs, batch, generator, context.progress)
     context.progress("measure how the output depends on each layer")
-    probes = Probes(whole, flat, inputs[:IMAGES], _probe_batch(whole, batch), context.seed)
+    probes = Probes(whole, flat, inputs[:IMAGES], probe_batch(whole, batch), context.seed)
     importance = probes.importance()
     paths: dict[int, _Path] = {}
     changes: dict[int, dict[int, list[tuple[Reader, Tensor]]]] = {}
@@ -191,11 +182,6 @@ def _paths(
     context.progress("measure what removals change")
     measured = probes.measured(changes)
     return {g: replace(path, errors=curve(path.errors, measured[g])) for g, path in paths.items()}
-
-
-def _probe_batch(whole: Steps, batch: int) -> int:
-    elements = sum(int(np.prod(shape(node))) for node in whole.nodes if shape(node))
-    return max(1, min(batch, MEMORY_BYTES // (12 * max(1, elements))))
 
 
 def _problem(whole: Steps, reader: Reader, moments: Tensor, importance: Tensor, units: Iterable[Unit]) -> Problem:

@@ -23,8 +23,8 @@ from torch import Tensor, fx
 
 from compress.graph.groups import PRODUCES
 from compress.graph.interpret import BATCH, Environment, Steps
-from compress.graph.moments import Moments, Reader, damped, products, share_of_positions, thinned
-from compress.graph.segments import Kept, Segment
+from compress.graph.moments import Reader, damped, normal_equations
+from compress.graph.segments import Kept, Segment, other_operand
 from compress.graph.trace import argument, kind
 
 BATCH_SIZE = 64
@@ -169,29 +169,19 @@ def _solve(
     steps, name = pair.smaller, reader.node.name
     bias = argument(reader.node, "bias")
     bias_name = steps.constants.get(bias.name) if isinstance(bias, fx.Node) else None
-    other = _other_operand(steps, at)
+    other = other_operand(steps, at)
     source = reader.node.args[0]
     assert isinstance(source, fx.Node)
     inputs = sum(environment[BATCH] for environment in new)
-    moments = Moments(generator)
-    cross: Tensor | None = None
-    for a, b in zip(old, new, strict=True):
-        target = pair.kept.of(name, a[name])
-        if other is not None and other in a and other in b:
-            target = target + pair.kept.of(other, a[other]) - b[other]
-        width, positions = reader.extent(b[source.name])
-        length = len(b[source.name])
-        share = share_of_positions(width, inputs * length * positions // b[BATCH])
-        chosen, share = thinned(length, share, generator)
-        chosen = chosen.to(target.device)
-        columns, rows = reader.columns(b[source.name][chosen]), reader.rows(target[chosen])
-        taken = moments.add(columns, share).to(columns.device)
-        x, t = (each.permute(0, 2, 1, 3).flatten(2)[:, :, taken] for each in (columns, rows))
-        x = torch.cat([x, x.new_ones(len(x), 1, x.shape[2])], 1)
-        product = products(t, x)
-        cross = product if cross is None else cross + product
-    assert cross is not None
-    gram, wanted = moments.mean, cross / moments.count
+
+    def batches() -> Iterator[tuple[Tensor, Tensor, float]]:
+        for a, b in zip(old, new, strict=True):
+            target = pair.kept.of(name, a[name])
+            if other is not None and other in a and other in b:
+                target = target + pair.kept.of(other, a[other]) - b[other]
+            yield b[source.name], target, b[BATCH] / inputs
+
+    gram, wanted = normal_equations(reader, batches(), generator)
     start = reader.matrix(steps.parameters[reader.weight]).double()
     if bias_name is None:
         gram, wanted = gram[:, :-1, :-1], wanted[:, :, :-1]
@@ -206,18 +196,6 @@ def _solve(
         steps.parameters[bias_name] = solved[..., -1].flatten()
         solved = solved[..., :-1]
     steps.parameters[reader.weight] = solved.reshape(steps.parameters[reader.weight].shape)
-
-
-def _other_operand(steps: Steps, at: int) -> str | None:
-    """The other operand of the residual addition that a layer's output goes into; None if there is none."""
-    node = steps.nodes[at]
-    users = list(node.users)
-    if len(users) != 1 or kind(users[0]) != "add" or argument(users[0], "alpha", 1) != 1:
-        return None
-    others = [each for each in users[0].args[:2] if each is not node]
-    if len(others) != 1 or not isinstance(others[0], fx.Node) or others[0].name in steps.constants:
-        return None
-    return others[0].name
 
 
 def _descend(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -47,7 +48,22 @@ def calibrated(state: State, network: Network, plan: Plan, inputs: torch.Tensor,
 
 def activation_grids(placement: Placement, network: Network, inputs: torch.Tensor, context: Context) -> dict[str, Grid]:
     """The grid of every quantized tensor, from what the float network computes on ``inputs``."""
-    samples = observe(network, placement.tensors, inputs, context.generator)
+    samples = activation_samples(placement, network, inputs, context, context.generator)
+    return {
+        name: activation_grid(samples[name], bits, context.target.activations)
+        for name, bits in placement.tensors.items()
+    }
+
+
+def activation_samples(
+    placement: Placement, network: Network, inputs: torch.Tensor, context: Context, generator: torch.Generator
+) -> Mapping[str, torch.Tensor]:
+    """A flat sample of every tensor that gets a grid.
+
+    Raises:
+        BadData: the network computes NaN or infinity.
+    """
+    samples = observe(network, placement.tensors, inputs, generator)
     for name, values in samples.items():
         if not torch.isfinite(values).all():
             raise BadData(
@@ -55,7 +71,4 @@ def activation_grids(placement: Placement, network: Network, inputs: torch.Tenso
                 f"the network computes NaN or infinity at {name} on it",
                 "check the inputs and the weights",
             )
-    return {
-        name: activation_grid(samples[name], bits, context.target.activations)
-        for name, bits in placement.tensors.items()
-    }
+    return samples

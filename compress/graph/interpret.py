@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -11,7 +12,7 @@ from torch import fx
 
 from compress.errors import Untraceable
 from compress.graph.module import plain_module
-from compress.graph.trace import Network, kind, module_path
+from compress.graph.trace import Network, kind, module_path, shape
 
 Environment = dict[str, Any]
 """Node -> the value that it has."""
@@ -19,6 +20,9 @@ Environment = dict[str, Any]
 
 BATCH = ""
 """The name under which an environment has the batch size, which sizes of tensors long gone follow from."""
+
+MEMORY_BYTES = 3 * 2**30
+"""What the kept activations may take, roughly."""
 
 
 @dataclass(frozen=True)
@@ -147,3 +151,15 @@ def _without_side_effects(graph: fx.Graph) -> None:
         for user in later:
             user.replace_input_with(source, node)
         node.target = plain
+
+
+def affordable(network: Network) -> int:
+    """How many inputs' activations fit into :data:`MEMORY_BYTES`."""
+    largest = max((math.prod(shape(node)) for node in network.nodes if shape(node)), default=1)
+    return max(16, MEMORY_BYTES // (24 * largest))
+
+
+def probe_batch(whole: Steps, batch: int) -> int:
+    """How many of ``batch`` inputs fit into :data:`MEMORY_BYTES` when a backward pass keeps all activations."""
+    elements = sum(math.prod(shape(node)) for node in whole.nodes if shape(node))
+    return max(1, min(batch, MEMORY_BYTES // (12 * max(1, elements))))

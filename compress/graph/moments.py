@@ -11,7 +11,7 @@ so that ``G`` (K + 1, K + 1) is all that is needed to remove inputs and to refit
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -218,3 +218,29 @@ def collect(
                     if steps.last_use.get(source) == at:
                         environment.pop(source, None)
     return {name: each.mean.cpu() for name, each in moments.items()}
+
+
+def normal_equations(
+    reader: Reader, batches: Iterable[tuple[Tensor, Tensor, float]], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """``G = E [x; 1] [x; 1]^T``, (groups, K + 1, K + 1), and ``E t [x; 1]^T``, (groups, out, K + 1), float64.
+
+    Args:
+        reader: the layer.
+        batches: its input, the output that is wanted (both with inputs along the first axis), and the share of all
+            inputs that they are.
+        generator: picks positions where there are more than enough.
+    """
+    moments, cross = Moments(generator), None
+    for x, target, part in batches:
+        width, positions = reader.extent(x)
+        share = share_of_positions(width, round(len(x) * positions / part))
+        chosen, share = thinned(len(x), share, generator)
+        chosen = chosen.to(x.device)
+        columns, rows = reader.columns(x[chosen]), reader.rows(target[chosen])
+        taken = moments.add(columns, share).to(x.device)
+        a, t = (each.permute(0, 2, 1, 3).flatten(2)[:, :, taken] for each in (columns, rows))
+        product = products(t, torch.cat([a, a.new_ones(len(a), 1, a.shape[2])], 1))
+        cross = product if cross is None else cross + product
+    assert cross is not None
+    return moments.mean, cross / moments.count

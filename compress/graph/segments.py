@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from compress.graph.groups import PRODUCES, Dependencies
 from compress.graph.interpret import Steps
-from compress.graph.trace import batch_first, kind, shape
+from compress.graph.trace import argument, batch_first, kind, shape
 
 LAYERS = 2
 """Weighted layers that a segment holds at least: one that makes channels and one that reads them."""
@@ -117,4 +117,16 @@ def _is_tensor(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), torch.Tensor) and bool(shape(node))
 
 
-__all__ = ["Kept", "Segment", "segments"]
+def other_operand(steps: Steps, at: int) -> str | None:
+    """The other operand of the residual addition that a layer's output goes into; None if there is none."""
+    node = steps.nodes[at]
+    users = list(node.users)
+    if len(users) != 1 or kind(users[0]) != "add" or argument(users[0], "alpha", 1) != 1:
+        return None
+    others = [each for each in users[0].args[:2] if each is not node]
+    if len(others) != 1 or not isinstance(others[0], fx.Node) or others[0].name in steps.constants:
+        return None
+    return others[0].name
+
+
+__all__ = ["Kept", "Segment", "other_operand", "segments"]
