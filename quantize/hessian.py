@@ -82,7 +82,8 @@ def traces(
     differences that chance made large, so the least of the differences are a little less certain than the factor says.
 
     Args:
-        model: any traceable module; it is not changed. It is looked at in evaluation mode, on the device it is on.
+        model: any traceable module; it is not changed. It is looked at in evaluation mode, on the device it is on; of
+            several outputs the first counts.
         batches: (inputs, targets) pairs, or inputs alone; inputs are a tensor (N, ...), or a tuple of them.
         loss: from outputs and targets the mean over the batch; None for cross-entropy against the network's own
             predictions, which needs no targets: then the Hessian is the Fisher information. Outputs are class
@@ -117,10 +118,10 @@ def traces(
     found = layers(task.steps)
     weights = found if of == "weights" else ()
     read = {} if of == "weights" else _tensors(task, found, tensors)
-    head = Head(task)
     names = (*(layer.name for layer in weights), *read)
     if not names:
         raise BadInput("the network has no convolution or linear layer with a weight of its own")
+    head = Head(task)
     parts = _parts(task, head, weights, read, method, generator, most)
     scale = order if order is not None else _sizes(task, weights, read)
     unknown = [name for name in scale if name not in names]
@@ -149,7 +150,8 @@ def _sizes(task: Problem, weights: Sequence[Layer], read: Mapping[str, Sequence[
     if weights:
         return {layer.name: 1 / task.steps.parameters[layer.parameters[0]].numel() for layer in weights}
     with torch.no_grad(), twice_differentiable():
-        values = forward(task.steps, [x[:1] for x in task.batches[0].inputs], {}, {})
+        every = {tensor for names in read.values() for tensor in names}
+        values = forward(task.steps, [x[:1] for x in task.batches[0].inputs], keep=every)
     return {name: 1 / sum(values[each].numel() for each in names) for name, names in read.items()}
 
 
@@ -221,34 +223,29 @@ def _first_order(
                 "the empirical Fisher matrix needs a loss and targets; "
                 "without them method='gauss-newton' is the expected one"
             )
-        return _sampled(gradients(head), squares, generator, task, most, "gradient", "fisher")
+        found = _sampled(gradients(head), squares, generator, most * task.n, gradient.rows, "gradient")
+        found.name = "fisher"
+        return found
     listed = directions(head, generator)
     if listed is None:
-        return Paired(head.curvature, head.outputs, squares, generator, most, CHUNK)
-    return _sampled(listed, squares, generator, task, most, "curvature", "gauss-newton")
-
-
-CHUNK = 32
-"""Samples in one backward pass."""
+        return Paired(head.curvature, head.outputs, squares, generator, most, gradient.rows)
+    return _sampled(listed, squares, generator, most * task.n, gradient.rows, "curvature")
 
 
 def _sampled(
     listed: Directions,
     squares: Squares,
     generator: torch.Generator,
-    task: Problem,
     most: int,
+    rows: int,
     lacking: str,
-    name: str,
 ) -> Sampled:
     if not len(listed.weights):
         raise BadInput(
             f"the loss has no {lacking} on these data, so every layer's trace is 0; "
             "give another loss" + (", or use method='fisher'" if lacking == "curvature" else "")
         )
-    found = Sampled(listed, squares, generator, most * task.n, CHUNK)
-    found.name = name
-    return found
+    return Sampled(listed, squares, generator, most, rows)
 
 
 def _run(

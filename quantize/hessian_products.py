@@ -56,11 +56,9 @@ class HessianProducts:
         self._places: list[list[slice]] = []
         for batch in problem.batches if self._variables else ():
             with torch.no_grad(), twice_differentiable():
-                environment = forward(problem.steps, batch.inputs, {}, {})
+                environment = forward(problem.steps, batch.inputs, keep=self._variables)
             self._places.append(
-                [
-                    self._reserve(self._owners_of(tensor), environment[tensor].numel()) for tensor in self._variables
-                ]
+                [self._reserve(self._owners_of(tensor), environment[tensor].numel()) for tensor in self._variables]
             )
 
     def _owners_of(self, tensor: str) -> tuple[int, ...]:
@@ -89,14 +87,14 @@ class HessianProducts:
         results = [torch.zeros_like(vector) for vector in vectors]
         for index, batch in enumerate(self._problem.batches):
             leaves, slopes, places = self._graph(index, batch)
-            live = [i for i, slope in enumerate(slopes) if slope is not None and slope.requires_grad]
+            live = {i: slope for i, slope in enumerate(slopes) if slope is not None and slope.requires_grad}
             if not live:
                 continue
             for vector, result in zip(vectors, results, strict=True):
                 parts = [vector[places[i]].reshape(leaves[i].shape) for i in live]
                 try:
                     products = torch.autograd.grad(
-                        [slopes[i] for i in live], leaves, parts, retain_graph=True, allow_unused=True
+                        list(live.values()), leaves, parts, retain_graph=True, allow_unused=True
                     )
                 except RuntimeError as error:
                     raise _no_second(error) from error
@@ -125,7 +123,7 @@ class HessianProducts:
         shifts: dict[str, Tensor] = {}
         if tensors:
             with torch.no_grad(), twice_differentiable():
-                plain = forward(steps, batch.inputs, {}, {})
+                plain = forward(steps, batch.inputs, keep=tensors)
             shifts = {tensor: torch.zeros_like(plain[tensor]).requires_grad_() for tensor in tensors}
         leaves = [*weights, *(shifts[tensor] for tensor in tensors)]
         places = [*self._weights, *(self._places[index] if tensors else ())]

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from compress.errors import BadData, BadInput
 from compress.graph.interpret import Steps
-from compress.graph.trace import trace
+from compress.graph.trace import kind, trace
 from compress.quantize.sample_gradients import forward, twice_differentiable
 
 Loss = Callable[[Tensor, Any], Tensor]
@@ -83,10 +84,22 @@ def problem(model: nn.Module, batches: Iterable[Any], loss: Loss | None) -> Prob
     if any(not torch.isfinite(x).all() for batch in given for x in batch.inputs if x.is_floating_point()):
         raise BadData("for the Hessian", "it holds NaN or infinity", "check the inputs")
     network = trace(model, tuple(x[:2] for x in given[0].inputs))
-    steps = Steps.of(network)
+    steps = Steps.of(network, _differentiable_twice)
     if not network.dynamic_batch:
         given = [one for batch in given for one in _single(batch)]
     return Problem(steps, tuple(given), loss or own_predictions, network.dynamic_batch, loss is None)
+
+
+def hardsigmoid(x: Tensor) -> Tensor:
+    """The same as torch's, whose derivative torch can't differentiate."""
+    clipped: Tensor = F.relu6(x + 3)
+    return clipped / 6
+
+
+def _differentiable_twice(graph: fx.Graph) -> None:
+    for node in graph.nodes:
+        if node.op == "call_function" and kind(node) == "hardsigmoid":
+            node.target = hardsigmoid
 
 
 def _batch(given: Any, like: Tensor) -> Batch:
@@ -108,8 +121,11 @@ def _batch(given: Any, like: Tensor) -> Batch:
 
 
 def _single(batch: Batch) -> list[Batch]:
-    one = lambda value, i: value[i : i + 1] if isinstance(value, Tensor) and value.dim() else value  # noqa: E731
-    return [Batch(tuple(x[i : i + 1] for x in batch.inputs), one(batch.targets, i), 1) for i in range(batch.n)]
+    split = isinstance(batch.targets, Tensor) and batch.targets.dim() > 0
+    return [
+        Batch(tuple(x[i : i + 1] for x in batch.inputs), batch.targets[i : i + 1] if split else batch.targets, 1)
+        for i in range(batch.n)
+    ]
 
 
 def own_predictions(outputs: Tensor, _: Any) -> Tensor:
@@ -139,7 +155,7 @@ class Head:
         outputs = []
         for batch in problem.batches:
             with torch.no_grad(), twice_differentiable():
-                z = forward(problem.steps, batch.inputs, {}, {})[problem.steps.output]
+                z = forward(problem.steps, batch.inputs)[problem.steps.output]
             outputs.append(z)
             self._parts.append(_slope(problem, batch, z))
         self.outputs = torch.cat(outputs)
@@ -263,7 +279,7 @@ def _agree(a: Tensor, b: Tensor) -> None:
 
 def _eigenvectors(blocks: Tensor) -> Directions:
     values, vectors = torch.linalg.eigh((blocks + blocks.transpose(1, 2)) / 2)
-    n, outputs = values.shape
+    outputs = values.shape[1]
     flat, columns = values.reshape(-1), vectors.transpose(1, 2).reshape(-1, outputs)
     # What is left out sums up to less than rounding.
     kept = torch.nonzero(flat.abs() > 1e-12 * flat.abs().sum() / len(flat)).squeeze(1)
@@ -282,7 +298,8 @@ def _classes(p: Tensor) -> Directions:
         rows, chosen = kept[index] // classes, kept[index] % classes
         found = -p[rows]
         found[torch.arange(len(index), device=p.device), chosen] += 1
-        return found / found.norm(dim=1, keepdim=True)
+        unit: Tensor = found / found.norm(dim=1, keepdim=True)
+        return unit
 
     return Directions(kept // classes, weights[kept], torch.ones_like(weights[kept]), vectors)
 

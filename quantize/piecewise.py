@@ -155,8 +155,6 @@ def node_tensors(steps: Steps, of: Iterable[Layer]) -> Mapping[str, tuple[str, .
     for layer in of:
         read = [nodes[name].args[0] for name in layer.nodes]
         found[layer.name] = tuple(
-            dict.fromkeys(
-                each.name for each in read if isinstance(each, fx.Node) and each.name not in steps.constants
-            )
+            dict.fromkeys(each.name for each in read if isinstance(each, fx.Node) and each.name not in steps.constants)
         )
     return found

@@ -17,7 +17,7 @@ with differential privacy*, NeurIPS 2022). A weight that is applied several time
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -27,8 +27,11 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compress.graph.interpret import Environment, Steps
-from compress.graph.trace import argument, kind
+from compress.graph.trace import argument, kind, shape
 from compress.quantize.piecewise import Layer
+
+MOST_ROWS, MOST_ELEMENTS = 32, 1 << 27
+"""Samples in one backward pass, and elements of the tensors that it makes."""
 
 Sides = tuple[Tensor, Tensor]
 """Per sample what a weight multiplies (rows, groups, K, positions), and what it makes (rows, groups, O, positions)."""
@@ -36,22 +39,38 @@ Sides = tuple[Tensor, Tensor]
 
 def twice_differentiable() -> AbstractContextManager[None]:
     """Attention by plain products: torch's fused kernels have no second derivative."""
-    manager: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)  # type: ignore[no-untyped-call]
+    manager: AbstractContextManager[None] = sdpa_kernel(SDPBackend.MATH)
     return manager
 
 
 def forward(
-    steps: Steps, inputs: Sequence[Tensor], weights: Mapping[str, Tensor], shifts: Mapping[str, Tensor]
+    steps: Steps,
+    inputs: Sequence[Tensor],
+    weights: Mapping[str, Tensor] | None = None,
+    shifts: Mapping[str, Tensor] | None = None,
+    keep: Collection[str] = (),
 ) -> Environment:
-    """Run a network, with some parameters replaced and some tensors shifted by addition."""
-    steps = replace(steps, parameters={**steps.parameters, **weights})
+    """Run a network.
+
+    Args:
+        steps: the network.
+        inputs: the network's.
+        weights: parameters to take in the place of its own.
+        shifts: what is added to some nodes' and inputs' values.
+        keep: nodes whose values are wanted beside the output's; others are let go as soon as nothing reads them.
+    """
+    steps = replace(steps, parameters={**steps.parameters, **(weights or {})})
+    shifts = shifts or {}
     environment = steps.start(inputs)
     for name in set(steps.inputs) & set(shifts):
         environment[name] = environment[name] + shifts[name]
-    for node in steps.nodes:
+    for position, node in enumerate(steps.nodes):
         steps.run(environment, (node,))
         if node.name in shifts:
             environment[node.name] = environment[node.name] + shifts[node.name]
+        for source in (*node.all_input_nodes, node):
+            if steps.last_use.get(source.name, position) <= position and source.name not in keep:
+                environment.pop(source.name, None)
     return environment
 
 
@@ -83,15 +102,27 @@ class SampleGradients:
         # One sample at a time where a sample's share of a tensor can't be told, or a weight is read otherwise too.
         self.batched = batched and not any(layer.others for layer in layers) and self._by_sample(inputs)
 
+    @property
+    def rows(self) -> int:
+        """How many samples to give at a time: as many as keep tensors within :data:`MOST_ELEMENTS`."""
+        elements = sum(math.prod(shape(node)) for node in self._nodes.values())
+        for layer in self._layers:
+            for name in layer.nodes:
+                node = self._nodes[name]
+                weight = self._steps.parameters[layer.parameters[0]]
+                # What each weight of an output channel multiplies, at every position.
+                elements += weight[0].numel() * math.prod(shape(node)[2:] if weight.dim() > 2 else shape(node)[1:-1])
+        return max(1, min(MOST_ROWS, MOST_ELEMENTS // max(1, elements)))
+
     def _by_sample(self, inputs: Sequence[Tensor]) -> bool:
         """True if the first half of each tensor's elements is what the first of two samples gives by itself."""
         if len(inputs[0]) < 2:
-            return True
+            return False
         read = {_operand(self._nodes[name]) for name in self._watched if name in self._nodes}
         names = [name for name in (*read, *self._watched, self._steps.output) if name is not None]
         with torch.no_grad(), twice_differentiable():
-            both = forward(self._steps, [value[:2] for value in inputs], {}, {})
-            one = forward(self._steps, [value[:1] for value in inputs], {}, {})
+            both = forward(self._steps, [value[:2] for value in inputs], keep=names)
+            one = forward(self._steps, [value[:1] for value in inputs], keep=names)
         for name in names:
             a, b = both[name], one[name]
             if a.numel() != 2 * b.numel() or a.shape[0] != 2 * b.shape[0]:
@@ -118,23 +149,22 @@ class SampleGradients:
         with torch.enable_grad(), twice_differentiable():
             environment, leaves, weights = self._graph(inputs)
             output = environment[self._steps.output]
-            wanted = [*leaves.values(), *weights.values()]
-            seen = [
-                dict(
-                    zip(
-                        (*leaves, *weights),
-                        torch.autograd.grad(
-                            output, wanted, cotangent.to(output.dtype), retain_graph=i == 0 and right is not None,
-                            allow_unused=True,
-                        ),
-                        strict=True,
-                    )
+            wanted = {**leaves, **weights}
+            if not output.requires_grad:
+                # None of the layers reaches the output.
+                return torch.zeros(len(left), len(self.names), dtype=torch.float64)
+            seen = []
+            for cotangent in (left,) if right is None else (left, right):
+                again = cotangent is left and right is not None
+                slopes = torch.autograd.grad(
+                    output, list(wanted.values()), cotangent.to(output.dtype), retain_graph=again, allow_unused=True
                 )
-                for i, cotangent in enumerate([left] if right is None else [left, right])
-            ]  # fmt: skip
+                seen.append(dict(zip(wanted, slopes, strict=True)))
         with torch.no_grad():
             columns = [self._weight(layer, environment, seen, len(left)) for layer in self._layers]
-            columns += [_product([s[t] for t in names for s in seen], len(seen), left) for names in self._tensors.values()]
+            columns += [
+                _product([s[t] for t in names for s in seen], len(seen), left) for names in self._tensors.values()
+            ]
         return torch.stack(columns, 1).double().cpu()
 
     def _graph(self, inputs: Sequence[Tensor]) -> tuple[Environment, dict[str, Tensor], dict[str, Tensor]]:
@@ -190,6 +220,8 @@ class SampleGradients:
                 found.append(sides(node, operand.detach(), slope, weight.shape, rows))
         if not found:
             return None
+        if len(found) == 1:
+            return found[0]
         return torch.cat([a for a, _ in found], -1), torch.cat([b for _, b in found], -1)
 
 

@@ -85,9 +85,10 @@ class Sampled:
         self._draws = [each for each in self._draws if each >= certain]
         missing = draws - len(self._draws)
         if missing > 0:
-            tail = self._weights[certain:]
-            chosen = torch.multinomial(tail, missing, replacement=True, generator=self._generator)
-            self._draws += (chosen + certain).tolist()
+            # A uniform point of the weight that remains, counted from the end.
+            points = torch.rand(missing, generator=self._generator, dtype=torch.float64) * self._rest[certain]
+            chosen = total - 1 - torch.searchsorted(self._rest.flip(0), points)
+            self._draws += chosen.clamp(certain, total - 1).tolist()
         self._compute(sorted({*range(certain), *self._draws} - self._found.keys()))
         self._certain, self._round = certain, 2 * self._round
         self.probes = len(self._found)
