@@ -146,26 +146,54 @@ class SampleGradients:
                 for i in range(len(left))
             ]
             return torch.cat(parts)
+        environment, seen = self._backward(inputs, (left,) if right is None else (left, right))
+        if not seen:
+            # None of the layers reaches the output.
+            return torch.zeros(len(left), len(self.names), dtype=torch.float64)
+        with torch.no_grad():
+            columns = [self._weight(layer, environment, seen, len(left)) for layer in self._layers]
+            for names in self._tensors.values():
+                columns.append(_product([slopes[name] for name in names for slopes in seen], len(seen), left))
+        return torch.stack(columns, 1).double().cpu()
+
+    def gradients(self, inputs: Sequence[Tensor], left: Tensor) -> list[Tensor]:
+        """``J^T left`` of each sample and layer: by layer (rows, weights), the weights in some order of their own."""
+        if not self.batched and len(left) > 1:
+            parts = [self.gradients([x[i : i + 1] for x in inputs], left[i : i + 1]) for i in range(len(left))]
+            return [torch.cat(each) for each in zip(*parts, strict=True)]
+        environment, seen = self._backward(inputs, (left,))
+        found = []
+        with torch.no_grad():
+            for layer in self._layers:
+                factors = self._sides(layer, environment, seen[0], len(left)) if seen and not layer.others else None
+                slope = seen[0][layer.name] if seen and layer.others else None
+                if factors is not None:
+                    slope = factors[1] @ factors[0].transpose(-1, -2)
+                size = self._steps.parameters[layer.parameters[0]].numel()
+                found.append(left.new_zeros(len(left), size) if slope is None else slope.reshape(len(left), -1))
+        return found
+
+    def _backward(
+        self, inputs: Sequence[Tensor], cotangents: Sequence[Tensor]
+    ) -> tuple[Environment, list[dict[str, Tensor | None]]]:
+        """All nodes' values, and for each cotangent the slopes at the watched nodes and at weights read otherwise."""
         with torch.enable_grad(), twice_differentiable():
             environment, leaves, weights = self._graph(inputs)
             output = environment[self._steps.output]
             wanted = {**leaves, **weights}
+            seen: list[dict[str, Tensor | None]] = []
             if not output.requires_grad:
-                # None of the layers reaches the output.
-                return torch.zeros(len(left), len(self.names), dtype=torch.float64)
-            seen = []
-            for cotangent in (left,) if right is None else (left, right):
-                again = cotangent is left and right is not None
+                return environment, seen
+            for i, cotangent in enumerate(cotangents):
                 slopes = torch.autograd.grad(
-                    output, list(wanted.values()), cotangent.to(output.dtype), retain_graph=again, allow_unused=True
+                    output,
+                    list(wanted.values()),
+                    cotangent.to(output.dtype),
+                    retain_graph=i + 1 < len(cotangents),
+                    allow_unused=True,
                 )
                 seen.append(dict(zip(wanted, slopes, strict=True)))
-        with torch.no_grad():
-            columns = [self._weight(layer, environment, seen, len(left)) for layer in self._layers]
-            columns += [
-                _product([s[t] for t in names for s in seen], len(seen), left) for names in self._tensors.values()
-            ]
-        return torch.stack(columns, 1).double().cpu()
+        return environment, seen
 
     def _graph(self, inputs: Sequence[Tensor]) -> tuple[Environment, dict[str, Tensor], dict[str, Tensor]]:
         """The values of all nodes, the watched ones among them, and leaves for weights that are read otherwise."""

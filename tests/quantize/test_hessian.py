@@ -195,15 +195,18 @@ def test_named_tensors_in_the_place_of_layers_inputs():
 # --- eigenvalues -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("method", ["auto", "lanczos"])
 @pytest.mark.parametrize("factory", NETWORKS)
-def test_top_eigenvalues_are_the_dense_ones(factory):
+def test_top_eigenvalues_are_the_dense_ones(factory, method):
     model, (x, y) = build(factory), data()
-    found = top_eigenvalues(model, [(x, y)], F.cross_entropy, generator=seeded(), tolerance=1e-4)
+    found = top_eigenvalues(model, [(x, y)], F.cross_entropy, generator=seeded(), method=method, tolerance=1e-4)
     for layer, estimate in found.items():
         wanted = torch.linalg.eigvalsh(dense(model, [f"{layer}.weight"], x, y, F.cross_entropy))
         assert abs(estimate.value) == pytest.approx(wanted.abs().max().item(), rel=1e-3)
         assert (wanted - estimate.value).abs().min() <= estimate.residual + 1e-9
         assert estimate.residual <= 1e-4 * abs(estimate.value) + 1e-9
+        first_order = method == "auto" and layer in NETWORKS[factory]
+        assert estimate.method == ("gauss-newton" if first_order else "lanczos")
 
 
 def test_blocks_of_layers_together():
@@ -216,3 +219,13 @@ def test_blocks_of_layers_together():
         assert found[block].value == pytest.approx(wanted[wanted.abs().argmax()].item(), rel=1e-3)
     with pytest.raises(UnknownName, match="unknown layer 'norm'"):
         top_eigenvalues(model, parts, F.cross_entropy, generator=seeded(), blocks={"a": ["norm"]})
+
+
+@pytest.mark.parametrize("factory", [ConvNet, Tokens, Shared])
+def test_blocks_without_labels_need_no_second_derivative(factory):
+    model, (x, y) = build(factory), data()
+    names = [name for name, module in model.named_children() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    found = top_eigenvalues(model, [x], generator=seeded(), blocks={"all": names}, tolerance=1e-3)["all"]
+    wanted = torch.linalg.eigvalsh(dense(model, [f"{name}.weight" for name in names], x, y, own))
+    assert found.method == "gauss-newton"
+    assert found.value == pytest.approx(wanted[-1].item(), rel=1e-3)
