@@ -10,7 +10,7 @@ curvature ``A_n`` at the outputs, and ``R = sum_n sum_c (dL/dz_nc) d2z_nc/dw2``.
 single samples' gradients (:mod:`compress.quantize.sample_gradients`): it needs no second derivative and has far less
 variance than ``z^T H z``. The block R_l is zero where the outputs are piecewise linear in the layer's weights
 (:mod:`compress.quantize.piecewise`), and everywhere where the loss compares the network with its own predictions.
-Elsewhere its trace is found by Hutchinson's estimator, and added.
+Elsewhere its trace is found by Hutchinson's estimator, of each layer by itself, and added.
 
 Departures from HAWQ-V2: this split; and the estimate ends when the order of the layers is settled, not after a fixed
 number of vectors.
@@ -31,7 +31,7 @@ from compress.quantize.hessian_products import HessianProducts
 from compress.quantize.loss_curvature import Coupled, Directions, Head, Loss, Problem, directions, gradients, problem
 from compress.quantize.piecewise import Layer, layers, linear_layers, node_tensors, piecewise_linear
 from compress.quantize.sample_gradients import SampleGradients, forward, twice_differentiable
-from compress.quantize.trace_estimators import Estimator, Hutchinson, HutchPlusPlus, Paired, Sampled, Squares
+from compress.quantize.trace_estimators import Apart, Estimator, Hutchinson, HutchPlusPlus, Paired, Sampled, Squares
 from compress.types import Progress
 
 Method = Literal["auto", "gauss-newton", "fisher", "hutchinson", "hutch++"]
@@ -48,7 +48,7 @@ class Estimate:
         value: of the block of the mean loss's Hessian.
         standard_error: of ``value`` as an estimate of the trace on the batches that were given: the spread of the
             random vectors and draws. That other data would give another trace isn't in it. 0 if it is exact.
-        probes: the work: Hessian-vector products, or gradients of single samples where those were summed.
+        probes: the work: Hessian-vector products that saw this layer, gradients of single samples, or both added up.
         method: what was added up: ``"gauss-newton"``, ``"fisher"``, ``"hutchinson"``, ``"hutch++"``, or
             ``"gauss-newton + hutchinson"``.
     """
@@ -100,7 +100,7 @@ def traces(
         order: what a layer's trace is multiplied by for the order, such as its squared perturbation; 1 over the number
             of its weights (of its activations of one sample) by default, as in HAWQ-V2.
         tensors: of activations, names of traced nodes to look at instead; they are the keys then.
-        most: products, or passes over the data, at most.
+        most: products, or passes over the data, at most; where each layer has products of its own, of each.
         progress: told after every round.
 
     Returns:
@@ -194,7 +194,7 @@ def _parts(
             some = [layer for layer in weights if layer.name not in linear]
             others = {name: each for name, each in read.items() if name not in linear}
             products = HessianProducts(task, some, others, residual=head)
-            parts.append(_Part(Hutchinson(products, generator, most), bent))
+            parts.append(_Part(Apart(products, generator, most), bent))
     return parts
 
 
@@ -279,7 +279,8 @@ def _run(
         for part in waiting:
             _, errors = part.estimator.estimate()
             shares.append(float((errors / value[part.places].abs().clamp_min(1e-300)).square().sum()))
-        waiting[shares.index(max(shares))].estimator.advance()
+        part = waiting[shares.index(max(shares))]
+        part.estimator.advance(relative[part.places] > tolerance)
     result = {}
     for i, name in enumerate(names):
         mine = [part.estimator for part in parts if i in part.places.tolist()]

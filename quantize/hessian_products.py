@@ -7,7 +7,6 @@ constant, is ``R v``, with ``R = H - G`` what the Gauss-Newton matrix leaves out
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -48,9 +47,7 @@ class HessianProducts:
         self.size = 0
         like = next(t for t in problem.steps.parameters.values() if t.is_floating_point())
         self.device, self.dtype = like.device, like.dtype
-        self._weights = [
-            self._reserve((i,), problem.steps.parameters[layer.parameters[0]].numel()) for i, layer in enumerate(layers)
-        ]
+        self._weights = [self._reserve((i,), self._weight(layer).numel()) for i, layer in enumerate(layers)]
         # A tensor that two names have is one variable, with a place of its own for each batch.
         self._variables = list(dict.fromkeys(tensor for each in self._tensors.values() for tensor in each))
         self._places: list[list[slice]] = []
@@ -79,8 +76,7 @@ class HessianProducts:
 
     def random(self, generator: torch.Generator) -> Tensor:
         """A vector (size,) of independent signs."""
-        signs = torch.randint(0, 2, (self.size,), generator=generator, dtype=torch.int8)
-        return signs.to(self.device, self.dtype).mul_(2).sub_(1)
+        return self._signs((self.size,), generator)
 
     def __call__(self, vectors: Sequence[Tensor]) -> list[Tensor]:
         """The products with each of ``vectors`` (size,)."""
@@ -92,16 +88,64 @@ class HessianProducts:
                 continue
             for vector, result in zip(vectors, results, strict=True):
                 parts = [vector[places[i]].reshape(leaves[i].shape) for i in live]
-                try:
-                    products = torch.autograd.grad(
-                        list(live.values()), leaves, parts, retain_graph=True, allow_unused=True
-                    )
-                except RuntimeError as error:
-                    raise _no_second(error) from error
+                products = self._second(list(live.values()), leaves, parts)
                 for place, product in zip(places, products, strict=True):
                     if product is not None:
                         result[place] += product.reshape(-1)
         return results
+
+    def within(self, blocks: Sequence[int], count: int, generator: torch.Generator) -> Tensor:
+        """``z^T H_b z`` of blocks by themselves for ``count`` vectors z of signs each, float64 (count, blocks).
+
+        Unlike a product of the whole, its spread holds nothing of what lies between blocks.
+        """
+        found = torch.zeros(count, len(blocks), dtype=torch.float64)
+        members = {block: self._members(block) for block in blocks}
+        # Weights are the same for all batches, activations each batch's own.
+        shared = {
+            (row, block): self._signs(self._weight(self._layers[block]).shape, generator)
+            for block in blocks
+            if block < len(self._layers)
+            for row in range(count)
+        }
+        for index, batch in enumerate(self._problem.batches):
+            leaves, slopes, _ = self._graph(index, batch)
+            for column, block in enumerate(blocks):
+                inside = [leaves[i] for i in members[block]]
+                for row in range(count):
+                    given = shared.get((row, block))
+                    signs = [given] if given is not None else [self._signs(leaf.shape, generator) for leaf in inside]
+                    made = [(slopes[i], z) for i, z in zip(members[block], signs, strict=True)]
+                    live = [(slope, z) for slope, z in made if slope is not None and slope.requires_grad]
+                    if not live:
+                        continue
+                    products = self._second([slope for slope, _ in live], inside, [z for _, z in live])
+                    found[row, column] += sum(
+                        float((z.double() * product.double()).sum())
+                        for z, product in zip(signs, products, strict=True)
+                        if product is not None
+                    )
+        return found
+
+    def _weight(self, layer: Layer) -> Tensor:
+        return self._problem.steps.parameters[layer.parameters[0]]
+
+    def _members(self, block: int) -> list[int]:
+        """Which of the variables make up a block: weights, then tensors."""
+        if block < len(self._layers):
+            return [block]
+        inside = [block in self._owners_of(tensor) for tensor in self._variables]
+        return [len(self._layers) + i for i, mine in enumerate(inside) if mine]
+
+    def _second(self, slopes: list[Tensor], leaves: list[Tensor], vectors: list[Tensor]) -> tuple[Tensor | None, ...]:
+        try:
+            return torch.autograd.grad(slopes, leaves, vectors, retain_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            raise _no_second(error) from error
+
+    def _signs(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        signs = torch.randint(0, 2, tuple(shape), generator=generator, dtype=torch.int8)
+        return signs.to(self.device, self.dtype).mul_(2).sub_(1)
 
     def _graph(self, index: int, batch: Batch) -> Graph:
         # The graph of a single batch serves every product; those of many would fill the memory.
@@ -115,7 +159,7 @@ class HessianProducts:
     def _differentiated(self, index: int, batch: Batch) -> Graph:
         problem = self._problem
         steps = problem.steps
-        weights = [steps.parameters[layer.parameters[0]].detach().clone().requires_grad_() for layer in self._layers]
+        weights = [self._weight(layer).detach().clone().requires_grad_() for layer in self._layers]
         replaced = {
             name: weight for layer, weight in zip(self._layers, weights, strict=True) for name in layer.parameters
         }
@@ -146,8 +190,3 @@ class HessianProducts:
 def _no_second(error: RuntimeError) -> BadInput:
     line = (str(error).splitlines() or [""])[0][:160]
     return BadInput(f"the network can't be differentiated ({line}); use method='gauss-newton'")
-
-
-def elements(problem: Problem, layers: Sequence[Layer]) -> dict[str, int]:
-    """Weights of each layer."""
-    return {layer.name: math.prod(problem.steps.parameters[layer.parameters[0]].shape) for layer in layers}

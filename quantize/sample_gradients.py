@@ -118,7 +118,7 @@ class SampleGradients:
         """True if the first half of each tensor's elements is what the first of two samples gives by itself."""
         if len(inputs[0]) < 2:
             return False
-        read = {_operand(self._nodes[name]) for name in self._watched if name in self._nodes}
+        read = {_operand(self._nodes[name]) for layer in self._layers for name in layer.nodes}
         names = [name for name in (*read, *self._watched, self._steps.output) if name is not None]
         with torch.no_grad(), twice_differentiable():
             both = forward(self._steps, [value[:2] for value in inputs], keep=names)

@@ -4,6 +4,7 @@
 * :class:`Paired`: the Gauss-Newton trace from random signs at the outputs, ``E[<J^T A u, J^T u>]``, where there are
   too many directions to list;
 * :class:`Hutchinson`: ``E[z^T H z]`` over random signs z (Hutchinson 1990; HAWQ-V2, equation 9);
+* :class:`Apart`: the same for each block by itself;
 * :class:`HutchPlusPlus`: the same on what the leading eigenvectors leave over (Meyer et al., *Hutch++: optimal
   stochastic trace estimation*, SOSA 2021).
 """
@@ -39,8 +40,13 @@ class Estimator(Protocol):
     done: bool
     probes: int
 
-    def advance(self) -> None:
-        """Do some more work."""
+    def advance(self, wanted: Tensor | None = None) -> None:
+        """Do some more work.
+
+        Args:
+            wanted: (blocks,) bool, those that aren't known well enough, all by default. What serves all blocks at once
+                doesn't look at it.
+        """
 
     def estimate(self) -> tuple[Tensor, Tensor]:
         """Values and standard errors, float64 (blocks,)."""
@@ -76,7 +82,7 @@ class Sampled:
         self._draws: list[int] = []
         self._certain, self._round = 0, FEWEST
 
-    def advance(self) -> None:
+    def advance(self, wanted: Tensor | None = None) -> None:
         """One more round, of twice as many directions."""
         total = len(self._weights)
         certain, draws = self._split(self._round)
@@ -153,7 +159,7 @@ class Paired:
         self._most, self._chunk = most, chunk
         self._passes: list[Tensor] = []
 
-    def advance(self) -> None:
+    def advance(self, wanted: Tensor | None = None) -> None:
         """One more pass, two at first."""
         for _ in range(1 if self._passes else 2):
             signs = torch.randint(0, 2, self._outputs.shape, generator=self._generator).double() * 2 - 1
@@ -182,7 +188,7 @@ class Hutchinson:
         self._products, self._generator, self._most, self._batch = products, generator, most, batch
         self._found: list[Tensor] = []
 
-    def advance(self) -> None:
+    def advance(self, wanted: Tensor | None = None) -> None:
         """Some more vectors; twice as many at first, so that there is a spread."""
         count = min(self._batch * (1 if self._found else 2), max(2, self._most - self.probes))
         vectors = [self._products.random(self._generator) for _ in range(count)]
@@ -195,6 +201,36 @@ class Hutchinson:
         """See :class:`Estimator`; the error is the spread of the vectors' values over the root of their number."""
         found = torch.stack(self._found)
         return found.mean(0), found.std(0) / len(found) ** 0.5
+
+
+class Apart:
+    """Hutchinson's estimator of each block by itself.
+
+    A vector costs a product a block in place of one for all, but what lies between blocks isn't in the error, which
+    for small blocks beside large ones is most of it.
+    """
+
+    def __init__(self, products: HessianProducts, generator: torch.Generator, most: int, batch: int = 4) -> None:
+        self.name, self.done, self.probes = "hutchinson", False, 0
+        self._products, self._generator, self._most, self._batch = products, generator, most, batch
+        self._found: list[list[float]] = [[] for _ in products.names]
+
+    def advance(self, wanted: Tensor | None = None) -> None:
+        """Some more vectors for each block that is wanted; twice as many at first."""
+        open_ = [b for b, found in enumerate(self._found) if wanted is None or bool(wanted[b]) or not found]
+        blocks = [b for b in open_ if len(self._found[b]) < self._most]
+        count = self._batch * (2 if wanted is None else 1)
+        values = self._products.within(blocks, count, self._generator)
+        for block, column in zip(blocks, values.T.tolist(), strict=True):
+            self._found[block] += column
+        self.probes = max(map(len, self._found))
+        self.done = all(len(self._found[b]) >= self._most for b in open_)
+
+    def estimate(self) -> tuple[Tensor, Tensor]:
+        """See :class:`Estimator`."""
+        found = [torch.tensor(each, dtype=torch.float64) for each in self._found]
+        value, spread = (torch.stack([f(each) for each in found]) for f in (torch.mean, torch.std))
+        return value, spread / torch.tensor([len(each) for each in found]).sqrt()
 
 
 class HutchPlusPlus:
@@ -216,7 +252,7 @@ class HutchPlusPlus:
         self._known = torch.zeros(len(products.names), dtype=torch.float64)
         self._found: list[Tensor] = []
 
-    def advance(self) -> None:
+    def advance(self, wanted: Tensor | None = None) -> None:
         """The sketch at first, then vectors of signs."""
         count = 4 if self._found else 8
         if not self._found:

@@ -8,7 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from compress.errors import UnknownName
+from compress.graph.costs import layer_operators
+from compress.graph.trace import trace
 from compress.quantize.hessian import top_eigenvalues, traces
+from tests.graph import networks
 from tests.quantize.curved import NETWORKS, ConvNet, Gated, Shared, Tokens, agrees, build, data, dense, own, seeded
 
 # --- traces by weights -----------------------------------------------------------------------------------------------
@@ -33,6 +36,18 @@ def test_a_trace_is_the_dense_hessians(factory, name):
             assert estimate.standard_error == 0
         else:
             assert estimate.method == "gauss-newton + hutchinson"
+
+
+@pytest.mark.parametrize("factory", networks.ARCHITECTURES)
+def test_every_layer_of_every_architecture_has_traces(factory):
+    model, inputs = networks.build(factory), networks.inputs_of(factory, 3)
+    batch = (inputs if len(inputs) > 1 else inputs[0], torch.zeros_like(model(*inputs)))
+    wanted = {operator.path for operator in layer_operators(trace(model, inputs))}
+    found = traces(model, [batch], F.mse_loss, generator=seeded(), most=2)
+    assert set(found) >= wanted
+    read = traces(model, [batch], F.mse_loss, of="activations", generator=seeded(), most=2)
+    assert set(read) <= set(found)
+    assert all(e.value > 0 for e in found.values() if e.method == "gauss-newton")
 
 
 @pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
