@@ -47,7 +47,7 @@ def test_every_layer_of_every_architecture_has_traces(factory):
     assert set(found) >= wanted
     read = traces(model, [batch], F.mse_loss, of="activations", generator=seeded(), most=2)
     assert set(read) <= set(found)
-    assert all(e.value > 0 for e in found.values() if e.method == "gauss-newton")
+    assert all(e.value >= 0 for e in found.values() if e.method == "gauss-newton")
 
 
 @pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
