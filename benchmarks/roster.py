@@ -7,6 +7,7 @@ from benchmarks import (
     cpu_target,
     criteria,
     default_job,
+    hessian_trace,
     lenet_mnist,
     oto,
     prune_cifar10,
@@ -21,6 +22,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for module in (
         default_job,
         cifar10_ptq,
+        hessian_trace,
         cpu_target,
         prune_cifar10,
         prune_finetune,

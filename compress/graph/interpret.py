@@ -53,7 +53,9 @@ class Steps:
         edit(module.graph)
         nodes = tuple(node for node in module.graph.nodes if node.op == "call_function")
         constants = {node.name: str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
-        tensors = {name: tensor.detach() for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+        # A tensor that is registered under two names is listed under both.
+        named = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+        tensors = {name: tensor.detach() for name, tensor in named}
         end = next(node for node in module.graph.nodes if node.op == "output")
         last = {source.name: step for step, node in enumerate(nodes) for source in node.all_input_nodes}
         output = end.all_input_nodes[0].name

@@ -57,8 +57,12 @@ def ordinary(exported: fx.GraphModule, inputs: Iterable[str] | None = None) -> f
         inputs: names for its inputs; its own by default.
     """
     root = nn.Module()
-    for name, parameter in exported.named_parameters():
-        place(root, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
+    copied: dict[int, nn.Parameter] = {}
+    # One that is registered under two names stays one.
+    for name, parameter in exported.named_parameters(remove_duplicate=False):
+        if id(parameter) not in copied:
+            copied[id(parameter)] = nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad)
+        place(root, name, copied[id(parameter)])
     for name, buffer in exported.named_buffers():
         place(root, name, buffer.detach().clone())
     graph = fx.Graph()

@@ -10,7 +10,8 @@ from torch import nn
 import compress
 from compress.errors import BadInput
 from compress.graph.groups import find
-from compress.graph.module import in_evaluation_mode
+from compress.graph.interpret import Steps
+from compress.graph.module import in_evaluation_mode, plain_module
 from compress.graph.surgery import proven
 from compress.graph.trace import trace
 from compress.prune import prune
@@ -109,3 +110,24 @@ def test_only_the_depthwise_group_of_an_exported_network_stays():
     model = in_evaluation_mode(exported(build(Depthwise)).module())
     dependencies = proven(model, find(trace(model, (images(2),))), images(2))
     assert {group.name for group in dependencies.groups} == {"stem+project"}
+
+
+class TwoNames(nn.Module):
+    """Two layers with the same weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(self.one(x).relu())
+
+
+def test_a_parameter_with_two_names_stays_one():
+    model, x = TwoNames(), torch.randn(3, 4)
+    module = plain_module(trace(model, (x,)))
+    assert torch.allclose(module(x), model(x))
+    assert module.one.weight is module.two.weight
+    steps = Steps.of(trace(model, (x,)))
+    assert steps.parameters["one.weight"].data_ptr() == steps.parameters["two.weight"].data_ptr()
