@@ -50,9 +50,9 @@ def cases(float_file: Path, model: Any, images: Any) -> list[Case]:
 
     example = images[:2]
 
-    def ours(bits: int) -> Callable[[Path], None]:
+    def ours(bits: int, method: str = "uniform") -> Callable[[Path], None]:
         def make(path: Path) -> None:
-            made = quantize(model, images, weight_bits=bits, target="cpu", method="uniform")
+            made = quantize(model, images, weight_bits=bits, target="cpu", method=method)
             interchange.export(made.state, example, path)
 
         return make
@@ -70,7 +70,7 @@ def cases(float_file: Path, model: Any, images: Any) -> list[Case]:
     assert isinstance(images, torch.Tensor)
     return [
         Case(OURS, "float32", "float32", "", exported),
-        Case(OURS, "int8", "uint8", "least squares", ours(8)),
+        Case(OURS, "int8", "uint8", "least squares", ours(8, "hessian")),
         *(
             Case(PEER, "int8", "uint8", method, peer("QUInt8", method))
             for method in ("MinMax", "Entropy", "Percentile")

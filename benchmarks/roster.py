@@ -9,6 +9,7 @@ from benchmarks import (
     default_job,
     hessian_trace,
     lenet_mnist,
+    mixed_precision,
     oto,
     prune_cifar10,
     prune_finetune,
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     for module in (
         default_job,
         cifar10_ptq,
+        mixed_precision,
         hessian_trace,
         cpu_target,
         prune_cifar10,

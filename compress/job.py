@@ -122,7 +122,9 @@ class Job:
             if self.epochs:
                 stages.append(FineTune(self.epochs))
         if self.quantize is not None and proposal.weight_bits is not None:
-            method = self.quantize if proposal.mixed or self.quantize not in quantizing.MIXING else "uniform"
+            # Training finds a place for one width everywhere by itself; only without it must rounding be good at once.
+            plain = self.quantize in quantizing.MIXING and not proposal.mixed and self.epochs > 0
+            method = "uniform" if plain else self.quantize
             stages.append(quantizing.METHODS[method](proposal.weight_bits, self.activation_bits))
             if self.epochs:
                 stages.append(QuantizationAware(self.epochs))

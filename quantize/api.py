@@ -73,7 +73,7 @@ def quantize(
     bits = weight_bits if weight_bits is not None else budget.weight_bits if budget.weight_bits is not None else 8.0
     activations = activation_bits or budget.activation_bits or 8
     device = targets.load(target or "cpu") if not isinstance(target, Target) else target
-    chosen = method or (roster.DEFAULT if bits < 8 else "uniform")
+    chosen = method or roster.DEFAULT
     if chosen not in roster.METHODS:
         raise UnknownName("quantization method", chosen, roster.METHODS)
     if not 1 <= bits <= 8:

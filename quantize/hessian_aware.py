@@ -57,9 +57,10 @@ class HessianAware:
     def __call__(self, state: State, context: Context) -> State:
         """The quantized state."""
         widths = integer_widths(context.target, self.activation_bits)
+        if self.weight_bits >= widths[-1]:
+            widths = widths[-1:]  # nothing to choose
         study = shared_study(state, context, widths, self.activation_bits)
-        chosen = solve(study.problem(), Limits(weight_bits=self.weight_bits))
-        return study.rounded(state, chosen, context)
+        return study.rounded(state, solve(study.problem(), Limits(weight_bits=self.weight_bits)), context)
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,26 @@ def study(state: State, context: Context, widths: tuple[int, ...], activation_bi
     batch = BATCH_SIZE if network.dynamic_batch else 1
     inputs = inputs[: affordable(network)].to(context.device)
     layers = {name: layer for name, layer in layers_of(whole).items() if name in placement.weights}
+    costs = Perturbations({(name, widths[0]): 0.0 for name in layers}, {})
+    if len(widths) > 1:
+        costs = _costs(whole, layers, widths, inputs[:IMAGES], batch, generator, context)
+    return Study(
+        state.model, fresh, network, whole, inputs, batch, layers, operators, placement, grids, costs, activation_bits
+    )
+
+
+def _costs(
+    whole: Steps,
+    layers: Mapping[str, Layer],
+    widths: tuple[int, ...],
+    inputs: Tensor,
+    batch: int,
+    generator: torch.Generator,
+    context: Context,
+) -> Perturbations:
+    """What rounding each layer to each of ``widths`` costs."""
     found = [layer.reader for layer in layers.values() if layer.reader is not None]
-    grams = collect(whole, found, inputs[:IMAGES], batch, generator, context.progress)
+    grams = collect(whole, found, inputs, batch, generator, context.progress)
     trials: dict[str, dict[int, tuple[Tensor, Tensor | None]]] = {}
     for number, (name, layer) in enumerate(layers.items(), start=1):
         context.progress(f"round layer {number} of {len(layers)} at every width")
@@ -185,7 +204,7 @@ def study(state: State, context: Context, widths: tuple[int, ...], activation_bi
         whole,
         trials,
         {},
-        inputs[:IMAGES],
+        inputs,
         batch=probe_batch(whole, batch),
         task=context.data.task,
         generator=generator,
@@ -194,9 +213,7 @@ def study(state: State, context: Context, widths: tuple[int, ...], activation_bi
         raise BadData(
             context.data.name, "the network's output has no finite gradient on it", "check inputs and weights"
         )
-    return Study(
-        state.model, fresh, network, whole, inputs, batch, layers, operators, placement, grids, costs, activation_bits
-    )
+    return costs
 
 
 def _trial(whole: Steps, layer: Layer, grams: Mapping[str, Tensor], bits: int) -> tuple[Tensor, Tensor | None]:
