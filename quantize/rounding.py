@@ -75,14 +75,17 @@ def round_rows(weight: Tensor, gram: Tensor, bits: int, *, free: int = 0) -> Rou
     diagonal = gram.diagonal(dim1=1, dim2=2).mean(0)
     order = torch.cat([diagonal[:columns].argsort(descending=True, stable=True), torch.arange(columns, width)])
     gram, weight = gram[:, order][:, :, order], weight[:, :, order]
-    scale = _scales(weight[:, :, :columns], gram, grid)
+    scale = _scales(weight, gram, grid, columns)
     wanted = weight.repeat(1, scale.shape[1] // rows, 1)
-    values = _compensated(wanted, scale, gram, grid, columns)
+    # With few inputs or few integers what is compensated may be clipped later, and plain rounding be better.
+    values = torch.cat([_compensated(wanted, scale, gram, grid, columns), _plain(wanted, scale, grid, columns)], 1)
+    scale, wanted = scale.repeat(1, 2, 1), wanted.repeat(1, 2, 1)
     tried = error(wanted - values, gram).view(groups, -1, rows)
     best = tried.argmin(1) * rows + torch.arange(rows)
     values = values.gather(1, best[:, :, None].expand(-1, -1, width))
     scale = scale.gather(1, best[:, :, None])
     _descend(weight, values, scale, gram, grid, columns)
+    _freed(weight, values, gram, columns)
     back = torch.empty_like(order)
     back[order] = torch.arange(width)
     return Rounded(values[:, :, back], scale[:, :, 0], error(weight - values, gram))
@@ -93,13 +96,16 @@ def error(difference: Tensor, gram: Tensor) -> Tensor:
     return ((difference @ gram) * difference).sum(2)
 
 
-def _scales(weight: Tensor, gram: Tensor, grid: Grid) -> Tensor:
+def _scales(weight: Tensor, gram: Tensor, grid: Grid, columns: int) -> Tensor:
     """The :data:`TRIALS` scales of each row that plain rounding errs least with; (groups, TRIALS * out, 1)."""
-    groups, _, columns = weight.shape
+    groups = len(weight)
+    weight, free = weight[:, :, :columns], weight[:, :, columns:]
     least = {1: 0.1, 2: 0.25, 3: 0.4, 4: 0.5}.get(grid.bits, 0.7)
     shares = torch.linspace(1.2 if grid.bits < 4 else 1.0, least, 24, dtype=weight.dtype)
     top = weight.abs().amax(2, keepdim=True) / (0.5 * (grid.high - grid.low))
     curvature = gram.diagonal(dim1=1, dim2=2)[:, None, :columns]
+    if free.shape[2]:
+        top = top.maximum(_least(free, curvature))
     found = []
     for share in shares:
         scale = exact(top * share)
@@ -109,9 +115,23 @@ def _scales(weight: Tensor, gram: Tensor, grid: Grid) -> Tensor:
     return exact(shares[best].permute(1, 0, 2).reshape(groups, -1, 1) * top.repeat(1, len(best), 1))
 
 
+def _least(bias: Tensor, curvature: Tensor) -> Tensor:
+    """The scale below which a row's bias could overflow; (groups, out, 1).
+
+    It is stored as int32 with the scale weight times input, and 8-bit inputs have a scale of at least a 2,048th of
+    their root mean square. A filter whose weights are all smaller adds a few hundred thousandths of its bias.
+    """
+    rms = curvature.amax().sqrt()
+    return bias.abs().amax(2, keepdim=True) * 2.0**-16 / torch.where(rms > 0, rms, 1.0)
+
+
 def exact(scale: Tensor) -> Tensor:
     """``scale`` as float32 holds it, and not too small for it: what is simulated must be what ships."""
     return scale.float().clamp_min(torch.finfo(torch.float32).tiny * 2**24).to(scale.dtype)
+
+
+def _plain(weight: Tensor, scale: Tensor, grid: Grid, columns: int) -> Tensor:
+    return torch.cat([nearest(weight[:, :, :columns] / scale, grid) * scale, weight[:, :, columns:]], 2)
 
 
 def _compensated(weight: Tensor, scale: Tensor, gram: Tensor, grid: Grid, columns: int) -> Tensor:
@@ -158,3 +178,10 @@ def _descend(wanted: Tensor, values: Tensor, scale: Tensor, gram: Tensor, grid: 
             slope -= change @ gram[:, first:end]
         if not changed:
             break
+
+
+def _freed(wanted: Tensor, values: Tensor, gram: Tensor, columns: int) -> None:
+    """The free columns that are best beside the integers, in place."""
+    if columns < values.shape[2]:
+        slope = (wanted - values) @ gram[:, :, columns:]
+        values[:, :, columns:] += slope @ torch.linalg.pinv(gram[:, columns:, columns:], hermitian=True)
