@@ -22,7 +22,7 @@ from compress.results import Artifact, Candidate, Dataset, Front, Measurement, c
 from compress.runfolder import CANDIDATE, SCHEMA, RunFolder, disk_errors
 from compress.search import Proposal
 from compress.serial import from_json, to_json, write_atomic, write_json
-from compress.types import Note, Record, State
+from compress.types import LayerSensitivity, Note, Record, State
 from compress.watch import Watcher
 
 BASELINE = "float"
@@ -95,8 +95,10 @@ def execute(
             candidates=tuple(made),
             budget=job.budget,
         )
+        sensitivity = job.sensitivity(watcher.message)
+        clock.lap("sensitivity")
         watcher.phase("write the report")
-        _write(job, front, unfit, folder, configuration, command, started, clock)
+        _write(job, front, unfit, sensitivity, folder, configuration, command, started, clock)
     return front
 
 
@@ -168,6 +170,7 @@ def _write(
     job: Job,
     front: Front,
     unfit: list[Unfit],
+    sensitivity: tuple[LayerSensitivity, ...],
     folder: RunFolder,
     configuration: Mapping[str, Any],
     command: str,
@@ -193,6 +196,7 @@ def _write(
         model=job.name,
         notes=notes,
         next_commands=commands,
+        sensitivity=sensitivity,
     )
     write_json(folder.path / "front.json", front.document())
     write_documents(folder.path, front, facts)

@@ -29,12 +29,13 @@ from compress.prune.finetune import FineTune
 from compress.prune.goal import Goal
 from compress.prune.protect import Protect
 from compress.quantize import roster as quantizing
+from compress.quantize.sensitivity import of_job
 from compress.quantize.training import QuantizationAware
 from compress.results import Artifact, Candidate, Estimate, LayerFact, Unavailable, candidate_document
 from compress.runfolder import CANDIDATE, SCHEMA
 from compress.search import Proposal, ladder
 from compress.serial import write_json
-from compress.types import FLOAT32, Budget, Context, Precision, Progress, Size, Stage, State, Target
+from compress.types import FLOAT32, Budget, Context, LayerSensitivity, Precision, Progress, Size, Stage, State, Target
 
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
 """How far a device's outputs may lie from the golden ones: float kernels differ in the order of sums,
@@ -131,6 +132,13 @@ class Job:
         if stages and self.protect_classes:
             stages.append(Protect(self.protect_classes))
         return tuple(stages)
+
+    def sensitivity(self, progress: Progress) -> tuple[LayerSensitivity, ...]:
+        """That of the uncompressed network's layers; none where no candidate chooses widths by it."""
+        chosen = (proposal.mixed for proposal in self.proposals())
+        if self.quantize != quantizing.DEFAULT or not any(chosen):
+            return ()
+        return of_job(State(self.model), self.context("sensitivity", progress), self.activation_bits)
 
     def context(self, name: str, progress: Progress) -> Context:
         """What the stages of one candidate read. Its randomness depends on the seed and its own name

@@ -267,6 +267,30 @@ class Note:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerSensitivity:
+    """How much a network's loss depends on one layer's weights.
+
+    Attributes:
+        name: module path of the layer.
+        kind: ``"conv2d"``, ``"linear"``...
+        weights: elements of its weight.
+        trace: of its block of the Hessian, by its weights.
+        trace_error: the trace's standard error.
+        eigenvalue: the block's largest.
+        perturbations: (bits, expected increase of the loss by rounding this layer alone), narrowest first; in nats for
+            classification, else of half the squared error over the output's mean square.
+    """
+
+    name: str
+    kind: str
+    weights: int
+    trace: float
+    trace_error: float
+    eigenvalue: float
+    perturbations: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What one stage did: its name and settings, for how long, the sizes before and after."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from compress.types import Note
+from compress.types import LayerSensitivity, Note
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class RunFacts:
         model: the network as the user named it.
         notes: what was left alone or approximated outside any stage of a candidate.
         next_commands: what to type next, most useful first.
+        sensitivity: of the uncompressed network's layers, where widths were chosen by it.
     """
 
     command: str
@@ -36,3 +37,4 @@ class RunFacts:
     model: str
     notes: tuple[Note, ...] = ()
     next_commands: tuple[str, ...] = ()
+    sensitivity: tuple[LayerSensitivity, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress.report import chart, gains, layers, words
+from compress.report import chart, gains, layers, sensitivity, words
 from compress.report import rows as tables
 from compress.report.facts import RunFacts
 from compress.report.points import ordered
@@ -111,6 +111,7 @@ def _page(front: Front, facts: RunFacts) -> dict[str, Any]:
             for c in shown
         ),
         "recalls": tables.recalls(front, subject) if subject else (),
+        **sensitivity.section(front, facts.sensitivity),
         "unavailable": tables.unavailable(front),
         "notes": tables.notes(front, facts),
         "phases": tuple(
