@@ -23,7 +23,7 @@ from compress.results import (
     Measurement,
     Unavailable,
 )
-from compress.types import Budget, LayerPlan, Note, Plan, Precision, Record, Size
+from compress.types import Budget, LayerPlan, LayerSensitivity, Note, Plan, Precision, Record, Size
 
 LAYERS = [("conv1", 16, 442_368)] + [
     (f"layers.{stage}.{block}.conv{i}", 16 * 2**stage, 2_359_296 // (2 if i == 1 and block == 0 and stage else 1))
@@ -282,6 +282,10 @@ def run_facts(front: Front, title: str = "This machine (x86-64)") -> RunFacts:
         model=front.model,
         notes=(Note("shortcut", "aten.pad", "moves data only: not quantized"),),
         next_commands=("compress verify runs/first/bundle", "compress explain runs/first"),
+        sensitivity=(
+            LayerSensitivity("conv1", "conv2d", 432, 20.5, 0.9, 2.75, ((4, 3e-4), (8, 1.5e-6))),
+            LayerSensitivity(HOSTILE, "linear", 640, 1.1, 0.0, 0.06, ((4, 1e-4), (8, 4e-7))),
+        ),
     )
 
 

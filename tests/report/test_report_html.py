@@ -223,3 +223,16 @@ def test_the_page_needs_neither_torch_nor_matplotlib() -> None:
         env={**os.environ, "PYTHONPATH": str(root)},
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_each_layers_sensitivity_stands_beside_its_bits(fronts: dict[str, Front], facts: Facts) -> None:
+    from dataclasses import replace
+
+    measured = fronts["measured"]
+    page = Page(render(measured, facts(measured)))
+    cells = page.all("td")
+    assert {"20.5 ± 0.9", "0.0003", "1.5e-06", "1.1"} <= set(cells)
+    # The share of all layers' cost at the narrowest width: 3e-4 of 4e-4.
+    assert "75%" in [cell.strip() for cell in cells]
+    without = replace(facts(measured), sensitivity=())
+    assert "Sensitivity" not in Page(render(measured, without)).all("h2")
