@@ -62,7 +62,7 @@ def least_scales(
     for node in network.nodes:
         weight, bias = (network.parameter(node.args[at]) if len(node.args) > at else None for at in (1, 2))
         source = node.args[0] if node.args else None
-        if weight not in placement.weights or bias is None or not isinstance(source, fx.Node):
+        if weight is None or weight not in placement.weights or bias is None or not isinstance(source, fx.Node):
             continue
         grid = activations.get(placement.carried.get(source.name, source.name))
         if grid is not None and PRODUCES[kind(node)] == 0:

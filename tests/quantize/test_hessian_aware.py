@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import pytest
 import torch
@@ -167,7 +168,7 @@ def test_more_bits_never_cost_more(factory):
     x = images(128, 9)
     costs = [divergence(factory, made(factory, bits).state, x) for bits in (4.0, 5.3, 8.0)]
     assert costs[-1] < 0.5 * costs[0]
-    for fewer, more in zip(costs, costs[1:], strict=False):
+    for fewer, more in itertools.pairwise(costs):
         assert more <= 1.1 * fewer + 0.02 * costs[0]
 
 
@@ -228,13 +229,10 @@ def test_weights_that_are_not_numbers_are_refused_in_one_line():
     assert "\n" not in str(raised.value)
 
 
-def test_a_float64_network_is_refused_in_one_line_or_quantized():
-    try:
-        result = quantize(build(Plain).double(), images(16).double(), weight_bits=6, method="hessian")
-    except BadInput as refused:
-        assert "\n" not in str(refused)
-    else:
-        assert torch.isfinite(result.simulation(images(4))).all()
+def test_a_float64_network_is_refused_in_one_line():
+    with pytest.raises(BadInput, match="float") as raised:
+        quantize(build(Plain).double(), images(16).double(), weight_bits=6, method="hessian")
+    assert "\n" not in str(raised.value)
 
 
 def test_the_seed_reaches_what_is_drawn(monkeypatch):
