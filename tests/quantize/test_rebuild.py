@@ -178,7 +178,7 @@ def test_an_operand_that_is_spread_over_positions_is_not_made_up_for():
     x = F.relu(model.stem(images(64, 7))).mean((2, 3), keepdim=True)
     with torch.no_grad():
         got = F.conv2d(x / 2, made.steps.parameters["gather.weight"], made.steps.parameters["gather.bias"])
-        assert distance(got, model.gather(x)) < 0.02
+        assert distance(got, model.gather(x)) < 0.05
 
 
 @pytest.mark.parametrize("factory", [Residual, Grouped, UNet, Attention, Transposed], ids=lambda f: f.__name__)
