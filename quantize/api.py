@@ -79,7 +79,7 @@ def quantize(
     if not 1 <= bits <= 8:
         raise BadInput(f"weight_bits={bits:g}: integer weights have 1 to 8 bits; leave the network as it is for float")
     dataset = datasets.from_python(data, divisible=False)
-    context = Context(device, budget, dataset, torch.Generator().manual_seed(seed))
+    context = Context(device, budget, dataset, torch.Generator().manual_seed(seed), seed=seed)
     example = dataset.train.inputs(2, torch.Generator().manual_seed(seed))
     before = costs.size(trace(model, (example,)))
     start = time.perf_counter()

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import fx
 
 from compress.errors import BadData
 from compress.graph.fold import fold_batch_norm
-from compress.graph.trace import Network, trace
+from compress.graph.groups import PRODUCES
+from compress.graph.trace import Network, kind, trace
 from compress.quantize.placement import Placement, place
 from compress.quantize.ranges import activation_grid, observe, rounded_, weight_grid
 from compress.types import Context, Grid, Plan, Quantization, State
@@ -37,13 +39,36 @@ def calibrated(state: State, network: Network, plan: Plan, inputs: torch.Tensor,
     """
     placement = place(network, plan)
     model = copy.deepcopy(state.model)
+    activations = activation_grids(placement, network, inputs, context)
+    least = least_scales(network, placement, activations, model)
     weights = {
-        name: weight_grid(model.get_parameter(name), bits, axis) for name, (bits, axis) in placement.weights.items()
+        name: weight_grid(model.get_parameter(name), bits, axis, least.get(name))
+        for name, (bits, axis) in placement.weights.items()
     }
     rounded_(model, weights)
-    activations = activation_grids(placement, network, inputs, context)
     quantization = Quantization(weights, activations, placement.carried)
     return replace(state, model=model, plan=plan, quantization=quantization, notes=state.notes + placement.notes)
+
+
+def least_scales(
+    network: Network, placement: Placement, activations: Mapping[str, Grid], model: torch.nn.Module
+) -> dict[str, torch.Tensor]:
+    """Weight -> the scale of each output channel below which its bias wouldn't fit into 32 bits, which hold it in
+    steps of the weight's scale times the input's.
+
+    Filters that a batch norm has switched off have weights next to 0 and a bias that isn't.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for node in network.nodes:
+        weight, bias = (network.parameter(node.args[at]) if len(node.args) > at else None for at in (1, 2))
+        source = node.args[0] if node.args else None
+        if weight is None or weight not in placement.weights or bias is None or not isinstance(source, fx.Node):
+            continue
+        grid = activations.get(placement.carried.get(source.name, source.name))
+        if grid is not None and PRODUCES[kind(node)] == 0:
+            needed = model.get_parameter(bias).detach().abs().double() / (grid.scale[0] * 2.0**30)
+            found[weight] = needed.maximum(found[weight]) if weight in found else needed
+    return found
 
 
 def activation_grids(placement: Placement, network: Network, inputs: torch.Tensor, context: Context) -> dict[str, Grid]:

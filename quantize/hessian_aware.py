@@ -162,6 +162,8 @@ def study(state: State, context: Context, widths: tuple[int, ...], activation_bi
     """Measure what each layer's rounding costs."""
     generator = torch.Generator().manual_seed(context.seed)
     inputs = context.data.train.inputs(context.samples, generator)
+    if len(inputs) > 1 and bool((inputs == inputs[:1]).all()):
+        raise BadData(context.data.name, "all inputs are alike, so they show no layer's range", "give different ones")
     fresh, network = folded(replace(state, notes=()), inputs)
     operators = {layer.path: layer for layer in layer_operators(network)}
     precision = Precision(widths[-1], activation_bits, "integer")

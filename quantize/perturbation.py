@@ -157,22 +157,37 @@ def _projected(
             for bits, (weight, bias) in weights[name].items():
                 change = _changed(steps, environment, node, weight, bias)
                 key = (name, bits)
-                dots = [_by_input(each[place[node.name]] * change, inputs) for each in gradients]
+                dots = [_by_input(node, each[place[node.name]] * change, inputs) for each in gradients]
                 old = projections.get(key)
                 projections[key] = dots if old is None else [a + b for a, b in zip(old, dots, strict=True)]
+    nodes = {node.name: node for node in steps.nodes}
     for name, widths in grids.items():
         if name not in place:
             continue
-        value = environment[name].detach()
+        value, made_by = environment[name].detach(), nodes.get(name)
         for bits, grid in widths.items():
             error = rounded(value, grid) - value
-            projections[name, bits] = [_by_input(each[place[name]] * error, inputs) for each in gradients]
+            projections[name, bits] = [_by_input(made_by, each[place[name]] * error, inputs) for each in gradients]
     return [(key, torch.stack(dots).square().sum().cpu()) for key, dots in projections.items()]
 
 
-def _by_input(products: Tensor, inputs: int) -> Tensor:
-    """Sums over all but the inputs, which run along the first axis, together with windows or tokens in some layers."""
-    return products.reshape(inputs, -1).sum(1)
+def _by_input(node: fx.Node | None, products: Tensor, inputs: int) -> Tensor:
+    """Sums over all but the inputs; ``node`` is None for the network's own input.
+
+    Inputs run along the first axis whose size depends on how many there are, in some layers together with windows or
+    tokens of theirs.
+    """
+    axis = 0 if node is None else _batch_axis(node)
+    if axis is None and inputs > 1:
+        # Nothing tells inputs apart. Draws for different inputs are independent, so the square of the sum over
+        # inputs is still, in expectation, the sum of the squares.
+        return products.sum()[None]
+    return products.movedim(axis or 0, 0).reshape(inputs, -1).sum(1)
+
+
+def _batch_axis(node: fx.Node) -> int | None:
+    sizes = node.meta["val"].shape
+    return next((axis for axis, size in enumerate(sizes) if isinstance(size, torch.SymInt)), None)
 
 
 def _changed(steps: Steps, environment: Environment, node: fx.Node, weight: Tensor, bias: Tensor | None) -> Tensor:

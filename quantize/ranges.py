@@ -26,12 +26,16 @@ SAMPLE = 1 << 15
 """How many values of one tensor the search looks at."""
 
 
-def weight_grid(weight: torch.Tensor, bits: int, axis: int) -> Grid:
+def weight_grid(weight: torch.Tensor, bits: int, axis: int, least: torch.Tensor | None = None) -> Grid:
     """A symmetric grid for ``weight`` (float32), one scale an index of ``axis``, least squared error each.
 
-    A channel that is all zero gets the scale 1.
+    A channel that is all zero gets the scale 1. With one bit the best scale is the mean magnitude. No scale is below
+    ``least``, one number an index of ``axis``.
     """
+    floor = torch.zeros(()) if least is None else least.double()
     rows = weight.detach().movedim(axis, 0).flatten(1).double()
+    if bits == 1:
+        return Grid(_positive(rows.abs().mean(1).maximum(floor)), 0, 1, True, axis, narrow=True)
     top = rows.abs().amax(1)
     high = 2 ** (bits - 1) - 1
     best = torch.full_like(top, torch.inf)
@@ -42,7 +46,7 @@ def weight_grid(weight: torch.Tensor, bits: int, axis: int) -> Grid:
         better = error < best
         best = torch.where(better, error, best)
         scale = torch.where(better, trial.squeeze(1), scale)
-    return Grid(_positive(torch.where(top > 0, scale, 1.0)), 0, bits, True, axis, narrow=True)
+    return Grid(_positive(torch.where(top > 0, scale.maximum(floor), 1.0)), 0, bits, True, axis, narrow=True)
 
 
 def _positive(scale: torch.Tensor) -> tuple[float, ...]:

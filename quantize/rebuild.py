@@ -35,6 +35,10 @@ from compress.types import Grid
 RIDGE = 1e-4
 """Of the least squares, as a share of the mean diagonal."""
 
+SCARCE = 0.1
+"""What is added to :data:`RIDGE` where there are as many unknowns as positions, which could be fitted exactly and
+wrongly; in proportion with fewer."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -204,11 +208,14 @@ def _solved(
     source = reader.node.args[0]
     assert isinstance(source, fx.Node)
     inputs = sum(environment[BATCH] for environment in after)
+    width, positions = reader.extent(after[0][source.name])
+    seen = sum(len(environment[source.name]) for environment in after) * positions
 
     def batches() -> Iterator[tuple[Tensor, Tensor, float]]:
         for a, b in zip(before, after, strict=True):
             target = a[name]
-            if other is not None and other in a and other in b:
+            # An operand that is spread over the other's positions isn't what this layer alone can correct.
+            if other is not None and other in a and other in b and a[other].shape == target.shape:
                 target = target + a[other] - b[other]
             yield b[source.name], target, b[BATCH] / inputs
 
@@ -218,6 +225,8 @@ def _solved(
     if layer.bias is None:
         square, wanted = gram[:, :-1, :-1], wanted[:, :, :-1]
     # Solved for the change: in directions that no input shows, the weights stay what they were.
-    change = torch.linalg.solve(damped(square, RIDGE), (wanted - start @ square).transpose(1, 2)).transpose(1, 2)
+    change = torch.linalg.solve(
+        damped(square, RIDGE + SCARCE * width / seen), (wanted - start @ square).transpose(1, 2)
+    ).transpose(1, 2)
     solved = start + change
     return (solved if torch.isfinite(solved).all() else start), gram

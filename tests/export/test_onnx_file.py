@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,14 +14,18 @@ from onnx import numpy_helper
 from torch import nn
 
 from compress.export.onnx import FILE, export, serialize
-from compress.graph.qdq import integers
+from compress.graph.interpret import Steps
+from compress.graph.qdq import insert, integers
 from compress.graph.trace import trace
 from compress.profiling.session import open_session, runner
 from compress.prune import prune
 from compress.quantize import quantize
+from compress.quantize.rebuild import rebuild
+from compress.quantize.simulation import Simulation
+from compress.quantize.uniform import Uniform
 from compress.types import Grid, State
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
-from tests.support import file_of, quantized
+from tests.support import context, file_of, quantized
 
 networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
 
@@ -104,17 +111,49 @@ def test_packed_integers_unpack_to_themselves(width):
     assert np.array_equal(numpy_helper.to_array(packed).astype(np.int8), values)
 
 
+@functools.cache
+def narrow_state(bits: int) -> State:
+    """A network with a convolution, a depthwise one and a linear layer, its weights rounded by second order."""
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
+    ).eval()
+    start = Uniform(8, 8)(State(model), context())
+    whole = Steps.of(trace(start.model, (images(2),)))
+    made = Simulation(replace(whole, parameters=dict(whole.parameters)), start.quantization.activations)
+    weights = rebuild(
+        *(whole, made, dict.fromkeys(start.quantization.weights, bits), images(64)),
+        **{"batch": 32, "generator": torch.Generator().manual_seed(0), "progress": lambda message: None},
+    )
+    with torch.no_grad():
+        for name, parameter in start.model.named_parameters():
+            parameter.copy_(made.steps.parameters[name])
+    return replace(start, quantization=replace(start.quantization, weights=weights))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_weights_of_one_to_three_bits_run_and_agree_with_the_simulation(bits):
+    state = narrow_state(bits)
+    content = serialize(state, images(2))
+    x = images(32, 9)
+    expected = insert(trace(state.model, (images(2),)), state.quantization)(x)
+    assert float((run(content, x) - expected).norm() / expected.norm()) < 0.02
+    tensors = {tensor.name: tensor for tensor in onnx.load_from_string(content).graph.initializer}
+    for name, grid in state.quantization.weights.items():
+        assert (grid.bits, grid.low, grid.high) == (bits, -(2 ** (bits - 1)), max(1, 2 ** (bits - 1) - 1))
+        stored = numpy_helper.to_array(tensors[f"{name}_quantized_int{2 if bits < 3 else 4}"]).astype(np.int8)
+        assert np.array_equal(stored, integers(state.model.get_parameter(name), grid).numpy())
+        if bits == 1:
+            assert set(np.unique(stored).tolist()) <= {-1, 1}
+
+
 def test_narrow_activations_are_clipped_to_their_grid():
     result = quantize(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval(), images(64))
-    from dataclasses import replace
-
     grids = {
         name: Grid((grid.scale[0] * 16,), grid.zero_point // 16, 4, False)
         for name, grid in result.state.quantization.activations.items()
     }
     state = replace(result.state, quantization=replace(result.state.quantization, activations=grids))
-    from compress.graph.qdq import insert
-
     expected = insert(trace(state.model, (images(2),)), state.quantization)(images(8))
     torch.testing.assert_close(
         run(serialize(state, images(2)), images(8)),

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from compress.graph import moments as module
 from compress.graph.groups import find
 from compress.graph.interpret import Steps
-from compress.graph.moments import Moments, damped, readers, share_of_positions, thinned
+from compress.graph.moments import Moments, collect, damped, normal_equations, readers, share_of_positions, thinned
 from compress.graph.trace import trace
 
 LAYERS = {
@@ -141,3 +142,90 @@ def test_a_damped_matrix_can_be_inverted():
     torch.testing.assert_close(damped(ones, 0.5), ones + 0.5 * torch.eye(3, dtype=torch.float64))
     assert torch.isfinite(torch.linalg.inv(damped(ones))).all()
     assert torch.isfinite(torch.linalg.inv(damped(0 * ones))).all()
+
+
+def slow_moments(reader, x: torch.Tensor) -> torch.Tensor:
+    """``G`` a position at a time, in float64."""
+    columns = reader.columns(x).double()
+    groups, n, width, positions = columns.shape
+    total = torch.zeros(groups, width + 1, width + 1, dtype=torch.float64)
+    for group in range(groups):
+        for i in range(n):
+            for p in range(positions):
+                column = torch.cat([columns[group, i, :, p], torch.ones(1, dtype=torch.float64)])
+                total[group] += torch.outer(column, column)
+    return total / (n * positions)
+
+
+@layers
+def test_collected_moments_are_those_of_what_the_layer_reads(name):
+    """The batches are of unequal size, and each position counts once."""
+    layer, size = LAYERS[name]
+    network = trace(nn.Sequential(layer).eval(), (torch.randn(2, *size),))
+    steps = Steps.of(network)
+    reader = next(found for node in steps.nodes if (found := module.reader_of(steps, node)) is not None)
+    x = torch.randn(5, *size, generator=torch.Generator().manual_seed(0)) + 0.2
+    (found,) = collect(steps, [reader], x, 3, torch.Generator(), lambda message: None).values()
+    torch.testing.assert_close(found, slow_moments(reader, x), rtol=1e-5, atol=1e-6)
+
+
+@layers
+def test_the_normal_equations_of_a_layer_give_its_weights_back(name):
+    """``G`` and ``E t [x; 1]^T`` of all batches; with the layer's own outputs the solution is the layer."""
+    layer, size = LAYERS[name]
+    _, reader, _ = reader_of(layer, size)
+    x = torch.randn(40, *size, generator=torch.Generator().manual_seed(0)) + 0.2
+    with torch.no_grad():
+        batches = [(part, layer(part), len(part) / 40) for part in x.split(15)]
+    gram, cross = normal_equations(reader, batches, torch.Generator())
+    torch.testing.assert_close(gram, slow_moments(reader, x), rtol=1e-5, atol=1e-6)
+    columns = torch.cat([reader.columns(x), torch.ones_like(reader.columns(x)[:, :, :1])], 2).double()
+    rows = torch.cat([reader.rows(target) for _, target, _ in batches], 1).double()
+    expected = torch.einsum("gnop,gnkp->gok", rows, columns) / (columns.shape[1] * columns.shape[3])
+    torch.testing.assert_close(cross, expected, rtol=1e-4, atol=1e-5)
+    solved = torch.linalg.solve(gram, cross.transpose(1, 2)).transpose(1, 2)
+    weight = reader.matrix(layer.weight).detach().double()
+    torch.testing.assert_close(solved[:, :, :-1], weight, rtol=1e-2, atol=1e-3)
+    bias = torch.zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+    torch.testing.assert_close(solved[:, :, -1].flatten(), bias.double(), rtol=1e-2, atol=1e-3)
+
+
+def test_normal_equations_of_some_positions_belong_together():
+    """Inputs and targets are taken at the same positions: the layer solves them, whichever those are."""
+    layer, size = nn.Conv2d(2, 3, 3), (2, 20, 20)
+    network = trace(nn.Sequential(layer).eval(), (torch.randn(2, *size),))
+    steps = Steps.of(network)
+    reader = next(found for node in steps.nodes if (found := module.reader_of(steps, node)) is not None)
+    x = torch.randn(60, *size, generator=torch.Generator().manual_seed(0))
+    assert share_of_positions(18, 60 * 18 * 18) < 0.5
+    with torch.no_grad():
+        gram, cross = normal_equations(reader, [(x, layer(x), 1.0)], torch.Generator().manual_seed(1))
+    solved = torch.linalg.solve(gram, cross.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(solved[0, :, :-1], layer.weight.detach().flatten(1).double(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "size"),
+    [(nn.Conv2d(4, 4, 3, padding="same"), (4, 8, 8)), (nn.ConvTranspose2d(4, 4, 2), (4, 8, 8))],
+    ids=["padding as a word", "transposed"],
+)
+def test_what_is_no_matrix_product_has_no_reader(layer, size):
+    steps = Steps.of(trace(nn.Sequential(layer).eval(), (torch.randn(2, *size),)))
+    assert [module.reader_of(steps, node) for node in steps.nodes] == [None]
+
+
+def test_a_layer_with_too_many_inputs_has_no_reader(monkeypatch):
+    steps = Steps.of(trace(nn.Sequential(nn.Linear(8, 2)).eval(), (torch.randn(2, 8),)))
+    assert module.reader_of(steps, steps.nodes[0]) is not None
+    monkeypatch.setattr(module, "MOST_COLUMNS", 7)
+    assert module.reader_of(steps, steps.nodes[0]) is None
+
+
+def test_a_depthwise_layer_is_a_product_a_channel():
+    layer = nn.Conv2d(6, 12, 3, padding=1, groups=6)
+    steps = Steps.of(trace(nn.Sequential(layer).eval(), (torch.randn(2, 6, 8, 8),)))
+    reader, x = module.reader_of(steps, steps.nodes[0]), torch.randn(3, 6, 8, 8)
+    assert reader.groups == 6
+    with torch.no_grad():
+        product = reader.matrix(layer.weight)[:, None] @ reader.columns(x) + layer.bias.view(6, 1, 2, 1)
+        torch.testing.assert_close(product, reader.rows(layer(x)), rtol=1e-4, atol=1e-5)
