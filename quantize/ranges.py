@@ -29,9 +29,12 @@ SAMPLE = 1 << 15
 def weight_grid(weight: torch.Tensor, bits: int, axis: int) -> Grid:
     """A symmetric grid for ``weight`` (float32), one scale an index of ``axis``, least squared error each.
 
-    A channel that is all zero gets the scale 1.
+    A channel that is all zero gets the scale 1; with one bit, which has no 0, the least there is.
     """
     rows = weight.detach().movedim(axis, 0).flatten(1).double()
+    if bits == 1:
+        # The minimum of sum (|w| - s)^2.
+        return Grid(_positive(rows.abs().mean(1)), 0, bits, True, axis)
     top = rows.abs().amax(1)
     high = 2 ** (bits - 1) - 1
     best = torch.full_like(top, torch.inf)
