@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -99,13 +101,18 @@ def test_binary_weights_have_the_scale_of_least_squared_error():
 # --- a whole network --------------------------------------------------------------------------------------------------
 
 
-def narrow(factory: type[nn.Module], bits: int, activation_bits: int = 8) -> State:
-    """A calibrated state of any width, whether or not a device runs it."""
-    state = Uniform()(State(build(factory)), context())
-    weights = {
-        name: weight_levels(bits, weight_grid(state.model.get_parameter(name), bits, grid.axis).scale, grid.axis)
-        for name, grid in state.quantization.weights.items()
-    }
+@functools.cache
+def calibrated(factory: type[nn.Module]) -> State:
+    return Uniform()(State(build(factory)), context())
+
+
+def narrow(factory: type[nn.Module], bits: int | None = None, activation_bits: int = 8) -> State:
+    """A calibrated state of any width, or of every width in turn, whether or not a device runs it."""
+    state = calibrated(factory)
+    weights = {}
+    for (name, grid), width in zip(state.quantization.weights.items(), itertools.cycle(WIDTHS), strict=False):
+        scale = weight_grid(state.model.get_parameter(name), bits or width, grid.axis).scale
+        weights[name] = weight_levels(bits or width, scale, grid.axis)
     activations = {
         name: activation_grid(4 * normal(2000), activation_bits, "unsigned") if activation_bits < 8 else grid
         for name, grid in state.quantization.activations.items()
@@ -124,19 +131,16 @@ def student_of(state: State) -> nn.Module:
 
 
 @networks
-@pytest.mark.parametrize("bits", WIDTHS)
-def test_training_starts_and_ends_with_what_is_exported(factory, bits):
+def test_training_starts_and_ends_with_what_is_exported(factory):
     """The network in training equals the simulation bit for bit: biases, weights and activations."""
-    state, x = narrow(factory, bits), images(4, 7)
+    state, x = narrow(factory), images(4, 7)
     student = student_of(state)
     assert torch.equal(student(x), simulated(state, x))
-    # One large step, as training would do.
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
-    student(images(8, 3)).square().mean().backward()
-    nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-    optimizer.step()
+    # Wherever training takes it.
+    for number, parameter in enumerate(student.parameters()):
+        parameter.data += 0.05 * normal(*parameter.shape, seed=number)
     after = trained(state, student, state.quantization)
-    assert after.quantization != state.quantization
+    assert all(grid != state.quantization.weights[name] for name, grid in after.quantization.weights.items())
     assert torch.equal(student(x), simulated(after, x))
 
 
