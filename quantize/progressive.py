@@ -56,18 +56,19 @@ def groups(
     found: dict[str, list[str]] = {}
     taken: set[str] = set()
     for segment in segments(steps):
-        names = [weight_of(steps, node) for node in steps.nodes[segment.first : segment.last + 1]]
-        fresh = [name for name in dict.fromkeys(names) if name in quantization.weights and name not in taken]
+        read = [weight_of(steps, node) for node in steps.nodes[segment.first : segment.last + 1]]
+        names = [name for name in dict.fromkeys(read) if name in quantization.weights and name not in taken]
+        fresh = [name for name in names if name is not None]
         if fresh:
-            found[segment.exit] = [name for name in fresh if name is not None]
-            taken |= set(found[segment.exit])
+            found[segment.exit] = fresh
+            taken |= set(fresh)
     progress("sensitivity of the blocks")
     batches = [inputs[:INPUTS]] if network.dynamic_batch else list(inputs[:INPUTS].split(1))
     measured = traces(model, batches, generator=generator, tolerance=TOLERANCE)
     sizes = {name: steps.parameters[name].numel() for name in quantization.weights}
     sensitivity = {}
-    for block, names in found.items():
-        seen = [name for name in names if layer_name(name) in measured]
+    for block, members in found.items():
+        seen = [name for name in members if layer_name(name) in measured]
         total = math.fsum(max(0.0, measured[layer_name(name)].value) for name in seen)
         sensitivity[block] = total / max(1, sum(sizes[name] for name in seen))
     errors = {name: squared_error(grid, sizes[name]) for name, grid in quantization.weights.items()}

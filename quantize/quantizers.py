@@ -82,7 +82,13 @@ class Quantizer(nn.Module):
             # Divided by the scale, as integers are: the gradient reaches the weights as it is, not times the scale.
             result: Tensor = self.round(x / self._shaped(x).detach())[0]
             return result
-        return self.round(self._shaped(x), self.zero, self.bits, x)
+        scale = self._shaped(x)
+        if self.grid.axis is not None:
+            # Weights keep a gradient when they leave the grid, so that they can come back, and the scale has that of
+            # the grid's end (Esser et al. 2020, equation 3); for activations the clipped part must not have one.
+            ends = x.clamp(self.grid.low * scale, self.grid.high * scale)
+            x = ends + (x - x.detach()) * (ends != x)
+        return self.round(scale, self.zero, self.bits, x)
 
     def learned(self) -> Grid:
         """The grid with the scale that training found."""
@@ -99,16 +105,8 @@ class _Clamp(nn.Module):
     def __init__(self, grid: Grid) -> None:
         super().__init__()
         self.low, self.high = grid.low - grid.zero_point, grid.high - grid.zero_point
-        # Weights keep a gradient when they leave the grid, so that they can come back; for activations the clipped
-        # part must not have one.
-        self.straight = grid.axis is not None
 
     def forward(self, x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
-        from brevitas.function.ops_ste import tensor_clamp_ste
-
-        if self.straight:
-            passed: Tensor = tensor_clamp_ste(x, torch.full_like(x, self.low), torch.full_like(x, self.high))
-            return passed
         return x.clamp(self.low, self.high)
 
 
@@ -129,7 +127,8 @@ class BiasQuantizer(nn.Module):
             return bias
         step = (weight.scale() * read.scale()).detach()
         rounded = round_ste(bias.double() / step.double()).clamp(-ACCUMULATOR, ACCUMULATOR)
-        return rounded.to(torch.float32) * step
+        result: Tensor = rounded.to(torch.float32) * step
+        return result
 
 
 def with_quantizers(network: Network, quantization: Quantization) -> fx.GraphModule:

@@ -72,6 +72,22 @@ def test_gradients_pass_straight_through_to_weights(bits):
     torch.testing.assert_close(weight.grad, upstream)
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_a_weight_scales_gradient_is_that_of_learned_step_size_quantization(bits):
+    """Equation 3 of Esser et al.: round(w/s) - w/s within the grid, its end outside; times s ln 2 for the logarithm."""
+    weight, upstream = 3 * normal(3, 40), normal(3, 40, seed=1)
+    quantizer = Quantizer(weight_grid(normal(3, 40), bits, 0), 2)
+    quantizer(weight).backward(upstream)
+    grid, scale = quantizer.grid, torch.tensor(quantizer.grid.scale)
+    steps = weight / scale[:, None]
+    slope = torch.where(
+        steps <= grid.low, float(grid.low), torch.where(steps >= grid.high, float(grid.high), steps.round() - steps)
+    )
+    assert (steps > grid.high).any()
+    wanted = (upstream * slope).sum(1) * scale * torch.log(torch.tensor(2.0))
+    torch.testing.assert_close(next(quantizer.parameters()).grad, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_clipped_activations_have_no_gradient():
     x = torch.tensor([-3.0, 0.4, 0.6, 9.0], requires_grad=True)
     Quantizer(Grid((0.1,), 3, 4, False), 0)(x).sum().backward()
@@ -119,7 +135,9 @@ def narrow(factory: type[nn.Module], bits: int | None = None, activation_bits: i
     }
     model = copy.deepcopy(state.model)
     rounded_(model, weights)
-    return replace(state, model=model, quantization=replace(state.quantization, weights=weights, activations=activations))
+    return replace(
+        state, model=model, quantization=replace(state.quantization, weights=weights, activations=activations)
+    )
 
 
 def simulated(state: State, x: torch.Tensor) -> torch.Tensor:
@@ -171,7 +189,9 @@ def test_the_first_block_is_quantized_from_the_start_and_all_after_half():
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_the_expected_error_is_that_of_weights_that_fill_the_grid(bits):
     grid = weight_levels(bits, (0.5,), 0)
-    spread = (torch.rand(1, 100_000, generator=torch.Generator().manual_seed(0)) * (grid.high - grid.low) + grid.low) / 2
+    spread = (
+        torch.rand(1, 100_000, generator=torch.Generator().manual_seed(0)) * (grid.high - grid.low) + grid.low
+    ) / 2
     error = float((on_grid(spread, grid) - spread).square().sum())
     assert squared_error(grid, 100_000) == pytest.approx(error, rel=0.02)
 
