@@ -49,7 +49,7 @@ def attach(
     target: Target | str | None = None,
     data: Any = None,
     method: str | None = None,
-    warmup: float = 0.1,
+    warmup: float = 0.5,
     progressive: bool = False,
     seed: int = 0,
 ) -> QuantizingSession: ...

@@ -132,3 +132,25 @@ def rounded_(model: nn.Module, grids: Mapping[str, Grid]) -> None:
         for name, grid in grids.items():
             parameter = model.get_parameter(name)
             parameter.copy_(on_grid(parameter, grid))
+
+
+NEAR = 0.49
+"""How far from its value on the grid :func:`unrounded_` leaves a weight: less than half a step, where the next begins."""
+
+
+def unrounded_(model: nn.Module, exact: nn.Module, grids: Mapping[str, Grid]) -> None:
+    """Bring the named parameters of ``model``, which lie on their grids, as near to those of ``exact`` as they can come
+    without rounding to something else, in place.
+
+    Weights that all start training on their grid would all reach the next integer in the same few steps of an optimizer
+    like Adam. Those of one bit stay on it: near 0 their signs would flip to and fro.
+    """
+    from compress.graph.qdq import scales
+
+    with torch.no_grad():
+        for name, grid in grids.items():
+            if grid.bits == 1:
+                continue
+            weight = model.get_parameter(name)
+            reach = NEAR * scales(grid, weight)
+            weight.copy_(exact.get_parameter(name).to(weight).clamp(weight - reach, weight + reach))

@@ -28,7 +28,7 @@ from compress.quantize import roster
 from compress.quantize.api import Quantized
 from compress.quantize.progressive import activate, groups, quantized_groups
 from compress.quantize.quantizers import FOLDER, learned, with_quantizers
-from compress.quantize.ranges import rounded_
+from compress.quantize.ranges import rounded_, unrounded_
 from compress.quantize.substitute import Substitute
 from compress.serial import from_json, to_json
 from compress.types import Budget, Context, Note, Plan, Quantization, Record, State, Target
@@ -230,9 +230,12 @@ class Session:
         weights: tuple[tuple[str, ...], ...] = (tuple(state.quantization.weights),)
         if asked.progressive:
             weights = groups(state.model, network, state.quantization, inputs, generator, context.progress)
-        folds, _ = foldable(plain, trace(plain, (inputs[:2],)))
+        traced = trace(plain, (inputs[:2],))
+        folds, _ = foldable(plain, traced)
         substitute = Substitute(self.model, student.to(device), folds)
-        substitute.put(state.model)
+        start = copy.deepcopy(state.model)
+        unrounded_(start, fold_batch_norm(plain, traced)[0], state.quantization.weights)
+        substitute.put(start)
         self._start(substitute, network, state.plan, state.quantization, state.notes, weights, inputs[:2].clone())
 
     def _start(
