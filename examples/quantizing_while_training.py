@@ -1,4 +1,4 @@
-"""Train a small network from scratch; the last 40% of the steps train it with 4-bit weights.
+"""Train a small network, then train it on with 4-bit weights in a loop of one's own.
 
     python examples/quantizing_while_training.py
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import compress
 from compress import data
-from compress.training import evaluate
+from compress.training import Recipe, evaluate, fit
 
 
 class Digits(nn.Module):
@@ -20,8 +20,9 @@ class Digits(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            *(nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
-            *(nn.Conv2d(16, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+            *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU()),
+            *(nn.Conv2d(16, 24, 3, stride=2, padding=1), nn.BatchNorm2d(24), nn.ReLU()),
         )
         self.classify = nn.Linear(24, 10)
 
@@ -32,15 +33,19 @@ class Digits(nn.Module):
 digits = data.load("digits", mean=(0.5,), std=(0.5,))
 generator = torch.Generator().manual_seed(0)
 torch.manual_seed(0)
-epochs, batch = 8, 32
-steps = epochs * -(-digits.train.n // batch)
-
 model = Digits()
-optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+fit(model, digits.train, Recipe(epochs=8, lr=0.1, batch_size=32), generator=generator)
+right, n = evaluate(model, digits.evaluate)
+print(f"trained in float: {100 * right / n:.1f}%")
+
+epochs, batch = 4, 32
+steps = epochs * -(-digits.train.n // batch)
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
 
-session = compress.attach(model, optimizer, target="raspberry-pi-4", weight_bits=4, steps=steps, warmup=0.6)
-with session:
+with compress.attach(
+    model, optimizer, target="raspberry-pi-4", weight_bits=4, steps=steps, data=digits, warmup=0.0
+) as session:
     for epoch in range(epochs):
         model.train()
         for images, labels in digits.train.batches(batch, generator):

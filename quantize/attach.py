@@ -58,9 +58,9 @@ def attach(
             inputs that the model was trained on in the warm-up, which needs no second look at the data; give it where
             these are few or augmented beyond what the network will meet.
         method: one of ``compress.quantize.roster.METHODS``; None for the best for what was asked.
-        warmup: share of the steps that train in float, in [0, 1); at least one step without ``data``. The network should
-            be nearly trained when it is over: from there on its batch norms no longer normalize, so that learning rates
-            fit for a start would undo what it learned. 0.1 is enough for a network that comes trained.
+        warmup: share of the steps that train in float, in [0, 1); at least one step without ``data``. The network
+            should be nearly trained by then: its batch norms no longer normalize from there on, so a learning rate
+            that is fit for a start would undo what it learned. 0.1 is enough for a network that comes trained.
         progressive: quantize the weights one block after the other (:mod:`compress.quantize.progressive`).
         seed: the source of all randomness.
 

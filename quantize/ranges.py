@@ -135,7 +135,7 @@ def rounded_(model: nn.Module, grids: Mapping[str, Grid]) -> None:
 
 
 NEAR = 0.49
-"""How far from its value on the grid :func:`unrounded_` leaves a weight: less than half a step, where the next begins."""
+"""How far from its value on the grid :func:`unrounded_` leaves a weight: less than half a step."""
 
 
 def unrounded_(model: nn.Module, exact: nn.Module, grids: Mapping[str, Grid]) -> None:
