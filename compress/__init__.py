@@ -12,15 +12,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from compress.api import run, save_bundle
+    from compress.attaching import attach
     from compress.errors import BadInput, BudgetUnreachable, CompressError
-    from compress.prune.attach import attach
     from compress.results import Accuracy, Artifact, Candidate, Estimate, Front, Measurement, Unavailable
     from compress.types import Budget, Context, LayerPlan, Plan, Precision, Stage, State, Target
 
 _WHERE = {
     "compress.api": ("run", "save_bundle"),
+    "compress.attaching": ("attach",),
     "compress.errors": ("BadInput", "BudgetUnreachable", "CompressError"),
-    "compress.prune.attach": ("attach",),
     "compress.results": ("Accuracy", "Artifact", "Candidate", "Estimate", "Front", "Measurement", "Unavailable"),
     "compress.types": ("Budget", "Context", "LayerPlan", "Plan", "Precision", "Stage", "State", "Target"),
 }

@@ -29,13 +29,14 @@ SAMPLE = 1 << 15
 def weight_grid(weight: torch.Tensor, bits: int, axis: int, least: torch.Tensor | None = None) -> Grid:
     """A symmetric grid for ``weight`` (float32), one scale an index of ``axis``, least squared error each.
 
-    A channel that is all zero gets the scale 1. With one bit the best scale is the mean magnitude. No scale is below
-    ``least``, one number an index of ``axis``.
+    A channel that is all zero gets the scale 1; with one bit, which has no 0 and whose best scale is the mean
+    magnitude, the least there is. No scale is below ``least``, one number an index of ``axis``.
     """
     floor = torch.zeros(()) if least is None else least.double()
     rows = weight.detach().movedim(axis, 0).flatten(1).double()
     if bits == 1:
-        return Grid(_positive(rows.abs().mean(1).maximum(floor)), 0, 1, True, axis, narrow=True)
+        # The minimum of sum (|w| - s)^2.
+        return Grid(_positive(rows.abs().mean(1).maximum(floor)), 0, bits, True, axis)
     top = rows.abs().amax(1)
     high = 2 ** (bits - 1) - 1
     best = torch.full_like(top, torch.inf)
@@ -133,3 +134,25 @@ def rounded_(model: nn.Module, grids: Mapping[str, Grid]) -> None:
         for name, grid in grids.items():
             parameter = model.get_parameter(name)
             parameter.copy_(on_grid(parameter, grid))
+
+
+NEAR = 0.49
+"""How far from its value on the grid :func:`unrounded_` leaves a weight: less than half a step."""
+
+
+def unrounded_(model: nn.Module, exact: nn.Module, grids: Mapping[str, Grid]) -> None:
+    """Bring the named parameters of ``model``, which lie on their grids, as near to those of ``exact`` as they can come
+    without rounding to something else, in place.
+
+    Weights that all start training on their grid would all reach the next integer in the same few steps of an optimizer
+    like Adam. Those of one bit stay on it: near 0 their signs would flip to and fro.
+    """
+    from compress.graph.qdq import scales
+
+    with torch.no_grad():
+        for name, grid in grids.items():
+            if grid.bits == 1:
+                continue
+            weight = model.get_parameter(name)
+            reach = NEAR * scales(grid, weight)
+            weight.copy_(exact.get_parameter(name).to(weight).clamp(weight - reach, weight + reach))

@@ -35,7 +35,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.zoo",
         "compress.models",
     ),
-    ("compress.prune", "compress.quantize"),
+    ("compress.prune", "compress.quantize", "compress.attaching"),
     ("compress.export",),
     ("compress.profiling",),
     ("compress.pipeline", "compress.search"),

@@ -144,7 +144,15 @@ def _obstacle(network: Network, model: nn.Module, node: fx.Node, path: str, uses
     return ""
 
 
-def _fold(layer: nn.Module, norm: nn.Module, axis: int) -> None:
+def folded_parameters(layer: nn.Module, norm: nn.Module, axis: int) -> tuple[Tensor, Tensor]:
+    """Weight and bias of ``layer`` with the batch norm behind it folded in, in the weight's own type.
+
+    Both have gradients with respect to the parameters of the two.
+
+    Args:
+        layer, norm: a convolution or linear layer, and a batch norm with running statistics.
+        axis: the weight's output axis.
+    """
     assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -162,5 +170,38 @@ def _fold(layer: nn.Module, norm: nn.Module, axis: int) -> None:
         shift = shift + norm.bias.double()
     along = [1] * weight.dim()
     along[axis] = -1
-    layer.weight = nn.Parameter((weight.double() * scale.view(along)).to(weight.dtype).detach())
-    layer.bias = nn.Parameter(shift.to(weight.dtype).detach())
+    return (weight.double() * scale.view(along)).to(weight.dtype), shift.to(weight.dtype)
+
+
+def _fold(layer: nn.Module, norm: nn.Module, axis: int) -> None:
+    weight, bias = folded_parameters(layer, norm, axis)
+    layer.weight = nn.Parameter(weight.detach())
+    layer.bias = nn.Parameter(bias.detach())
+
+
+def put_folded(layer: nn.Module, norm: nn.Module, axis: int, weight: Tensor, bias: Tensor) -> None:
+    """Change the parameters of both, in place, so that :func:`folded_parameters` gives ``weight`` and ``bias``.
+
+    The statistics stay, but for the mean of a batch norm without a bias of its own. Where its factor is 0 the weights
+    stay what they are, as nothing of them is seen.
+    """
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    old = layer.weight
+    assert isinstance(old, torch.Tensor)
+    along = [1] * old.dim()
+    along[axis] = -1
+    with torch.no_grad():
+        scale = (norm.running_var.double() + norm.eps).rsqrt()
+        if norm.weight is not None:
+            scale = scale * norm.weight.double()
+        seen = scale != 0
+        divisor = torch.where(seen, scale, 1.0)
+        new = weight.double() / divisor.view(along)
+        old.copy_(torch.where(seen.view(along), new, old.double()))
+        own = layer.bias.double() if isinstance(layer.bias, torch.Tensor) else torch.zeros_like(scale)
+        if norm.bias is not None:
+            norm.bias.copy_(bias.double() - (own - norm.running_mean.double()) * scale)
+        else:
+            norm.running_mean.copy_(torch.where(seen, own - bias.double() / divisor, norm.running_mean.double()))

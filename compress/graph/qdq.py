@@ -60,15 +60,16 @@ def nearest(steps: torch.Tensor, grid: Grid) -> torch.Tensor:
 
 def integers(weight: torch.Tensor, grid: Grid) -> torch.Tensor:
     """The integers (int8) that ``weight`` rounds to on ``grid``, saturated to it."""
-    return nearest(weight / _scales(grid, weight), grid).to(torch.int8)
+    return nearest(weight / scales(grid, weight), grid).to(torch.int8)
 
 
 def on_grid(weight: torch.Tensor, grid: Grid) -> torch.Tensor:
     """``weight`` rounded to ``grid``: float32 values that lie on it exactly."""
-    return integers(weight, grid).to(weight.dtype) * _scales(grid, weight)
+    return integers(weight, grid).to(weight.dtype) * scales(grid, weight)
 
 
-def _scales(grid: Grid, weight: torch.Tensor) -> torch.Tensor:
+def scales(grid: Grid, weight: torch.Tensor) -> torch.Tensor:
+    """The grid's scales in the type of ``weight`` and in a shape that goes with it."""
     scale = torch.tensor(grid.scale, dtype=weight.dtype, device=weight.device)
     if grid.axis is None:
         return scale

@@ -41,6 +41,17 @@ def test_pruning_while_training(tmp_path):
 
 
 @pytest.mark.slow
+def test_quantizing_while_training(tmp_path):
+    said = run(sys.executable, str(EXAMPLES / "quantizing_while_training.py"), cwd=tmp_path).splitlines()
+    epochs = [line.split() for line in said if line.startswith("epoch")]
+    assert all(words[3] == "4" for words in epochs)
+    assert float(said[-1].split()[-1]) == 4.0
+    # The exported network classifies as the one in training did after the last epoch.
+    assert said[-2].split()[-1] == epochs[-1][2].strip(",")
+    assert float(said[-2].split()[-1].strip("%")) > 90
+
+
+@pytest.mark.slow
 def test_quickstart(tmp_path):
     said = run(sys.executable, str(EXAMPLES / "quickstart.py"), str(tmp_path / "out"), cwd=tmp_path)
     assert "predicted" in said

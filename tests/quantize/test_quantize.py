@@ -15,9 +15,10 @@ from compress.graph.trace import trace
 from compress.quantize import quantize
 from compress.quantize.mixed import LayerError, allocate, layer_errors
 from compress.quantize.placement import place
+from compress.quantize.quantizers import with_quantizers
 from compress.quantize.ranges import activation_grid, weight_grid
 from compress.quantize.roster import METHODS
-from compress.quantize.training import QuantizationAware, _with_quantizers
+from compress.quantize.training import QuantizationAware
 from compress.quantize.uniform import Uniform
 from compress.serial import from_json, to_json
 from compress.types import Grid, LayerPlan, Plan, Precision, State
@@ -207,7 +208,7 @@ def test_brevitas_starts_where_calibration_ended():
         network = trace(state.model, (images(2),))
         # Weights on the grid stay there; activations may differ where a value lies within an ulp of a tie.
         torch.testing.assert_close(
-            _with_quantizers(network, state.quantization).eval()(images()),
+            with_quantizers(network, state.quantization).eval()(images()),
             insert(network, state.quantization)(images()),
             rtol=0.02,
             atol=0.02,
