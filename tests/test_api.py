@@ -125,6 +125,7 @@ def test_a_bundle_whose_manifest_leads_outside_is_not_copied(made, tmp_path):
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_candidates_and_the_same_bundle_bytes(made, tmp_path):
     front, out = made
     again = compress.run(build(Residual), pair(), target="cpu", out=tmp_path / "again", candidates=4, epochs=1)
@@ -143,6 +144,7 @@ def test_a_finished_folder_is_not_overwritten(made):
         compress.run(build(Residual), pair(), target="cpu", out=out)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_where_it_was(made, tmp_path):
     front, _ = made
 
@@ -206,6 +208,7 @@ def test_candidates_that_do_not_fit_are_dropped_with_the_reason(tmp_path):
     assert all(c.best.bytes <= 9_000 for c in front.candidates)
 
 
+@pytest.mark.slow
 def test_one_run_can_leave_steps_out(tmp_path):
     front = compress.run(build(Plain), pair(), target="cpu", prune="none", quantize="uniform", out=tmp_path / "a")
     assert [candidate.id for candidate in front.candidates] == ["macs100-w8"]
@@ -263,6 +266,7 @@ def test_the_ladder_keeps_within_both_budgets_and_above_what_both_can_reach():
             assert params is None or least[1] <= proposal.params <= params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tight", ["macs", "params"])
 def test_every_proposal_inside_both_budgets_can_be_built(tight, tmp_path):
     network = trace(build(Plain), (images(2),))

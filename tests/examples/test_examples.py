@@ -19,6 +19,7 @@ def run(*command: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_own_network(tmp_path):
     said = run(sys.executable, str(EXAMPLES / "own_network.py"), str(tmp_path / "out"), cwd=tmp_path)
     assert "the file:" in said

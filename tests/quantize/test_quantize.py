@@ -182,6 +182,7 @@ def test_activations_are_signed_where_the_target_wants_it(target, factory):
     assert all(grid.zero_point == 0 for grid in state.quantization.activations.values() if signed)
 
 
+@pytest.mark.slow
 def test_training_with_quantizers_comes_nearer_to_the_teacher_and_stays_on_the_grid():
     loaded = models.load("resnet")
     digits = data.load("digits", mean=loaded.mean, std=loaded.std)
