@@ -14,7 +14,7 @@ from cli_calls import command, environment
 def test_the_default_job_gives_six_plans_spread_over_a_factor_of_two(tmp_path: Path) -> None:
     default = command("--model", "resnet", "--target", "jetson")
     subprocess.run(default, cwd=tmp_path, env=environment(), check=True, timeout=1800)
-    run = tmp_path / "runs" / "resnet-jetson"
+    run = tmp_path / "runs" / "resnet-jetson-orin-nano"
     front = json.loads((run / "front.json").read_text())
     candidates = front["candidates"]
     assert len({candidate["plan_digest"] for candidate in candidates}) == len(candidates) >= 6
