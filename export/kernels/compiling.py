@@ -1,0 +1,67 @@
+"""PrimFuncs to machine code, without TVM's packed calling convention: an object file that needs nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from compress.export.kernels.code import Kernel
+from compress.export.kernels.isa import Isa
+
+
+def lower(kernels: Sequence[Kernel], target: Any) -> Any:
+    """The kernels as one lowered ``IRModule``: loops unrolled and vectorized as they ask, intrinsics resolved.
+
+    The passes are those of ``tvm.tirx.build`` less the ones that make packed functions.
+    """
+    import tvm
+    from tvm.tirx import transform
+
+    functions = {kernel.symbol: kernel.function for kernel in kernels}
+    module = tvm.IRModule(functions)
+    passes = tvm.ir.transform.Sequential(
+        [
+            transform.BindTarget(target.with_host(target)),
+            transform.StmtSimplify(),
+            transform.FlattenBuffer(),
+            transform.NarrowDataType(32),
+            transform.VectorizeLoop(True),
+            transform.UnrollLoop(),
+            transform.StmtSimplify(),
+            transform.LowerIntrin(),
+        ]
+    )
+    with target:
+        return passes(module)
+
+
+def object_file(kernels: Sequence[Kernel], isa: Isa) -> bytes:
+    """The kernels as one relocatable object file."""
+    import tvm
+
+    target = isa.tvm_target()
+    built = tvm.get_global_func("target.build.llvm")(lower(kernels, target), target)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.o"
+        built.write_to_file(str(path))
+        return path.read_bytes()
+
+
+def assembly(kernels: Sequence[Kernel], isa: Isa) -> str:
+    """The kernels' assembly, to be looked at."""
+    import tvm
+
+    target = isa.tvm_target()
+    built = tvm.get_global_func("target.build.llvm")(lower(kernels, target), target)
+    return str(built.inspect_source("asm"))
+
+
+def c_source(kernels: Sequence[Kernel]) -> str:
+    """The kernels as portable C99, for kernels that use no intrinsics."""
+    import tvm
+
+    target = tvm.target.Target("c")
+    built = tvm.get_global_func("target.build.c")(lower(kernels, target), target)
+    return str(built.inspect_source())
