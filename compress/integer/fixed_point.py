@@ -69,9 +69,7 @@ def small_multipliers(factors: Sequence[float]) -> tuple[tuple[int, ...], int]:
     return values, shift
 
 
-def rescale(
-    a: NDArray[np.int64], m: int | NDArray[np.int32], s: int | NDArray[np.int32]
-) -> NDArray[np.int64]:
+def rescale(a: NDArray[np.int64], m: int | NDArray[np.int32], s: int | NDArray[np.int32]) -> NDArray[np.int64]:
     """``(a * m + 2^(s-1)) >> s`` in int64; ``m`` and ``s`` broadcast against ``a``."""
     wide, shift = np.asarray(m, np.int64), np.asarray(s, np.int64)
     return np.asarray((a.astype(np.int64) * wide + (np.int64(1) << (shift - 1))) >> shift, np.int64)
