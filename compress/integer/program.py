@@ -72,9 +72,9 @@ class Op:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Convolution(Op):
-    """``acc[y, x, o] = bias[o] + sum weight[o, i, j, c] * (in[y*sh + i*dh - top, x*sw + j*dw - left, g(o)*C/G + c] - z)``.
+    """``acc[y, x, o] = bias[o] + sum weight[o, i, j, c] * (in[y sh + i dh - top, x sw + j dw - left, c + C g/G] - z)``.
 
-    A linear layer is one with a 1x1 kernel on an image of one row. Sums are int32 (modulo 2^32).
+    The sum is over i, j and the C/G channels of o's group g. A linear layer has a 1x1 kernel and an image of one row. Sums are int32 (modulo 2^32).
 
     Attributes:
         weight: int8 (O, KH, KW, C / groups), symmetric, within ``weight_bits``; one bit is -1 or 1.

@@ -82,7 +82,7 @@ def _convolution(op: p.Convolution, inputs: list[Array], tensors: Tensors) -> Ar
     accumulators = wrap(sums.astype(np.int64) + op.bias)
     if op.requantize is None:
         assert op.scale is not None
-        return accumulators.astype(np.float32) * op.scale
+        return np.asarray(accumulators.astype(np.float32) * op.scale)
     return requantized(accumulators, op.requantize, op.requantize.multiplier, op.requantize.shift)
 
 
@@ -131,7 +131,7 @@ def _view(op: p.View, inputs: list[Array], tensors: Tensors) -> Array:
 
 
 def _lookup(op: p.Lookup, inputs: list[Array], tensors: Tensors) -> Array:
-    return op.table[inputs[0].astype(np.int64) - p.LIMITS[tensors[op.inputs[0]].dtype][0]]
+    return np.asarray(op.table[inputs[0].astype(np.int64) - p.LIMITS[tensors[op.inputs[0]].dtype][0]])
 
 
 def _softmax(op: p.Softmax, inputs: list[Array], tensors: Tensors) -> Array:
@@ -181,7 +181,7 @@ def quantized(x: Array, scale: float, zero_point: int, low: int, high: int) -> A
 
 def _dequantize(op: p.Dequantize, inputs: list[Array], tensors: Tensors) -> Array:
     source = tensors[op.inputs[0]]
-    return (inputs[0].astype(np.int64) - source.zero_point).astype(np.float32) * np.float32(source.scale)
+    return np.asarray((inputs[0].astype(np.int64) - source.zero_point).astype(np.float32) * np.float32(source.scale))
 
 
 def _float_convolution(op: p.FloatConvolution, inputs: list[Array], tensors: Tensors) -> Array:
@@ -232,7 +232,7 @@ def _float_elementwise(op: p.FloatElementwise, inputs: list[Array], tensors: Ten
 
 
 def _float_reduce(op: p.FloatReduce, inputs: list[Array], tensors: Tensors) -> Array:
-    function = {"mean": np.mean, "sum": np.sum, "max": np.max}[op.kind]
+    function: Callable[..., Any] = {"mean": np.mean, "sum": np.sum, "max": np.max}[op.kind]
     return np.asarray(function(inputs[0], axis=op.axes, keepdims=True))
 
 
