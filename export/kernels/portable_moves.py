@@ -1,0 +1,161 @@
+"""Kernels that only move numbers: copies, concatenation, tables, halos, changes of layout."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from compress.export.kernels.building import at, dot, function, loops, pointer, store
+from compress.export.kernels.code import Placed
+from compress.export.kernels.emit import Emitted, flat
+from compress.export.kernels.isa import Isa
+from compress.integer.program import Concatenate, Copy, Lookup, Op, View
+
+
+def number(value: Any, dtype: str) -> Any:
+    """A constant of the type."""
+    from tvm import tirx
+
+    return tirx.const(float(value) if dtype.startswith("float") else int(value), dtype)
+
+
+def fill_halo(place: Placed, symbol: str) -> Emitted:
+    """Writes the zero point into an image's halo, the gaps between channels included.
+
+    Raises:
+        ValueError: the tensor has no layout.
+    """
+    from tvm.tirx.script import builder as T  # noqa: N812
+
+    if place.layout is None:
+        raise ValueError("a tensor without a layout has no halo")
+    top, left, bottom, right = place.layout.halo
+    pitch, channels, _ = place.strides
+    rows, columns, _ = place.tensor.shape
+    with function(symbol, [pointer("y", place)]) as body:
+        (y,) = body.buffers
+        value = number(place.tensor.zero_point, place.tensor.dtype)
+
+        def fill(start: Any, count: int) -> None:
+            with T.serial(count) as i:
+                store(y, value, start + i)
+
+        if top * pitch + left * channels:
+            fill(0, top * pitch + left * channels)
+        if (left + right) and rows > 1:
+            with T.serial(rows - 1) as row:
+                fill((row + top) * pitch + (left + columns) * channels, (left + right) * channels)
+        if right * channels + bottom * pitch:
+            fill((top + rows - 1) * pitch + (left + columns) * channels, right * channels + bottom * pitch)
+    return Emitted(body.done, fills_halo=True)
+
+
+def move(source: Placed, target: Placed, symbol: str) -> Emitted:
+    """Copies a tensor into another layout, or, flattened, into another shape.
+
+    Raises:
+        ValueError: the sizes or types differ.
+    """
+    if source.tensor.elements != target.tensor.elements or source.tensor.dtype != target.tensor.dtype:
+        raise ValueError(f"{source.tensor.shape} doesn't fill {target.tensor.shape}")
+    by_source = not flat(source) or source.tensor.shape == target.tensor.shape
+    shape = source.tensor.shape if by_source else target.tensor.shape
+    with function(symbol, [pointer("x", source), pointer("y", target)]) as body:
+        x, y = body.buffers
+        if flat(source) and flat(target):
+            with loops((source.tensor.elements,)) as (i,):
+                store(y, x[i + source.origin], i + target.origin)
+        else:
+            with loops(shape) as index:
+                there, here = (source, target) if by_source else (target, source)
+                steps = Placed(there.tensor).strides
+                own, other = at(there, *index), flat_offset(here, dot(steps, index), index, shape)
+                store(y, x[own if by_source else other], other if by_source else own)
+    return Emitted(body.done)
+
+
+def flat_offset(place: Placed, position: Any, index: list[Any], shape: tuple[int, ...]) -> Any:
+    """Where the element at a position of the flattened tensor lies; ``index`` is used where the shapes agree."""
+    if place.tensor.shape == shape:
+        return at(place, *index)
+    if flat(place):
+        return position + place.origin
+    found: list[Any] = []
+    for size in reversed(place.tensor.shape):
+        found.insert(0, position % size if size > 1 else 0)
+        position = position // size if size > 1 else position
+    return at(place, *found)
+
+
+def view(op: View, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
+    """A view whose memory can't be shared."""
+    return move(placed[op.inputs[0]], placed[op.output], symbol)
+
+
+def copy(op: Copy, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
+    """A copy by strides; tensors in a layout of their own are read by their dense position."""
+    from tvm.tirx.script import builder as T  # noqa: N812
+
+    source, target = placed[op.inputs[0]], placed[op.output]
+    with function(symbol, [pointer("x", source), pointer("y", target)]) as body:
+        x, y = body.buffers
+        if op.fill is not None:
+            value = number(op.fill, target.tensor.dtype)
+            with loops(target.tensor.shape) as index:
+                store(y, value, at(target, *index))
+        with loops(op.extents) as index:
+            there = flat_offset(source, dot(op.in_strides, index, op.in_offset), [], ())
+            here = flat_offset(target, dot(op.out_strides, index, op.out_offset), [], ())
+            store(y, x[T.cast(there, "int32")] if isinstance(there, int) else x[there], here)
+    return Emitted(body.done)
+
+
+def concatenate(op: Concatenate, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
+    """One input behind the other."""
+    sources, target = [placed[name] for name in op.inputs], placed[op.output]
+    parameters = [pointer(f"x{i}", source) for i, source in enumerate(sources)]
+    with function(symbol, [*parameters, pointer("y", target)]) as body:
+        *inputs, y = body.buffers
+        axis = op.axis % len(target.tensor.shape)
+        start = 0
+        for x, source in zip(inputs, sources, strict=True):
+            with loops(source.tensor.shape) as index:
+                moved = [i + start if k == axis else i for k, i in enumerate(index)]
+                store(y, x[at(source, *index)], at(target, *moved))
+            start += source.tensor.shape[axis]
+    return Emitted(body.done)
+
+
+def lookup(op: Lookup, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
+    """A table of 256 values."""
+    from tvm.tirx.script import builder as T  # noqa: N812
+
+    source, target = placed[op.inputs[0]], placed[op.output]
+    lowest = -128 if source.tensor.dtype == "int8" else 0
+    table = ("table", target.tensor.dtype, 256)
+    with function(symbol, [pointer("x", source), pointer("y", target), table]) as body:
+        x, y, values = body.buffers
+        with loops(source.tensor.shape) as index:
+            place = T.cast(x[at(source, *index)], "int32") - lowest
+            store(y, values[place], at(target, *index))
+    return Emitted(body.done, (np.ascontiguousarray(op.table, target.tensor.dtype),), in_place=(0,))
+
+
+def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
+    """The kernel, if the operator only moves numbers."""
+    match op:
+        case View():
+            return view(op, placed, isa, symbol)
+        case Copy():
+            return copy(op, placed, isa, symbol)
+        case Concatenate():
+            return concatenate(op, placed, isa, symbol)
+        case Lookup():
+            return lookup(op, placed, isa, symbol)
+        case _:
+            return None
+
+
+__all__ = ["emit", "fill_halo", "flat_offset", "move", "number"]
