@@ -49,7 +49,7 @@ def function(symbol: str, pointers: Sequence[tuple[str, str, int]], rows: int | 
         rows: see :attr:`Kernel.rows`.
     """
     from tvm.script.ir_builder import IRBuilder
-    from tvm.tirx.script import builder as T  # noqa: N812
+    from tvm.tirx.script import builder as T
 
     body = Body()
     with IRBuilder() as ib:
@@ -89,7 +89,7 @@ def loops(extents: Sequence[int]) -> Iterator[list[Any]]:
     """Nested loops from 0; the indices."""
     from contextlib import ExitStack
 
-    from tvm.tirx.script import builder as T  # noqa: N812
+    from tvm.tirx.script import builder as T
 
     with ExitStack() as stack:
         yield [stack.enter_context(T.serial(extent)) if extent != 1 else 0 for extent in extents]
@@ -97,21 +97,21 @@ def loops(extents: Sequence[int]) -> Iterator[list[Any]]:
 
 def store(buffer: Any, value: Any, offset: Any) -> None:
     """``buffer[offset] = value``."""
-    from tvm.tirx.script import builder as T  # noqa: N812
+    from tvm.tirx.script import builder as T
 
     T.buffer_store(buffer, value, [offset])
 
 
 def clamp(value: Any, low: Any, high: Any) -> Any:
     """``min(max(value, low), high)``; numbers are of ``value``'s type."""
-    from tvm.tirx.script import builder as T  # noqa: N812
+    from tvm.tirx.script import builder as T
 
     return T.min(T.max(value, low), high)
 
 
 def rescale(acc: Any, multiplier: Any, shift: Any) -> Any:
     """:func:`compress.integer.fixed_point.rescale` of an int32: int64."""
-    from tvm.tirx.script import builder as T  # noqa: N812
+    from tvm.tirx.script import builder as T
 
     wide = T.cast(acc, "int64") * T.cast(multiplier, "int64")
     if isinstance(shift, int):
@@ -125,7 +125,7 @@ def requantized(acc: Any, multiplier: Any, shift: Any, to: Requantize, dtype: st
 
     The clamp stands in front of the zero point and in 64 bits: factors of more than 1 may leave 32.
     """
-    from tvm.tirx.script import builder as T  # noqa: N812
+    from tvm.tirx.script import builder as T
 
     value = rescale(acc, multiplier, shift)
     bounded = T.cast(clamp(value, T.int64(to.low - to.zero_point), T.int64(to.high - to.zero_point)), "int32")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from compress.export.kernels import portable_moves
 from compress.export.kernels.code import Placed
-from compress.export.kernels.emit import Emitted
+from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.portable_moves import fill_halo, move
 from compress.integer.program import Op

@@ -9,7 +9,7 @@ import numpy as np
 
 from compress.export.kernels.building import at, dot, function, loops, pointer, store
 from compress.export.kernels.code import Placed
-from compress.export.kernels.emit import Emitted, flat
+from compress.export.kernels.emitted import Emitted, flat
 from compress.export.kernels.isa import Isa
 from compress.integer.program import Concatenate, Copy, Lookup, Op, View
 
@@ -27,7 +27,7 @@ def fill_halo(place: Placed, symbol: str) -> Emitted:
     Raises:
         ValueError: the tensor has no layout.
     """
-    from tvm.tirx.script import builder as T  # noqa: N812
+    from tvm.tirx.script import builder as T
 
     if place.layout is None:
         raise ValueError("a tensor without a layout has no halo")
@@ -96,7 +96,7 @@ def view(op: View, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitt
 
 def copy(op: Copy, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
     """A copy by strides; tensors in a layout of their own are read by their dense position."""
-    from tvm.tirx.script import builder as T  # noqa: N812
+    from tvm.tirx.script import builder as T
 
     source, target = placed[op.inputs[0]], placed[op.output]
     with function(symbol, [pointer("x", source), pointer("y", target)]) as body:
@@ -130,7 +130,7 @@ def concatenate(op: Concatenate, placed: Mapping[str, Placed], isa: Isa, symbol:
 
 def lookup(op: Lookup, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
     """A table of 256 values."""
-    from tvm.tirx.script import builder as T  # noqa: N812
+    from tvm.tirx.script import builder as T
 
     source, target = placed[op.inputs[0]], placed[op.output]
     lowest = -128 if source.tensor.dtype == "int8" else 0
