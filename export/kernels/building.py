@@ -7,7 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from compress.export.kernels.code import Kernel, Placed
+from compress.export.kernels.isa import Isa
 from compress.integer.program import Requantize
 
 
@@ -109,27 +113,161 @@ def clamp(value: Any, low: Any, high: Any) -> Any:
     return T.min(T.max(value, low), high)
 
 
-def rescale(acc: Any, multiplier: Any, shift: Any) -> Any:
-    """:func:`compress.integer.fixed_point.rescale` of an int32: int64."""
+def lanes(isa: Isa) -> int:
+    """32-bit numbers in a vector register; 1 where there are none, and for plain C."""
+    return {"vnni512": 16, "vnni256": 8, "avx2": 8, "sdot": 4, "neon": 4}.get(isa.dot, 1)
+
+
+def fused(isa: Isa) -> bool:
+    """Whether float32 has a fused multiply-add of one instruction; plain C has none."""
+    return isa.family in ("x86", "aarch64") and isa.dot != "none"
+
+
+def vector(dtype: str, width: int) -> str:
+    """TVM's name of a vector type; of the type itself for one lane."""
+    return dtype if width == 1 else f"{dtype}x{width}"
+
+
+def load(buffer: Any, offset: Any, width: int) -> Any:
+    """``width`` consecutive elements."""
     from tvm.tirx.script import builder as T
 
-    wide = T.cast(acc, "int64") * T.cast(multiplier, "int64")
-    if isinstance(shift, int):
-        return (wide + T.int64(1 << (shift - 1))) >> T.int64(shift)
-    s = T.cast(shift, "int64")
-    return (wide + (T.int64(1) << (s - T.int64(1)))) >> s
+    return buffer[offset] if width == 1 else buffer[T.ramp(offset, 1, width)]
 
 
-def requantized(acc: Any, multiplier: Any, shift: Any, to: Requantize, dtype: str) -> Any:
-    """An int32 accumulator on the output's grid, clamped, of the output's type.
+def put(buffer: Any, value: Any, offset: Any, width: int) -> None:
+    """Stores ``width`` consecutive elements."""
+    from tvm.tirx.script import builder as T
 
-    The clamp stands in front of the zero point and in 64 bits: factors of more than 1 may leave 32.
+    T.buffer_store(buffer, value, [offset if width == 1 else T.ramp(offset, 1, width)])
+
+
+def splat(value: Any, width: int) -> Any:
+    """The value in every lane."""
+    from tvm.tirx.script import builder as T
+
+    return value if width == 1 else T.broadcast(value, width)
+
+
+def constant(value: float, dtype: str, width: int = 1) -> Any:
+    """A number of the type, in every lane."""
+    from tvm import tirx
+
+    return splat(tirx.const(float(value) if dtype.startswith("float") else int(value), dtype), width)
+
+
+def registers(count: int, dtype: str) -> Any:
+    """A small array of the function's own, indexed by constants alone, so that it becomes registers."""
+    from tvm.tirx.script import builder as T
+
+    return T.alloc_buffer((count,), dtype, scope="local")
+
+
+HIGH = 33
+"""From this shift on, rescaling needs the high word of the product only (:func:`rescaled`)."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Rescaling:
+    """What :func:`rescaled` reads: ``(acc * multiplier + half) >> shift``, or of the high words.
+
+    Where every shift is :data:`HIGH` or more, the sum needs 32 bits only. With ``acc * M = 2^32 h + l`` the rounding
+    term ``2^(s-1)`` is a multiple of 2^32, so ``(acc * M + 2^(s-1)) >> s = (h + 2^(s-33)) >> (s-32)`` exactly, and
+    ``|h| <= 2^30`` leaves room for the sum. ``half`` and ``shift`` are then those of the right-hand side.
+
+    Attributes:
+        multiplier: int32.
+        half: int32 with ``high``, else int64.
+        shift: int32.
+        high: see above.
+    """
+
+    multiplier: NDArray[np.int32]
+    half: NDArray[Any]
+    shift: NDArray[np.int32]
+    high: bool
+
+    @classmethod
+    def of(cls, how: Requantize, channels: int | None = None, padded: int | None = None) -> Rescaling:
+        """The arrays, repeated to ``channels`` and padded with harmless numbers to ``padded``."""
+        count = how.multiplier.size if channels is None else channels
+        size = count if padded is None else padded
+        m, s = np.zeros(size, np.int32), np.full(size, int(how.shift.max()), np.int32)
+        m[:count], s[:count] = how.multiplier.ravel(), how.shift.ravel()
+        high = int(how.shift.min()) >= HIGH
+        if high:
+            return cls(m, (np.int32(1) << (s - HIGH)).astype(np.int32), (s - (HIGH - 1)).astype(np.int32), True)
+        return cls(m, np.int64(1) << (s.astype(np.int64) - 1), s, False)
+
+    @property
+    def tables(self) -> tuple[NDArray[Any], ...]:
+        """The arrays as constants of a kernel."""
+        return self.multiplier, self.half, self.shift
+
+    @property
+    def parameters(self) -> list[tuple[str, str, int]]:
+        """The kernel's parameters for them."""
+        names = ("multiplier", "half", "shift")
+        return [(name, str(table.dtype), table.size) for name, table in zip(names, self.tables, strict=True)]
+
+    def numbers(self, width: int = 1) -> tuple[Any, ...]:
+        """The first of each, as numbers in the code."""
+        return tuple(constant(int(table[0]), str(table.dtype), width) for table in self.tables)
+
+
+def rescaled(acc: Any, multiplier: Any, half: Any, shift: Any, high: bool, width: int = 1) -> Any:
+    """:func:`compress.integer.fixed_point.rescale` of int32s by :class:`Rescaling`: int32 with ``high``, else int64."""
+    from tvm.tirx.script import builder as T
+
+    wide = vector("int64", width)
+    product = T.cast(acc, wide) * T.cast(multiplier, wide)
+    if high:
+        return (T.cast(product >> constant(32, "int64", width), vector("int32", width)) + half) >> shift
+    return (product + half) >> T.cast(shift, wide)
+
+
+def requantized(acc: Any, factors: tuple[Any, ...], to: Requantize, high: bool, dtype: str, width: int = 1) -> Any:
+    """Accumulators on the output's grid, clamped, of the output's type.
+
+    The clamp stands in front of the zero point: factors of more than 1 may leave 32 bits.
+
+    Args:
+        acc: int32, of ``width`` lanes.
+        factors: multiplier, half and shift; see :class:`Rescaling`.
+        to: limits and zero point.
+        high: the factors are of high words.
+        dtype: of the output.
+        width: lanes.
     """
     from tvm.tirx.script import builder as T
 
-    value = rescale(acc, multiplier, shift)
-    bounded = T.cast(clamp(value, T.int64(to.low - to.zero_point), T.int64(to.high - to.zero_point)), "int32")
-    return T.cast(bounded + to.zero_point, dtype)
+    value = rescaled(acc, *factors, high, width)
+    low, top = (constant(limit - to.zero_point, "int32" if high else "int64", width) for limit in (to.low, to.high))
+    bounded = clamp(value, low, top)
+    if not high:
+        bounded = T.cast(bounded, vector("int32", width))
+    return T.cast(bounded + constant(to.zero_point, "int32", width), vector(dtype, width))
 
 
-__all__ = ["Body", "at", "clamp", "dot", "function", "loops", "pointer", "requantized", "rescale", "store"]
+__all__ = [
+    "HIGH",
+    "Body",
+    "Rescaling",
+    "at",
+    "clamp",
+    "constant",
+    "dot",
+    "function",
+    "fused",
+    "lanes",
+    "load",
+    "loops",
+    "pointer",
+    "put",
+    "registers",
+    "requantized",
+    "rescaled",
+    "splat",
+    "store",
+    "vector",
+]
