@@ -74,7 +74,8 @@ class Op:
 class Convolution(Op):
     """``acc[y, x, o] = bias[o] + sum weight[o, i, j, c] * (in[y sh + i dh - top, x sw + j dw - left, c + C g/G] - z)``.
 
-    The sum is over i, j and the C/G channels of o's group g. A linear layer has a 1x1 kernel and an image of one row. Sums are int32 (modulo 2^32).
+    The sum is over i, j and the C/G channels of o's group g, in int32 (modulo 2^32). A linear layer has a 1x1 kernel
+    and an image of one row or column.
 
     Attributes:
         weight: int8 (O, KH, KW, C / groups), symmetric, within ``weight_bits``; one bit is -1 or 1.
@@ -162,6 +163,13 @@ class Copy(Op):
     in_offset: int = 0
     out_offset: int = 0
     fill: int | float | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Constant(Op):
+    """Numbers of the network itself as a tensor; it has no inputs."""
+
+    value: NDArray[np.generic]
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -69,7 +69,8 @@ def _convolve(image: Array, op: Any, weight: Array) -> Array:
     if op.groups > 1 and weight.shape[3] == 1:
         each = outputs // op.groups
         kernel = weight.reshape(op.groups, each, rows * columns)
-        return np.einsum("ptg,get->pge", split[..., 0], kernel).reshape(height, width, outputs)
+        sums = np.einsum("ptg,get->pge", split[..., 0], kernel)
+        return np.asarray(sums.reshape(height, width, outputs))
     kernel = weight.reshape(op.groups, outputs // op.groups, -1)
     parts = [split[:, :, g].reshape(height * width, -1) @ kernel[g].T for g in range(op.groups)]
     return np.concatenate(parts, axis=1).reshape(height, width, outputs)
@@ -126,6 +127,10 @@ def _copy(op: p.Copy, inputs: list[Array], tensors: Tensors) -> Array:
     return out
 
 
+def _constant(op: p.Constant, inputs: list[Array], tensors: Tensors) -> Array:
+    return np.asarray(op.value)
+
+
 def _view(op: p.View, inputs: list[Array], tensors: Tensors) -> Array:
     return inputs[0]
 
@@ -138,7 +143,7 @@ def _softmax(op: p.Softmax, inputs: list[Array], tensors: Tensors) -> Array:
     x = inputs[0].astype(np.int64)
     e = op.table.astype(np.int64)[x.max(axis=-1, keepdims=True) - x]
     total = e.sum(axis=-1, keepdims=True)
-    return np.clip((2 * e * op.factor + total) // (2 * total) + op.zero_point, op.low, op.high)
+    return np.asarray(np.clip((2 * e * op.factor + total) // (2 * total) + op.zero_point, op.low, op.high))
 
 
 RESIZE_BITS = 10
@@ -176,7 +181,7 @@ def _quantize(op: p.Quantize, inputs: list[Array], tensors: Tensors) -> Array:
 def quantized(x: Array, scale: float, zero_point: int, low: int, high: int) -> Array:
     """float32 to integers as ONNX's QuantizeLinear rounds: halves to even, of the float32 quotient."""
     steps = np.rint(x.astype(np.float32) / np.float32(scale)).astype(np.float64)
-    return np.clip(np.nan_to_num(steps, nan=0.0) + zero_point, low, high).astype(np.int64)
+    return np.asarray(np.clip(np.nan_to_num(steps, nan=0.0) + zero_point, low, high).astype(np.int64))
 
 
 def _dequantize(op: p.Dequantize, inputs: list[Array], tensors: Tensors) -> Array:
@@ -232,8 +237,8 @@ def _float_elementwise(op: p.FloatElementwise, inputs: list[Array], tensors: Ten
 
 
 def _float_reduce(op: p.FloatReduce, inputs: list[Array], tensors: Tensors) -> Array:
-    function: Callable[..., Any] = {"mean": np.mean, "sum": np.sum, "max": np.max}[op.kind]
-    return np.asarray(function(inputs[0], axis=op.axes, keepdims=True))
+    functions: dict[str, Any] = {"mean": np.mean, "sum": np.sum, "max": np.max}
+    return np.asarray(functions[op.kind](inputs[0], axis=op.axes, keepdims=True))
 
 
 def _float_pool(op: p.FloatPool, inputs: list[Array], tensors: Tensors) -> Array:
@@ -260,6 +265,7 @@ OPERATORS: Mapping[type[p.Op], Callable[[Any, list[Array], Tensors], Array]] = {
     p.Pool: _pool,
     p.Concatenate: _concatenate,
     p.Copy: _copy,
+    p.Constant: _constant,
     p.View: _view,
     p.Lookup: _lookup,
     p.Softmax: _softmax,
