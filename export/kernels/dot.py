@@ -1,0 +1,355 @@
+"""Dot products of 8-bit integers: what an instruction set offers, as one strategy that every kernel is written in.
+
+An accumulator is a vector of ``lanes`` int32, one output channel each. One step multiplies ``group`` = 4 input
+channels of one pixel with the weights of ``lanes`` output channels: ``acc[l] += sum_g x[g] * w[l][g]``. Weights of
+fewer than 8 bits stay packed in memory and are unpacked in registers, as often as they are loaded:
+a vector of them is loaded as ``bits / 8`` of a vector's bytes, repeated, and each repetition shifted until its bits
+lead their bytes. They then stand for ``2^unit`` times the weight, which the accumulators' last shift takes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.export.kernels.isa import Isa
+from compress.export.kernels.vectors import (
+    Expr,
+    cast,
+    intrinsic,
+    let,
+    load,
+    numbers,
+    part,
+    shuffle,
+    splat,
+    typed,
+    view,
+)
+
+UNITS = {8: 0, 4: 4, 2: 6, 1: 6}
+"""By stored bits: the logarithm of what an unpacked weight is multiplied with."""
+
+
+def stored_bits(weight_bits: int) -> int:
+    """The width in which weights are stored: 3 bits take 4."""
+    return 4 if weight_bits == 3 else weight_bits
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """A strategy; subclasses emit the arithmetic.
+
+    Attributes:
+        lanes: int32 accumulators in a vector.
+        chunk: vectors of ``group`` channels that one load of activations gives.
+        registers: vector registers.
+        signed: activations are int8, else uint8.
+        streams_weights: weights are loaded for one use after another while the activations of a block stay in
+            registers; else the other way round.
+    """
+
+    lanes: int
+    chunk: int
+    registers: int
+    signed: bool
+    streams_weights: bool
+
+    group = 4
+
+    @property
+    def vector_bytes(self) -> int:
+        """Weights in a vector."""
+        return self.lanes * self.group
+
+    @property
+    def accumulator(self) -> str:
+        """Type of an accumulator."""
+        return typed("int32", self.lanes)
+
+    @property
+    def operands(self) -> int:
+        """Registers that a prepared activation or weight takes."""
+        return 1
+
+    @property
+    def steps(self) -> int:
+        """Multiply instructions of one step."""
+        return 1
+
+    def arrange(self, weight: NDArray[np.int8]) -> NDArray[np.int8]:
+        """(..., lanes, group) weights as a vector (..., lanes * group) in the order in which it lies."""
+        return weight.reshape(*weight.shape[:-2], self.vector_bytes)
+
+    def exact(self, weight: NDArray[np.int8]) -> bool:
+        """Whether sums with these weights are exact."""
+        return True
+
+    def activations(self, x: Any, offset: Expr) -> list[Expr]:
+        """``chunk`` operands, each of ``group`` consecutive elements of ``x`` for all lanes."""
+        raise NotImplementedError
+
+    def operand(self, interleaved: Expr) -> Expr:
+        """A vector of ``lanes * group`` bytes, each lane with elements of its own, as an activation."""
+        raise NotImplementedError
+
+    def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
+        """The operand of a vector of weights at a byte offset."""
+        raise NotImplementedError
+
+    def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
+        """The accumulator after one step."""
+        raise NotImplementedError
+
+
+def unpacked(w: Any, offset: Expr, vector_bytes: int, bits: int) -> Expr:
+    """A vector of int8 weights times ``2^UNITS[bits]``."""
+    if bits == 8:
+        return load(w, offset, vector_bytes)
+    words = vector_bytes // 4
+    repeats = 8 // bits
+    if words >= repeats:
+        few = words // repeats
+        packed = view(load(w, offset, few * 4), typed("int32", few))
+        if few == 1:
+            wide = splat(packed, words)
+        else:
+            wide = shuffle([packed] * repeats, range(words))
+    else:  # 1 bit in 16 bytes: two bytes, the upper half of a word shifted along
+        half = cast(view(load(w, offset, 2), "uint16"), "uint32")
+        wide = splat(view(half | (half << 16), "int32"), words)
+    shifted = wide << numbers(lane_shifts(words, bits), "int32")
+    kept = shifted & splat(mask(bits), words)
+    if bits == 1:
+        kept = kept | splat(0x40404040, words)
+    return view(kept, typed("int8", vector_bytes))
+
+
+def lane_shifts(words: int, bits: int) -> list[int]:
+    """By how much each word of the repeated vector is shifted to the left."""
+    repeats = 8 // bits
+    few = max(words // repeats, 1)
+    return [bits * (i // few) for i in range(words)]
+
+
+def mask(bits: int) -> int:
+    """The leading ``bits`` of every byte of an int32."""
+    byte = (0xFF << (8 - bits)) & 0xFF
+    return int(np.uint32(byte * 0x01010101).astype(np.int32))
+
+
+def pack(vectors: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
+    """Vectors of weights (..., vector_bytes) as bytes in memory; :func:`unpacked` is the other way.
+
+    Returns:
+        int8 (..., vector_bytes * bits / 8).
+    """
+    if bits == 8:
+        return np.ascontiguousarray(vectors)
+    repeats = 8 // bits
+    size = vectors.shape[-1] // repeats
+    fields = vectors.view(np.uint8) if bits > 1 else (vectors < 0).astype(np.uint8)
+    fields = fields & ((1 << bits) - 1)
+    parts = fields.reshape(*vectors.shape[:-1], repeats, size)
+    places = (8 - bits - bits * np.arange(repeats)).astype(np.uint8)
+    packed = np.bitwise_or.reduce(parts << places[:, None], axis=-2)
+    return np.ascontiguousarray(packed.astype(np.uint8)).view(np.int8)
+
+
+@dataclass(frozen=True, slots=True)
+class Vnni(Dot):
+    """``vpdpbusd``: unsigned activations, 4 products a lane."""
+
+    def activations(self, x: Any, offset: Expr) -> list[Expr]:
+        """The 4 bytes in every lane."""
+        word = view(load(x, offset, 4), "int32")
+        return [let(view(splat(word, self.lanes), typed("uint8", self.vector_bytes)))]
+
+    def operand(self, interleaved: Expr) -> Expr:
+        """As it is."""
+        return let(interleaved)
+
+    def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
+        """Signed bytes."""
+        return let(unpacked(w, offset, self.vector_bytes, bits))
+
+    def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
+        """One instruction."""
+        name = f"llvm.x86.avx512.vpdpbusd.{self.lanes * 32}"
+        return intrinsic(self.accumulator, name, acc, activation, weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Madd(Dot):
+    """``vpmaddwd`` on AVX2: of the 4 bytes of a lane the even and the odd ones as 16-bit pairs.
+
+    (``vpmaddubsw`` would take bytes, but saturates.) A vector of weights holds all even pairs, then all odd ones, so
+    that sign extension gives the operands.
+    """
+
+    @property
+    def operands(self) -> int:
+        """Even and odd."""
+        return 2
+
+    @property
+    def steps(self) -> int:
+        """Even and odd."""
+        return 2
+
+    def arrange(self, weight: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Weights 0 and 2 of all lanes, then 1 and 3."""
+        pairs = np.stack([weight[..., 0::2], weight[..., 1::2]], axis=-3)
+        return np.ascontiguousarray(pairs).reshape(*weight.shape[:-2], self.vector_bytes)
+
+    def activations(self, x: Any, offset: Expr) -> list[Expr]:
+        """The 4 bytes in every lane."""
+        word = view(load(x, offset, 4), "int32")
+        return [self.operand(view(splat(word, self.lanes), typed("uint8", self.vector_bytes)))]
+
+    def operand(self, interleaved: Expr) -> Expr:
+        """Even and odd bytes as 16-bit numbers."""
+        pairs = let(view(interleaved, typed("uint16", self.lanes * 2)))
+        kind = typed("int16", self.lanes * 2)
+        eight, low = splat(_uint16(8), self.lanes * 2), splat(_uint16(255), self.lanes * 2)
+        return let(view(pairs & low, kind)), let(view(pairs >> eight, kind))
+
+    def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
+        """Even and odd weights as 16-bit numbers."""
+        half = self.vector_bytes // 2
+        if bits == 8:
+            return tuple(let(cast(load(w, offset + i * half, half), "int16")) for i in (0, 1))
+        whole = let(unpacked(w, offset, self.vector_bytes, bits))
+        return tuple(let(cast(part(whole, i * half, half), "int16")) for i in (0, 1))
+
+    def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
+        """Two multiplications, two additions."""
+        name = "llvm.x86.avx2.pmadd.wd" if self.lanes == 8 else "llvm.x86.sse2.pmadd.wd"
+        products = [intrinsic(self.accumulator, name, x, w) for x, w in zip(activation, weight, strict=True)]
+        return acc + products[0] + products[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Sdot(Dot):
+    """Arm's ``sdot``: signed activations, 16 channels in a register, 4 of them chosen by lane."""
+
+    def activations(self, x: Any, offset: Expr) -> list[Expr]:
+        """16 channels, of which each operand is a word, repeated."""
+        words = let(view(load(x, offset, 16), "int32x4"))
+        return [view(shuffle([words], [i] * 4), "int8x16") for i in range(4)]
+
+    def operand(self, interleaved: Expr) -> Expr:
+        """As it is."""
+        return let(interleaved)
+
+    def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
+        """Signed bytes."""
+        return let(unpacked(w, offset, 16, bits))
+
+    def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
+        """One instruction."""
+        return intrinsic("int32x4", "llvm.aarch64.neon.sdot.v4i32.v16i8", acc, weight, activation)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairwise(Dot):
+    """Plain NEON: ``smull`` and ``smlal2`` add two products in 16 bits, ``sadalp`` adds neighbours into the accumulators.
+
+    16 products in three instructions, two of them multiplications. Exact while no weight is -128:
+    ``|x w| <= 128 * 127``, and twice that stays below 2^15. A vector of weights holds channels 0 and 1 of all
+    lanes, then 2 and 3.
+    """
+
+    @property
+    def operands(self) -> int:
+        """Both pairs of channels."""
+        return 2
+
+    @property
+    def steps(self) -> int:
+        """``smull``, ``smlal2``, ``sadalp``."""
+        return 3
+
+    def exact(self, weight: NDArray[np.int8]) -> bool:
+        """No weight is -128."""
+        return bool((weight > -128).all())
+
+    def arrange(self, weight: NDArray[np.int8]) -> NDArray[np.int8]:
+        """Weights 0 and 1 of all lanes, then 2 and 3."""
+        pairs = np.stack([weight[..., :2], weight[..., 2:]], axis=-3)
+        return np.ascontiguousarray(pairs).reshape(*weight.shape[:-2], self.vector_bytes)
+
+    def activations(self, x: Any, offset: Expr) -> list[Expr]:
+        """16 channels as 8 pairs, each repeated."""
+        pairs = let(view(load(x, offset, 16), "int16x8"))
+        return [
+            tuple(let(view(shuffle([pairs], [2 * i + j] * 4), "int8x8")) for j in (0, 1)) for i in range(self.chunk)
+        ]
+
+    def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
+        """Both pairs of channels."""
+        if bits == 8:
+            return tuple(let(load(w, offset + i * 8, 8)) for i in (0, 1))
+        whole = let(unpacked(w, offset, 16, bits))
+        return tuple(part(whole, i * 8, 8) for i in (0, 1))
+
+    def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
+        """Three instructions."""
+        products = [
+            intrinsic("int16x8", "llvm.aarch64.neon.smull.v8i16", w, x) for x, w in zip(activation, weight, strict=True)
+        ]
+        pairs = products[0] + products[1]
+        return acc + intrinsic("int32x4", "llvm.aarch64.neon.saddlp.v4i32.v8i16", pairs)
+
+
+@dataclass(frozen=True, slots=True)
+class ByLane(Dot):
+    """Plain NEON with any weights: ``smlal`` and ``smlal2`` by lane, 8 products in two instructions."""
+
+    group = 1
+
+    @property
+    def steps(self) -> int:
+        """``smlal`` and ``smlal2``."""
+        return 2
+
+    def activations(self, x: Any, offset: Expr) -> list[Expr]:
+        """8 channels in 16 bits, each repeated."""
+        wide = let(cast(load(x, offset, 8), "int16"))
+        return [shuffle([wide], [i] * 8) for i in range(8)]
+
+    def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
+        """8 output channels in 16 bits."""
+        return let(cast(unpacked(w, offset, 8, bits), "int16"))
+
+    def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
+        """Two instructions; halves of a product of 8 lanes."""
+        return acc + cast(activation, "int32") * cast(weight, "int32")
+
+
+def _uint16(value: int) -> Expr:
+    from tvm import tirx
+
+    return tirx.const(value, "uint16")
+
+
+def strategies(isa: Isa) -> tuple[Dot, ...]:
+    """The strategies of an instruction set, best first; the last one takes any weights."""
+    registers = 32 if "avx512" in isa.dot or isa.dot in ("vnni512", "sdot", "neon") else 16
+    if isa.dot == "vnni512":
+        return (Vnni(16, 1, registers, False, False),)
+    if isa.dot == "vnni256":
+        return (Vnni(8, 1, registers, False, False),)
+    if isa.dot == "avx2":
+        return (Madd(8, 1, registers, False, False),)
+    if isa.dot == "sdot":
+        return (Sdot(4, 4, registers, True, True),)
+    if isa.dot == "neon":
+        return (Pairwise(4, 4, registers, True, True), ByLane(8, 8, registers, True, True))
+    return ()
+
+
+__all__ = ["UNITS", "ByLane", "Dot", "Madd", "Pairwise", "Sdot", "Vnni", "pack", "stored_bits", "strategies"]

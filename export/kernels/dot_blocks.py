@@ -1,0 +1,107 @@
+"""The register block of a convolution: how many pixels, channel vectors and kernel columns one inner loop takes.
+
+Chosen by a small model of a core that, in a cycle, starts one multiplication of a full vector, ``LOADS`` loads
+and ``ISSUE`` instructions; only ratios matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from compress.export.kernels.dot import Dot
+
+LOADS = 1.0
+ISSUE = 4.0
+LATENCY = 4.0
+"""Cycles from one multiplication to the next into the same accumulator."""
+FINISH = 9.0
+"""Instructions of an accumulator's epilogue."""
+START = 14.0
+"""Cycles lost between two blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A register block.
+
+    Attributes:
+        pixels: of an output row.
+        vectors: of output channels.
+        taps: kernel columns within one step: their activations are loaded once.
+    """
+
+    pixels: int
+    vectors: int
+    taps: int
+
+
+def columns(pixels: int, taps: int, stride: int, dilation: int) -> list[int]:
+    """The input columns that a block reads, from its first one on."""
+    return sorted({p * stride + k * dilation for p in range(pixels) for k in range(taps)})
+
+
+def registers(dot: Dot, block: Block) -> int:
+    """Vector registers that the inner loop holds at once."""
+    wide = max(dot.lanes * 4 // 16, 1) if dot.signed else 1  # an accumulator of 8 lanes takes two on Arm
+    accumulators = block.pixels * block.vectors * wide
+    if dot.streams_weights:
+        return accumulators + block.pixels * (1 if dot.operands == 1 else 3) + 2
+    weights = block.vectors * block.taps * dot.operands
+    scratch = 0 if dot.steps == 1 else 1
+    return accumulators + weights + dot.operands + scratch
+
+
+def cycles(
+    dot: Dot, block: Block, width: int, vectors: int, kernel: int, stride: int, dilation: int, steps: int
+) -> float:
+    """Cycles of one output row.
+
+    Args:
+        width: of the row.
+        vectors: all channel vectors.
+        kernel: its columns.
+        steps: kernel rows times channel groups.
+    """
+
+    def one(pixels: int, count: int) -> float:
+        if not pixels or not count:
+            return 0.0
+        products = pixels * count * block.taps * dot.steps
+        read = len(columns(pixels, block.taps, stride, dilation))
+        prepared = 2.0 * read if dot.operands == 2 else 0.0
+        loads = read / dot.chunk + count * block.taps
+        issue = (
+            products * (2 if dot.steps == 2 else 1) + read / dot.chunk + prepared + count * block.taps + 2 / dot.chunk
+        ) / ISSUE
+        step = max(float(products), loads / LOADS, issue, block.taps * dot.steps * LATENCY)
+        return steps * (kernel / block.taps) * step + FINISH * pixels * count / 2 + START
+
+    full, rest = divmod(width, block.pixels)
+    groups, last = divmod(vectors, block.vectors)
+    return sum(
+        number * (full * one(block.pixels, count) + one(rest, count))
+        for number, count in ((groups, block.vectors), (1, last))
+    )
+
+
+@lru_cache(maxsize=4096)
+def choose(dot: Dot, width: int, vectors: int, kernel: int, stride: int, dilation: int, steps: int) -> Block:
+    """The block of fewest cycles that leaves enough registers; see :func:`cycles`."""
+    best: tuple[float, Block] | None = None
+    for taps in sorted({1, kernel}):
+        if dot.streams_weights and taps > 1:
+            continue
+        for count in range(1, min(vectors, 8) + 1):
+            for pixels in range(1, min(width, 28) + 1):
+                block = Block(pixels, count, taps)
+                if registers(dot, block) > dot.registers and pixels * count * taps > 1:
+                    continue
+                found = cycles(dot, block, width, vectors, kernel, stride, dilation, steps)
+                if best is None or found < best[0]:
+                    best = found, block
+    assert best is not None
+    return best[1]
+
+
+__all__ = ["Block", "choose", "columns", "cycles", "registers"]

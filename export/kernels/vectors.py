@@ -1,0 +1,127 @@
+"""Vectors in TensorIR: loads, stores, shuffles and the arithmetic that instruction selection recognizes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Expr = Any
+"""A ``tvm.tirx.PrimExpr``, or an int where one will do."""
+
+
+def let(value: Expr) -> Expr:
+    """``value`` under a name, so that it is computed once."""
+    from tvm.tirx.script import builder as T
+
+    return T.bind(value)
+
+
+def load(buffer: Any, offset: Expr, lanes: int) -> Expr:
+    """``buffer[offset : offset + lanes]``."""
+    from tvm.tirx.script import builder as T
+
+    return buffer[offset] if lanes == 1 else buffer[T.ramp(offset, 1, lanes)]
+
+
+def put(buffer: Any, offset: Expr, value: Expr, lanes: int) -> None:
+    """``buffer[offset : offset + lanes] = value``."""
+    from tvm.tirx.script import builder as T
+
+    T.buffer_store(buffer, value, [offset if lanes == 1 else T.ramp(offset, 1, lanes)])
+
+
+def variable(dtype: str, lanes: int) -> Any:
+    """A register that is written more than once: a buffer of one vector; read and write its element 0."""
+    from tvm.tirx.script import builder as T
+
+    return T.alloc_buffer((1,), typed(dtype, lanes), scope="local")
+
+
+def assign(register: Any, value: Expr) -> None:
+    """Writes a :func:`variable`."""
+    from tvm.tirx.script import builder as T
+
+    T.buffer_store(register, value, [0])
+
+
+def typed(dtype: str, lanes: int) -> str:
+    """``int32x16``; ``int32`` for one lane."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def view(value: Expr, dtype: str) -> Expr:
+    """The same bits as another type."""
+    from tvm.tirx.script import builder as T
+
+    return T.reinterpret(dtype, value)
+
+
+def cast(value: Expr, dtype: str) -> Expr:
+    """Lane by lane to another type; ``dtype`` is that of a lane."""
+    from tvm.tirx.script import builder as T
+
+    _, _, lanes = str(value.ty).partition("x")
+    return T.cast(value, typed(dtype, int(lanes or 1)))
+
+
+def shuffle(values: Sequence[Expr], indices: Sequence[int]) -> Expr:
+    """The vectors one behind another, and of their lanes those at ``indices``."""
+    from tvm import tirx
+
+    return tirx.Shuffle(list(values), list(indices))
+
+
+def part(value: Expr, first: int, lanes: int) -> Expr:
+    """Some lanes that follow each other."""
+    return shuffle([value], range(first, first + lanes))
+
+
+def numbers(values: Sequence[int], dtype: str) -> Expr:
+    """A constant vector."""
+    from tvm import tirx
+    from tvm.tirx.script import builder as T
+
+    if len(set(values)) == 1:
+        one = tirx.const(values[0], dtype)
+        return T.broadcast(one, len(values)) if len(values) > 1 else one
+    return tirx.Shuffle([tirx.const(value, dtype) for value in values], list(range(len(values))))
+
+
+def splat(value: Expr, lanes: int) -> Expr:
+    """One number in every lane."""
+    from tvm.tirx.script import builder as T
+
+    return T.broadcast(value, lanes)
+
+
+def intrinsic(dtype: str, name: str, *arguments: Expr) -> Expr:
+    """An LLVM intrinsic without side effects."""
+    from tvm.tirx.script import builder as T
+
+    return T.call_llvm_pure_intrin(dtype, name, *arguments)
+
+
+def bounded(value: Expr, low: Expr, high: Expr) -> Expr:
+    """``min(max(value, low), high)``, lane by lane."""
+    from tvm.tirx.script import builder as T
+
+    return T.min(T.max(value, low), high)
+
+
+__all__ = [
+    "Expr",
+    "assign",
+    "bounded",
+    "cast",
+    "intrinsic",
+    "let",
+    "load",
+    "numbers",
+    "part",
+    "put",
+    "shuffle",
+    "splat",
+    "typed",
+    "variable",
+    "view",
+]

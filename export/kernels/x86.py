@@ -1,0 +1,22 @@
+"""The back end of x86: AVX-512 VNNI, AVX-VNNI, and AVX2 without either."""
+
+from __future__ import annotations
+
+from compress.export.kernels import dot_convolution
+from compress.export.kernels.code import Code
+from compress.export.kernels.dot_layouts import layouts
+from compress.export.kernels.emit import Emitter
+from compress.export.kernels.emit import assemble as put_together
+from compress.export.kernels.fusion import fuse
+from compress.export.kernels.isa import Isa
+from compress.integer.program import Program
+
+EMITTERS: tuple[Emitter, ...] = (dot_convolution.emit,)
+
+
+def assemble(program: Program, isa: Isa, prefix: str = "kernel") -> Code:
+    """The program as kernels; its 8-bit tensors are uint8."""
+    return put_together(fuse(program), isa, EMITTERS, layouts, prefix)
+
+
+__all__ = ["EMITTERS", "assemble", "layouts"]
