@@ -25,7 +25,7 @@ from compress.export.kernels.code import Placed
 from compress.export.kernels.dot import UNITS, Dot, pack, stored_bits, strategies
 from compress.export.kernels.dot_blocks import Block, choose, columns
 from compress.export.kernels.dot_requantize import Epilogue, Residual, Sum
-from compress.export.kernels.emit import Emitted
+from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.fusion import ConvolutionAdd
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.vectors import Expr, assign, let, load, numbers, variable
@@ -241,22 +241,22 @@ class _Kernel:
             if self.each % self.dot.lanes and not last:
                 full, last = full - 1, self.block.vectors  # the block with lanes that aren't stored has its own code
             spans = [span for span in ((0, full, self.block.vectors), (full, full + 1, last)) if span[1] and span[2]]
-        with _span(0, self.op.groups) as group:
+        with span(0, self.op.groups) as group:
             if self.weights_first:
                 for start, end, count in spans:
-                    with _span(start, end) as index, _span(*height) as y:
+                    with span(start, end) as index, span(*height) as y:
                         self._row(body, group, index, count, y)
             else:
-                with _span(*height) as y:
+                with span(*height) as y:
                     for start, end, count in spans:
-                        with _span(start, end) as index:
+                        with span(start, end) as index:
                             self._row(body, group, index, count, y)
 
     def _row(self, body: Body, group: Expr, index: Expr, count: int, y: Expr) -> None:
         """One output row of one channel block."""
         full, rest = divmod(self.width, self.block.pixels)
         if full:
-            with _span(0, full) as x:
+            with span(0, full) as x:
                 self._block(body, group, index, count, y, x * self.block.pixels, self.block.pixels)
         if rest:
             self._block(body, group, index, count, y, full * self.block.pixels, rest)
@@ -278,11 +278,11 @@ class _Kernel:
         taps = self.block.taps
         base = first * (self.kernel_vectors * self.vector_size)
         chunks, rest = divmod(g.depth, dot.chunk)
-        with _span(0, self.op.weight.shape[1]) as row, _span(0, g.taps // taps) as tap:
+        with span(0, self.op.weight.shape[1]) as row, span(0, g.taps // taps) as tap:
             at = corner + row * g.kernel_row_step + tap * (g.tap_step * taps)
             steps = (row * (g.taps // taps) + tap) * g.depth
             if chunks:
-                with _span(0, chunks) as chunk:
+                with span(0, chunks) as chunk:
                     where = base + (steps + chunk * dot.chunk) * (taps * count * self.vector_size)
                     self._step(accumulators, source, at + chunk * (dot.chunk * dot.group), weights, where, dot.chunk)
             if rest:
@@ -347,7 +347,7 @@ def let_int(value: Expr) -> Expr:
 
 
 @contextmanager
-def _span(first: Expr, last: Expr) -> Iterator[Expr]:
+def span(first: Expr, last: Expr) -> Iterator[Expr]:
     """A loop, or its only index."""
     from tvm.tirx.script import builder as T
 
@@ -358,4 +358,4 @@ def _span(first: Expr, last: Expr) -> Iterator[Expr]:
         yield index
 
 
-__all__ = ["Geometry", "covered", "emit", "folded_bias", "geometry", "halo", "image"]
+__all__ = ["Geometry", "covered", "emit", "folded_bias", "geometry", "halo", "image", "span"]

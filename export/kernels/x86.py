@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from compress.export.kernels import dot_convolution
+from compress.export.kernels import dot_convolution, dot_depthwise, dot_pool
 from compress.export.kernels.code import Code
 from compress.export.kernels.dot_layouts import layouts
 from compress.export.kernels.emit import Emitter
@@ -11,7 +11,7 @@ from compress.export.kernels.fusion import fuse
 from compress.export.kernels.isa import Isa
 from compress.integer.program import Program
 
-EMITTERS: tuple[Emitter, ...] = (dot_convolution.emit,)
+EMITTERS: tuple[Emitter, ...] = (dot_depthwise.emit, dot_convolution.emit, dot_pool.emit)
 
 
 def assemble(program: Program, isa: Isa, prefix: str = "kernel") -> Code:
