@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from compress.export.lowering.builder import Value
 from compress.export.lowering.errors import CannotLower
 from compress.export.lowering.functions import Reals
 from compress.export.lowering.graph import Node
+from compress.export.lowering.moves import reshaped
 from compress.export.lowering.products import requantize
 from compress.integer import program as p
 from compress.integer.fixed_point import small_multipliers
@@ -159,11 +162,7 @@ def _normalized(walk: Walk, node: Node, axes_of: Any) -> None:
     over = axes_of(value)
     axes = tuple(index for index, axis in enumerate(real.axes) if axis in over)
     reals = Reals(walk, node, shape)
-    centred = reals.apply("sub", real.tensor, reals.reduce("mean", real.tensor, axes))
-    variance = reals.reduce("mean", reals.apply("mul", centred, centred), axes)
-    small = Reals(walk, node, walk.builder.tensors[variance].shape)
-    spread = small.apply("sqrt", small.apply("add", variance, constant=node.attributes.get("epsilon", 1e-5)))
-    result = reals.apply("div", centred, spread)
+    result = _centred(walk, node, real.tensor, axes)
     for kind, name in (("mul", node.input(1)), ("add", node.input(2))):
         if name:
             constant = walk.graph.constant(name)
@@ -171,6 +170,16 @@ def _normalized(walk: Walk, node: Node, axes_of: Any) -> None:
                 raise CannotLower("its parameters are computed", node.name, node.op)
             result = reals.apply(kind, result, constant=_along(value, real, constant, node.op))
     walk.finish_real(node, to, result, value.shape, real.axes)
+
+
+def _centred(walk: Walk, node: Node, tensor: str, axes: tuple[int, ...]) -> str:
+    """(x - mean) / sqrt(variance + epsilon) over ``axes`` of a float32 tensor."""
+    reals = Reals(walk, node, walk.builder.tensors[tensor].shape)
+    centred = reals.apply("sub", tensor, reals.reduce("mean", tensor, axes))
+    variance = reals.reduce("mean", reals.apply("mul", centred, centred), axes)
+    small = Reals(walk, node, walk.builder.tensors[variance].shape)
+    spread = small.apply("sqrt", small.apply("add", variance, constant=node.attributes.get("epsilon", 1e-5)))
+    return reals.apply("div", centred, spread)
 
 
 def _along(value: Value, real: Value, constant: NDArray[Any], op: str) -> NDArray[Any]:
@@ -191,6 +200,29 @@ def _layer_norm(walk: Walk, node: Node) -> None:
 
 def _instance_norm(walk: Walk, node: Node) -> None:
     _normalized(walk, node, lambda value: range(2, len(value.shape)))
+
+
+def _group_norm(walk: Walk, node: Node) -> None:
+    """As a normalization of (1, groups, C / groups, H, W) over its last three axes."""
+    value = walk.value(node.inputs[0], node)
+    groups = int(node.attributes["num_groups"])
+    scale, shift = (walk.graph.constant(name) for name in node.inputs[1:3])
+    channels = value.shape[1]
+    if scale is None or shift is None:
+        raise CannotLower("its parameters are computed", node.name, node.op)
+    to = walk.destination(node)
+    if walk.builder.tensors[value.tensor].dtype != "float32":
+        walk.builder.island(node.name, node.op, "normalization by the input's own mean is done in float")
+    real = walk.builder.real(node.name, value)
+    split = reshaped(walk, node, real, (1, groups, prod(value.shape[1:]) // groups))
+    laid = walk.builder.arranged(node.name, split, (1, 2))
+    centred = _centred(walk, node, laid.tensor, (1,))
+    back = reshaped(walk, node, replace(laid, tensor=centred), value.shape)
+    reals = Reals(walk, node, walk.builder.tensors[back.tensor].shape)
+    each = [np.repeat(c, channels // c.size) for c in (scale, shift)]  # one a group before opset 21
+    result = reals.apply("mul", back.tensor, constant=_along(value, back, each[0], node.op))
+    result = reals.apply("add", result, constant=_along(value, back, each[1], node.op))
+    walk.finish_real(node, to, result, value.shape, back.axes)
 
 
 def _batch_norm(walk: Walk, node: Node) -> None:
@@ -237,6 +269,7 @@ RULES = {
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
     "LayerNormalization": _layer_norm,
+    "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
     "BatchNormalization": _batch_norm,
     "PRelu": _slopes,

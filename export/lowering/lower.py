@@ -167,8 +167,7 @@ def lower(source: Path | bytes) -> p.Program:
         rule = RULES.get(node.op)
         if rule is None:
             raise CannotLower(
-                f"the compiled library has no operator for it: replace it in the network, or ship the file to "
-                f"ONNX Runtime; there are {', '.join(sorted(RULES))}",
+                "the compiled library has no such operator; replace it in the network, or run the file in ONNX Runtime",
                 node.name,
                 node.op,
             )

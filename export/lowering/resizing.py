@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from compress.export.lowering.builder import Value, strides_of
 from compress.export.lowering.errors import CannotLower
@@ -22,7 +23,7 @@ def _text(node: Node, key: str, default: str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def positions(size: int, result: int, scale: float, way: str) -> np.ndarray:
+def positions(size: int, result: int, scale: float, way: str) -> NDArray[np.float64]:
     """Where each result index lies in the input: ONNX's coordinate transformations. float64 (result,)."""
     x = np.arange(result, dtype=np.float64)
     if way == "asymmetric":
@@ -87,12 +88,45 @@ def _nearest(walk: Walk, node: Node, value: Value, size: list[int], result: list
     walk.set(node.outputs[0], Value(made.name, (1, channels, *result), (2, 3, 1), value.function))
 
 
+def _matrices(walk: Walk, node: Node, value: Value, tables: list[p.Ints]) -> str:
+    """Bilinear in float32: a product with a matrix of weights along the rows, then one along the columns.
+
+    The tensor (OW, OH, C) that it gives lies columns first.
+    """
+    builder = walk.builder
+    if builder.tensors[value.tensor].dtype != "float32":
+        builder.island(node.name, node.op, "its result isn't 8-bit")
+    real = builder.real(node.name, value)
+    for table, order in zip(tables, ((2, 3, 1), (3, 2, 1)), strict=True):
+        real = builder.arranged(node.name, real, order)
+        size, others, channels = builder.tensors[real.tensor].shape
+        weights = np.zeros((len(table), size), np.float32)
+        rows = np.arange(len(table))
+        share = table[:, 2].astype(np.float32) / np.float32(1 << RESIZE_BITS)
+        np.add.at(weights, (rows, table[:, 0]), 1 - share)
+        np.add.at(weights, (rows, table[:, 1]), share)
+        matrix = builder.tensor(f"{node.outputs[0]}_weights", weights.shape, "float32")
+        builder.add(p.Constant, f"{node.name}_weights", [], matrix.name, weights)
+        flat = builder.view(node.name, real, (size, others * channels))
+        made = builder.tensor(f"{node.outputs[0]}_product", (len(table), others * channels), "float32")
+        builder.add(p.FloatMatMul, f"{node.name}_product", [matrix.name, flat], made.name)
+        shape = list(real.shape)
+        shape[order[0]] = len(table)
+        held = Value(made.name, (len(table), others * channels), (0, 1))
+        real = Value(builder.view(node.name, held, (len(table), others, channels)), tuple(shape), order)
+    return real.tensor
+
+
 def _bilinear(walk: Walk, node: Node, value: Value, tables: list[p.Ints]) -> None:
     to = walk.destination(node)
     whole = walk.builder.integer(node.name, value)
-    if to.grid is None or whole is None:
-        raise CannotLower("bilinear resizing is supported between 8-bit tensors only", node.name, node.op)
     channels = value.shape[1]
+    if to.grid is None or whole is None:
+        axes = (3, 2, 1)
+        walk.finish_real(
+            node, to, _matrices(walk, node, value, tables), (1, channels, len(tables[0]), len(tables[1])), axes
+        )
+        return
     result = (len(tables[0]), len(tables[1]))
     step = walk.builder.tensors[whole.tensor].scale / (1 << 2 * RESIZE_BITS)
     m, s = multipliers([step / to.grid.scale])
