@@ -9,6 +9,7 @@
     │   ├── BadWeights            a checkpoint that doesn't fit, or isn't safe to read
     │   ├── Untraceable           a network that can't be captured: operator and module path named
     │   ├── MissingExtra          an optional package that isn't installed
+    │   ├── MissingCompiler       no C compiler for a device
     │   ├── RunFolderError        an output folder that is taken, unwritable or full
     │   ├── NoPrunableAxis        nothing in the network can be removed
     │   └── LimitsUnreachable     no choice of bits meets the limits: the least possible is named
@@ -121,6 +122,24 @@ class MissingExtra(BadInput):
     def __init__(self, package: str, extra: str, what: str) -> None:
         self.package, self.extra, self.what = package, extra, what
         super().__init__(f"{what} needs {package}: pip install {package} (or this project's extra '{extra}')")
+
+
+class MissingCompiler(BadInput):
+    """No C compiler for a device is installed.
+
+    Args:
+        triple: of the device.
+        apt: Debian's packages, separated by spaces.
+        pip: the Python package that brings one.
+        extra: the extra of this project that brings it too.
+    """
+
+    def __init__(self, triple: str, apt: str, pip: str, extra: str) -> None:
+        self.triple, self.apt, self.pip, self.extra = triple, apt, pip, extra
+        super().__init__(
+            f"no C compiler for {triple} is installed: apt install {apt}, or pip install {pip} "
+            f"(this project's extra '{extra}')"
+        )
 
 
 class RunFolderError(BadInput):

@@ -1,0 +1,41 @@
+"""How a library looks to build systems: CMake, and for microcontrollers Arduino and Zephyr, all over one ``src/``."""
+
+from __future__ import annotations
+
+from compress.export.library import elf, rendering, toolchain
+from compress.export.library.c_driver import Driver
+
+
+def files(driver: Driver, kernels: bytes, golden: bool) -> dict[str, bytes]:
+    """The files by their paths in the library's folder.
+
+    Args:
+        driver: what the C comes from.
+        kernels: the object file of the kernels.
+        golden: whether there are golden inputs, so that the programs which run them make sense.
+    """
+    name = driver.interface.name
+    bare = not toolchain.hosted(driver.isa)
+    words = {**driver.words, "golden": golden, "bare": bare, "flags": _flags(driver)}
+    made = {"CMakeLists.txt": "CMakeLists.txt", "README.md": "README.md"}
+    if bare:
+        made |= {"library.properties": "library.properties"}
+        made |= {f"zephyr/{file}": f"zephyr_{file}" for file in ("module.yml", "CMakeLists.txt", "Kconfig")}
+        if golden:
+            made["examples/golden/golden.ino"] = "golden.ino"
+            made |= {f"zephyr/golden/{file}": f"zephyr_golden_{file}" for file in ("CMakeLists.txt", "prj.conf")}
+    found = {path: rendering.render(template, **words) for path, template in made.items()}
+    if bare:
+        archive = elf.archive([("kernels.o", kernels)])
+        found[f"src/{driver.isa.cpu}/lib{name}_kernels.a"] = archive
+    return found
+
+
+def _flags(driver: Driver) -> str:
+    """Compiler flags that a program for the device needs, as the README gives them."""
+    if driver.isa.family in ("cortex-m", "riscv"):
+        return " ".join(toolchain.gcc_flags(driver.isa))
+    return ""
+
+
+__all__ = ["files"]

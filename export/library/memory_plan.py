@@ -1,0 +1,51 @@
+"""The static memory plan: where in the arena each buffer of a compiled network lies.
+
+A buffer is needed from the call that writes it first to the call that reads it last; buffers that are never needed
+during the same call share memory. Nothing is allocated when the network runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from compress.export.kernels.code import Code
+from compress.export.library import liveness, packing
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Where the buffers lie.
+
+    Attributes:
+        offsets: buffer -> bytes from the start of the arena; buffers inside the caller's memory aren't there.
+        arena_bytes: its size.
+        lower_bound_bytes: the most that is held during one call; no plan needs less.
+        alignment: in bytes, of the arena's start.
+    """
+
+    offsets: Mapping[str, int]
+    arena_bytes: int
+    lower_bound_bytes: int
+    alignment: int
+
+
+def plan(code: Code) -> MemoryPlan:
+    """The smallest arena found for the code's buffers; the same code always gets the same plan.
+
+    Raises:
+        ValueError: the code contradicts itself: see :func:`compress.export.library.liveness.blocks`.
+    """
+    pieces = liveness.blocks(code)
+    bound = liveness.lower_bound(pieces)
+    packer = packing.Packer(pieces)
+    found = packing.best(packer, bound)
+    starts = {piece.name: offset for piece, offset in zip(pieces, found, strict=True)}
+    offsets = {
+        name: starts[root.name] + root.offset for name, root in liveness.roots(code).items() if root.name in starts
+    }
+    alignment = max((piece.alignment for piece in pieces), default=1)
+    return MemoryPlan(offsets, packer.peak(found), bound, alignment)
+
+
+__all__ = ["MemoryPlan", "plan"]
