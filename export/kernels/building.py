@@ -160,7 +160,7 @@ def registers(count: int, dtype: str) -> Any:
     """A small array of the function's own, indexed by constants alone, so that it becomes registers."""
     from tvm.tirx.script import builder as T
 
-    return T.alloc_buffer((count,), dtype, scope="local")
+    return T.alloc_buffer((count,), dtype, scope="global")
 
 
 HIGH = 33

@@ -59,9 +59,14 @@ def assembly(kernels: Sequence[Kernel], isa: Isa) -> str:
 
 
 def c_source(kernels: Sequence[Kernel]) -> str:
-    """The kernels as portable C99, for kernels that use no intrinsics."""
+    """The kernels as one file of portable C99, for kernels that use neither intrinsics nor vectors.
+
+    Those of an :class:`Isa` whose ``dot`` is ``none`` and that has no floating-point unit are such.
+    """
     import tvm
 
+    from compress.export.kernels.c_code import finished, prepared
+
     target = tvm.target.Target("c")
-    built = tvm.get_global_func("target.build.c")(lower(kernels, target), target)
-    return str(built.inspect_source())
+    module = prepared(lower(kernels, target))
+    return finished(str(tvm.get_global_func("target.build.c")(module, target).inspect_source()))

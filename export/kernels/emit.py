@@ -161,7 +161,7 @@ class _Assembly:
                 buffers[inside.get(name, name)] = Buffer(inside.get(name, name), size, align)
         ends = {name: self.placed[name].tensor for name in outer}
         aliases = {name: (inside.get(root, root), offset) for name, (root, offset) in self.aliases.items()}
-        everything = tuple([*before, *calls, *after])
+        everything = (*before, *calls, *after)
         own = set(outer)
         everything = tuple(
             replace(call, in_place=tuple((a, b) for a, b in call.in_place if a not in own and b not in own))

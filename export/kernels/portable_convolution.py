@@ -161,10 +161,7 @@ def _plan(op: Convolution | FloatConvolution, x: Placed, y: Placed, isa: Isa) ->
     room, most, vectors = ACCUMULATORS[width]
     if isa.family == "cortex-m":
         room, most, vectors = 4, 2, 2
-    if depthwise and bits < 8:
-        vectors = {4: 2, 3: 8, 2: 4, 1: 8}[bits]
-    else:
-        vectors = min(vectors, -(-outputs // width))
+    vectors = {4: 2, 3: 8, 2: 4, 1: 8}[bits] if depthwise and bits < 8 else min(vectors, -(-outputs // width))
     low, high = columns.inner
     count = max(high - low, 1)
     most = max(1, min(most, room // vectors, count))
@@ -417,7 +414,7 @@ def _columns(plan: _Plan, writer: _Writer, group: Any, block: Any, row: Any) -> 
     others = plan.columns.out - count
     if others:
         with T.serial(others) as k:
-            column = T.if_then_else(k < low, k, k + count) if low and count else k + count
+            column = k + T.cast(k >= low, "int32") * count if low and count else k + count
             writer.block(group, block, row, column, 1, False)
 
 

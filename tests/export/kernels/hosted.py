@@ -6,6 +6,7 @@ import ctypes
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +82,7 @@ def call_all(library: ctypes.CDLL, code: Code, inputs: Mapping[str, np.ndarray])
             function(*pointers)
         else:
             parts = sorted({0, 1, rows // 2, rows})
-            for first, last in zip(parts, parts[1:], strict=False):
+            for first, last in pairwise(parts):
                 function(*pointers, ctypes.c_int32(first), ctypes.c_int32(last))
     assert all((a == b).all() for a, b in zip(before, constants, strict=True)), "a kernel wrote into a constant"
     memory.check_guards()
