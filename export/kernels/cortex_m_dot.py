@@ -1,16 +1,11 @@
-"""The inner loop of Cortex-M's convolutions: two pixels by two output channels, two products an instruction.
-
-Activations and weights stand as pairs of int16 in memory. Four steps of the sum over inputs (k) take one ``ldm`` for
-the weights of both channels, an ``ldrd`` for each pixel and eight ``smlad``: 11 instructions for 16 products. The loop
-needs four accumulators, four weights, two activations, three pointers and a counter, which is every register of
-the core; LLVM's allocator spills there, so the loop is inline assembly and the rest is compiled around it.
-"""
+"""The innermost loop of Cortex-M's convolutions as LLVM inlines it, for requantizations that
+:mod:`cortex_m_tiles` doesn't do: two pixels by two output channels, two products an instruction."""
 
 from __future__ import annotations
 
 from typing import Any
 
-UNROLLS = (12, 4, 1)
+UNROLLS = (4, 1)
 """By how many steps of four inputs the loop may be unrolled, best first."""
 
 

@@ -124,7 +124,7 @@ def link(folder: Path, sources: Sequence[str], board: Board, *, stack_bytes: int
     ]  # fmt: skip
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise CheckFailed(f"the program for {board.name} doesn't link: {done.stderr.strip()[-2000:]}")
+        raise CheckFailed(f"the program for {board.name} doesn't link", [done.stderr.strip()[-2000:]])
     return folder / "program.elf"
 
 
@@ -148,10 +148,10 @@ def emulate(program: Path, board: Board, timeout_s: float = TIMEOUT_S) -> str:
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
-        raise CheckFailed(f"the program for {board.name} didn't end within {timeout_s:g} s") from None
+        raise CheckFailed(f"the program for {board.name}", [f"it didn't end within {timeout_s:g} s"]) from None
     said = done.stdout + done.stderr
     if done.returncode != 0:
-        raise CheckFailed(f"the program for {board.name} ended with status {done.returncode}: {said.strip()[-2000:]}")
+        raise CheckFailed(f"the program for {board.name}", [f"it ended with status {done.returncode}: {said.strip()[-2000:]}"])
     return said
 
 

@@ -59,7 +59,7 @@ def run_all(codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.nd
         cases.append(f'    run(case{number}, memory{number}, {memory.raw.size}, "out{number}.bin");')
     source = _MAIN % (room, "\n".join(dict.fromkeys(functions)), "\n".join(cases))
     incbin = ".section .rodata\n" + "".join(
-        f".balign 64\n.global {name[:-4]}\n{name[:-4]}: .incbin \"{name}\"\n.byte 0\n" for name in blobs
+        f'.balign 64\n.global {name[:-4]}\n{name[:-4]}: .incbin "{name}"\n.byte 0\n' for name in blobs
     )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)

@@ -1,0 +1,210 @@
+"""Writes the kernel of Cortex-M's convolutions as TensorIR."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from compress.export.kernels import cortex_m_dot, cortex_m_tiles
+from compress.export.kernels.building import clamp
+from compress.export.kernels.code import Kernel
+from compress.export.kernels.cortex_m_tables import ADDITION, GEOMETRY, Kind
+from compress.export.kernels.cortex_m_weights import unpacked, widened
+from compress.export.kernels.isa import Isa
+from compress.export.kernels.vectors import Expr, let, load, view
+
+HUGE = 1 << 28
+"""Elements of buffers whose size the kernel reads from its table."""
+
+
+def kernel(kind: Kind, isa: Isa, symbol: str) -> Kernel:
+    """``void symbol(x, [other,] y, weights, table, scratch)``."""
+    from tvm.script.ir_builder import IRBuilder
+    from tvm.tirx.script import builder as T
+
+    with IRBuilder() as ib:
+        with T.prim_func(s_tir=True):
+            T.func_name(symbol)
+            # The addition's other operand may lie where the output does.
+            T.func_attr({"global_symbol": symbol, "tirx.noalias": not kind.add})
+            names = [("x", "int8"), *([("other", "int8")] if kind.add else [])]
+            names += [("y", "float32" if kind.floats else "int8"), ("w", "int32"), ("table", "int32"), ("scratch", "int32")]
+            data = {name: T.arg(name, T.ptr(dtype)) for name, dtype in names}
+            buffers = {name: T.decl_buffer((HUGE,), dtype, data=data[name]) for name, dtype in names}
+            if kind.tiles is not None:
+                loops = cortex_m_tiles.imported(isa.triple, kind.tiles)
+            else:
+                loops = cortex_m_dot.imported(isa.triple, kind.unroll)
+            with loops:
+                _Writer(kind, buffers).write()
+        return Kernel(symbol, ib.get())
+
+
+class _Writer:
+    """Writes the statements of a kernel."""
+
+    def __init__(self, kind: Kind, buffers: Mapping[str, Any]) -> None:
+        self.kind, self.buffers = kind, buffers
+        self.scratch, self.table = buffers["scratch"], buffers["table"]
+
+    def geometry(self, name: str) -> Expr:
+        """A word of the table."""
+        return self.table[(GEOMETRY + ADDITION).index(name)]
+
+    def write(self) -> None:
+        """All of the kernel."""
+        from tvm.tirx.script import builder as T
+
+        g = self.geometry
+        with T.serial((g("out_rows") + g("block") - 1) // g("block")) as block:
+            first = let(block * g("block"))
+            rows = let(T.min(g("block"), g("out_rows") - first))
+            self._widen_rows(first, rows)
+            with T.serial(g("pairs")) as pair:
+                self._unpack(pair)
+                if self.kind.tiles is None:
+                    self._pixels(first, rows, pair)
+                else:
+                    self._tiles(first, rows, pair)
+
+    def _fill(self, at: Expr, count: Expr) -> None:
+        from tvm.tirx.script import builder as T
+
+        with T.serial(count) as i:
+            T.buffer_store(self.scratch, self.geometry("zero"), [at + i])
+
+    def _widen_rows(self, first: Expr, rows: Expr) -> None:
+        from tvm.tirx.script import builder as T
+
+        g = self.geometry
+        with T.serial((rows - 1) * g("stride") + g("span")) as r:
+            y = let(first * g("stride") - g("top") + r)
+            at = let(g("images") + r * g("row"))
+            with T.If(T.And(y >= 0, y < g("in_rows"))):
+                with T.Then():
+                    self._fill(at, g("left"))
+                    start = let(at + g("left"))
+                    if self.kind.aligned:
+                        self._widen_fours(let(y * g("groups") * 4), start)
+                        behind = let(start + g("groups") * 2)
+                    else:
+                        behind = self._widen_pixels(let(y * g("groups") * g("channels")), start)
+                    self._fill(behind, g("right"))
+                with T.Else():
+                    self._fill(at, g("row"))
+
+    def _widen_fours(self, source: Expr, target: Expr) -> None:
+        """Fours of channels, the inner two exchanged, as unpacked weights are."""
+        from tvm.tirx.script import builder as T
+
+        with T.serial(self.geometry("groups")) as i:
+            word = let(view(load(self.buffers["x"], source + i * 4, 4), "int32"))
+            for half, value in enumerate(widened(word)):
+                T.buffer_store(self.scratch, value, [target + i * 2 + half])
+
+    def _widen_pixels(self, source: Expr, target: Expr) -> Expr:
+        """Pixel by pixel, two channels a word, in their order."""
+        from tvm.tirx.script import builder as T
+
+        x, channels = self.buffers["x"], self.geometry("channels")
+        words, whole = let((channels + 1) // 2), let(channels // 2)
+        with T.serial(self.geometry("groups")) as pixel:
+            here, there = let(source + pixel * channels), let(target + pixel * words)
+            with T.serial(whole) as i:
+                low, top = (T.cast(x[here + i * 2 + k], "int32") for k in (0, 1))
+                T.buffer_store(self.scratch, (low & 0xFFFF) | (top << 16), [there + i])
+            if self.kind.odd:
+                T.buffer_store(self.scratch, T.cast(x[here + channels - 1], "int32") & 0xFFFF, [there + whole])
+        return let(target + self.geometry("groups") * words)
+
+    def _unpack(self, pair: Expr) -> None:
+        from tvm.tirx.script import builder as T
+
+        count, bits = self.geometry("words"), self.kind.bits
+        start, fields = let(pair * count), 8 // bits
+        with T.serial(count) as i:
+            word = let(self.buffers["w"][start + i])
+            for field, value in enumerate(unpacked(word, bits)):
+                for half, pairs in enumerate(widened(value)):
+                    T.buffer_store(self.scratch, pairs, [i * (2 * fields) + field * 2 + half])
+
+    def _entry(self, pair: Expr) -> list[Expr]:
+        start = let(self.kind.first_entry + pair * self.kind.entry)
+        return [let(self.table[start + i]) for i in range(self.kind.entry)]
+
+    def _halves(self, rows: Expr) -> tuple[Expr, Expr, Expr]:
+        """Rows of pairs of pixels, and how far apart the two are in the inputs and in the outputs."""
+        from tvm.tirx.script import builder as T
+
+        g = self.geometry
+        turns, split = let(rows // g("split")), let(g("split") == 2)
+        apart = let(T.Select(split, turns * g("down"), g("apart")))
+        return turns, apart, let(T.Select(split, turns * g("out_row"), g("out_apart")))
+
+    def _tiles(self, first: Expr, rows: Expr, pair: Expr) -> None:
+        from tvm import tirx
+        from tvm.tirx.script import builder as T
+
+        g, tiles = self.geometry, self.kind.tiles
+        assert tiles is not None
+        bias0, bias1, m0, m1, shifts = self._entry(pair)
+        shift = [let((shifts & 255) - 32), let((shifts >> 8) - 32)]
+        one = tirx.const(1, "int32")
+        half = [let((one << (each - 1)) + (g("out_zero") << each)) for each in shift]
+        turns, apart, out_apart = self._halves(rows)
+        columns, channel = g("columns"), T.min(pair * 2, g("last"))
+        out = let(first * g("out_row") + channel)
+        y = self.buffers["y"]
+        values = {
+            "x0": T.address_of(self.scratch[g("images")]), "x1": T.address_of(self.scratch[g("images") + apart]),
+            "y0": T.address_of(y[out]), "y1": T.address_of(y[out + out_apart]),
+            "bias0": bias0, "bias1": bias1, "turns": g("turns"), "weights": T.address_of(self.scratch[0]),
+            "skip": g("skip"), "end": T.address_of(self.scratch[g("end")]), "step": g("step") * 4,
+            "y_step": g("outputs"), "m0": m0, "half0": half[0], "shift0": shift[0], "m1": m1, "half1": half[1],
+            "shift1": shift[1], "second": g("second"), "left": columns, "columns": columns, "rows": turns,
+            "x_row": (g("down") - columns * g("step")) * 4, "y_row": g("out_row") - columns * g("outputs"),
+            "low": g("low"), "high": g("high"),
+        }  # fmt: skip
+        if tiles.addition is not None:
+            values |= {
+                "own": g("add_own"), "other": g("add_other"), "constant": g("add_constant"), "shift": g("add_shift"),
+                "other0": T.address_of(self.buffers["other"][out]), "add_low": g("add_low"), "add_high": g("add_high"),
+            }  # fmt: skip
+        T.evaluate(cortex_m_tiles.call(tiles, values))
+
+    def _pixels(self, first: Expr, rows: Expr, pair: Expr) -> None:
+        from tvm.tirx.script import builder as T
+
+        g, numbers = self.geometry, self._entry(pair)
+        turns, apart, out_apart = self._halves(rows)
+        channel = let(T.min(pair * 2, g("last")))
+        skip, loops, second = let(g("skip")), let(g("turns")), let(g("second"))
+        start, stop = T.address_of(self.scratch[0]), T.address_of(self.scratch[g("end")])
+        with T.serial(turns) as row, T.serial(g("columns")) as column:
+            at = let(g("images") + row * g("down") + column * g("step"))
+            out = let((first + row) * g("out_row") + column * g("outputs") + channel)
+            sums = T.alloc_buffer((4,), "int32", scope="local")
+            for i in range(4):
+                T.buffer_store(sums, numbers[i % 2], [i])
+            addresses = (T.address_of(self.scratch[at]), T.address_of(self.scratch[at + apart]))
+            T.evaluate(cortex_m_dot.call(self.kind.unroll, sums.data, *addresses, start, skip, loops, stop))
+            places = [out, out + second, out + out_apart, out + out_apart + second]
+            for i, place in enumerate(places):
+                T.buffer_store(self.buffers["y"], self._scaled(sums[i], numbers, i % 2), [place])
+
+    def _scaled(self, acc: Expr, numbers: list[Expr], which: int) -> Expr:
+        """Of the output's type, by the definition, in 64 bits."""
+        from tvm import tirx
+        from tvm.tirx.script import builder as T
+
+        g = self.geometry
+        if self.kind.floats:
+            return T.cast(acc, "float32") * view(numbers[2 + which], "float32")
+        shifts = T.cast((numbers[4] >> 8) if which else (numbers[4] & 255), "int64")
+        one = tirx.const(1, "int64")
+        product = T.cast(acc, "int64") * T.cast(numbers[2 + which], "int64")
+        value = ((product + (one << (shifts - one))) >> shifts) + T.cast(g("out_zero"), "int64")
+        return T.cast(clamp(value, T.cast(g("low"), "int64"), T.cast(g("high"), "int64")), "int8")
+
+
+__all__ = ["kernel"]
