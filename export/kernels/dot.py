@@ -109,36 +109,21 @@ def unpacked(w: Any, offset: Expr, vector_bytes: int, bits: int) -> Expr:
     """A vector of int8 weights times ``2^UNITS[bits]``."""
     if bits == 8:
         return load(w, offset, vector_bytes)
-    words = vector_bytes // 4
-    repeats = 8 // bits
-    if words >= repeats:
-        few = words // repeats
-        packed = view(load(w, offset, few * 4), typed("int32", few))
-        if few == 1:
-            wide = splat(packed, words)
-        else:
-            wide = shuffle([packed] * repeats, range(words))
-    else:  # 1 bit in 16 bytes: two bytes, the upper half of a word shifted along
-        half = cast(view(load(w, offset, 2), "uint16"), "uint32")
-        wide = splat(view(half | (half << 16), "int32"), words)
-    shifted = wide << numbers(lane_shifts(words, bits), "int32")
-    kept = shifted & splat(mask(bits), words)
+    size = vector_bytes * bits // 8
+    element = min(size, 4)  # bytes, of the lanes that are shifted
+    few, count, dtype = size // element, vector_bytes // element, f"int{8 * element}"
+    packed = view(load(w, offset, size), typed(dtype, few))
+    wide = splat(packed, count) if few == 1 else shuffle([packed] * (8 // bits), range(count))
+    shifted = wide << numbers([bits * (i // few) for i in range(count)], dtype)
+    kept = shifted & numbers([repeated((0xFF << (8 - bits)) & 0xFF, element)] * count, dtype)
     if bits == 1:
-        kept = kept | splat(0x40404040, words)
+        kept = kept | numbers([repeated(0x40, element)] * count, dtype)
     return view(kept, typed("int8", vector_bytes))
 
 
-def lane_shifts(words: int, bits: int) -> list[int]:
-    """By how much each word of the repeated vector is shifted to the left."""
-    repeats = 8 // bits
-    few = max(words // repeats, 1)
-    return [bits * (i // few) for i in range(words)]
-
-
-def mask(bits: int) -> int:
-    """The leading ``bits`` of every byte of an int32."""
-    byte = (0xFF << (8 - bits)) & 0xFF
-    return int(np.uint32(byte * 0x01010101).astype(np.int32))
+def repeated(byte: int, count: int) -> int:
+    """A signed integer of ``count`` bytes that are all ``byte``."""
+    return int.from_bytes(bytes([byte]) * count, "little", signed=True)
 
 
 def pack(vectors: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
@@ -256,7 +241,7 @@ class Sdot(Dot):
 
 @dataclass(frozen=True, slots=True)
 class Pairwise(Dot):
-    """Plain NEON: ``smull`` and ``smlal2`` add two products in 16 bits, ``sadalp`` adds neighbours into the accumulators.
+    """Plain NEON: ``smull`` and ``smlal2`` add two products in 16 bits, ``sadalp`` adds pairs of those to the sums.
 
     16 products in three instructions, two of them multiplications. Exact while no weight is -128:
     ``|x w| <= 128 * 127``, and twice that stays below 2^15. A vector of weights holds channels 0 and 1 of all

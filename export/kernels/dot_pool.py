@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from compress.export.kernels.building import function, pointer
 from compress.export.kernels.code import Placed
@@ -48,10 +47,7 @@ def _emitted(op: Pool, dot: Dot, source: Placed, target: Placed, count: int, sym
     _, (pitch, pixel, _) = image(source)
     lanes = dot.lanes
     bias = np.full(channels, -source.tensor.zero_point * op.kernel[0] * op.kernel[1], np.int32)
-    to = replace(
-        op.requantize, multiplier=_all(op.requantize.multiplier, channels), shift=_all(op.requantize.shift, channels)
-    )
-    epilogue = Epilogue(dot, to, bias)
+    epilogue = Epilogue(dot, op.requantize, bias)
     constants = epilogue.constants(np.arange(channels).reshape(-1, lanes))
     names = ("bias", "multiplier", "rounding", "shift")
     pointers = [pointer("x", source), pointer("y", target)]
@@ -73,10 +69,6 @@ def _emitted(op: Pool, dot: Dot, source: Placed, target: Placed, count: int, sym
             done = [Sum(sums[v][0], vectors[v], v * lanes, lanes) for v in range(count)]
             epilogue.store(done, arrays, y, base, None, 0)
     return Emitted(body.done, tuple(constants))
-
-
-def _all(values: NDArray[np.int32], count: int) -> NDArray[np.int32]:
-    return np.ascontiguousarray(np.broadcast_to(values.reshape(-1), (count,)))
 
 
 __all__ = ["emit"]
