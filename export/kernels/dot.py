@@ -241,7 +241,7 @@ class Sdot(Dot):
 
 @dataclass(frozen=True, slots=True)
 class Pairwise(Dot):
-    """Plain NEON: ``smull`` and ``smlal2`` add two products in 16 bits, ``sadalp`` adds pairs of those to the sums.
+    """Plain NEON: ``smull`` and ``smlal`` add two products in 16 bits, ``sadalp`` adds pairs of those to the sums.
 
     16 products in three instructions, two of them multiplications. Exact while no weight is -128:
     ``|x w| <= 128 * 127``, and twice that stays below 2^15. A vector of weights holds channels 0 and 1 of all
@@ -255,7 +255,7 @@ class Pairwise(Dot):
 
     @property
     def steps(self) -> int:
-        """``smull``, ``smlal2``, ``sadalp``."""
+        """``smull``, ``smlal``, ``sadalp``."""
         return 3
 
     def exact(self, weight: NDArray[np.int8]) -> bool:
@@ -268,11 +268,9 @@ class Pairwise(Dot):
         return np.ascontiguousarray(pairs).reshape(*weight.shape[:-2], self.vector_bytes)
 
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
-        """16 channels as 8 pairs, each repeated."""
-        pairs = let(view(load(x, offset, 16), "int16x8"))
-        return [
-            tuple(let(view(shuffle([pairs], [2 * i + j] * 4), "int8x8")) for j in (0, 1)) for i in range(self.chunk)
-        ]
+        """4 channels as two pairs, each repeated."""
+        pairs = [let(view(load(x, offset + 2 * i, 2), "int16")) for i in (0, 1)]
+        return [tuple(let(view(splat(pair, 4), "int8x8")) for pair in pairs)]
 
     def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
         """Both pairs of channels."""
@@ -333,7 +331,7 @@ def strategies(isa: Isa) -> tuple[Dot, ...]:
     if isa.dot == "sdot":
         return (Sdot(4, 4, registers, True, True),)
     if isa.dot == "neon":
-        return (Pairwise(4, 4, registers, True, True), ByLane(8, 8, registers, True, True))
+        return (Pairwise(4, 1, registers, True, True), ByLane(8, 8, registers, True, True))
     return ()
 
 

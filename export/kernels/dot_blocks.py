@@ -1,7 +1,7 @@
 """The register block of a convolution: how many pixels, channel vectors and kernel columns one inner loop takes.
 
-Chosen by a small model of a core that, in a cycle, starts one multiplication of a full vector, ``LOADS`` loads
-and ``ISSUE`` instructions; only ratios matter.
+Chosen by a small model of a core that, in a cycle, starts one multiplication and one load of 64 bytes, or two of
+fewer, and ``ISSUE`` instructions; only ratios matter.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from functools import lru_cache
 
 from compress.export.kernels.dot import Dot
 
-LOADS = 1.0
 ISSUE = 4.0
 LATENCY = 4.0
 """Cycles from one multiplication to the next into the same accumulator."""
@@ -46,7 +45,7 @@ def registers(dot: Dot, block: Block) -> int:
     wide = max(dot.lanes * 4 // 16, 1) if dot.signed else 1  # an accumulator of 8 lanes takes two on Arm
     accumulators = block.pixels * block.vectors * wide
     if dot.streams_weights:
-        return accumulators + block.pixels * (1 if dot.operands == 1 else 3) + 2
+        return accumulators + block.pixels * (1 if dot.operands == 1 else 3) + 2 + wide
     weights = block.vectors * block.taps * dot.operands
     scratch = 0 if dot.steps == 1 else 1
     return accumulators + weights + dot.operands + scratch
@@ -64,6 +63,8 @@ def cycles(
         steps: kernel rows times channel groups.
     """
 
+    ports = 1.0 if dot.vector_bytes == 64 else 2.0
+
     def one(pixels: int, count: int) -> float:
         if not pixels or not count:
             return 0.0
@@ -74,7 +75,7 @@ def cycles(
         issue = (
             products * (2 if dot.steps == 2 else 1) + read / dot.chunk + prepared + count * block.taps + 2 / dot.chunk
         ) / ISSUE
-        step = max(float(products), loads / LOADS, issue, block.taps * dot.steps * LATENCY)
+        step = max(products / ports, loads / ports, issue, block.taps * dot.steps * LATENCY)
         return steps * (kernel / block.taps) * step + FINISH * pixels * count / 2 + START
 
     full, rest = divmod(width, block.pixels)
