@@ -149,7 +149,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor) -> Layer:
         multiplier = np.broadcast_to(how.multiplier.ravel(), outputs)[chosen]
         shift = (np.broadcast_to(how.shift.ravel(), outputs) + unit)[chosen]
         columns = [bias, multiplier, shift[:, :1] | shift[:, 1:] << 8]
-    kind = Kind(bits, aligned, own != channels, tiles, unrolled, target.dtype == "float32")
+    kind = Kind(bits, aligned, tiles, unrolled, target.dtype == "float32")
     entries = np.concatenate(columns, axis=1).astype(np.int32).reshape(-1)
     table = np.concatenate([_words([geometry[name] for name in GEOMETRY]), entries])
     once = outputs % 2 == 0 and (by_rows or out_w % 2 == 0)

@@ -33,7 +33,6 @@ class Kind:
     Attributes:
         bits: of stored weights.
         aligned: channels are a multiple of four.
-        odd: channels are odd; a pixel is widened to one more.
         tiles: the inner loops, requantization included; None where that needs 64 bits, or the output is float32.
         unroll: of the inner loop without ``tiles``.
         floats: the output is float32.
@@ -41,7 +40,6 @@ class Kind:
 
     bits: int
     aligned: bool
-    odd: bool
     tiles: Tiles | None
     unroll: int
     floats: bool

@@ -14,7 +14,9 @@ rounding term is at most 2^21 and the zero point's at most 2^29.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from compress.export.kernels.cortex_m_assembly import Function
 
 UNROLLS = (12, 4, 3, 1)
 """By how many steps of four inputs the loop may be unrolled, best first."""
@@ -189,45 +191,10 @@ def _added(tiles: Tiles, how: Saturation) -> list[str]:
     return lines + _saturated(tiles, how, "add_low")
 
 
-def module(triple: str, tiles: Tiles) -> str:
-    """LLVM's text of a module with the function, local to the object file; given twice, it is there once."""
-    name = tiles.name
-    lines = [
-        f".ifndef {name}",
-        ".pushsection .text.compress_tiles, \"ax\", %progbits",
-        ".syntax unified",
-        ".balign 4",
-        ".thumb_func",
-        f".type {name}, %function",
-        f"{name}:",
-        *assembly(tiles),
-        f".size {name}, . - {name}",
-        ".popsection",
-        ".endif",
-    ]
-    quoted = "".join(f'module asm "{line}"\n'.replace('"ax"', "\\22ax\\22") for line in lines)
-    types = ["ptr" if argument in ADDRESSES else "i32" for argument in tiles.arguments]
-    values = ", ".join(f"{kind} %{argument}" for kind, argument in zip(types, tiles.arguments, strict=True))
-    # A call that can't throw spares the library tables for unwinding, and the code that reads them.
-    return (
-        f'target triple = "{triple}"\n{quoted}declare i32 @{name}({", ".join(types)})\n'
-        f"define linkonce_odr i32 @{name}_call({values}) alwaysinline nounwind {{\n"
-        f"  %r = call i32 @{name}({values}) nounwind\n  ret i32 %r\n}}\n"
-    )
+def function(tiles: Tiles) -> Function:
+    """The function, which takes :attr:`Tiles.arguments`: pointers, or int32."""
+    parameters = tuple((name, "ptr" if name in ADDRESSES else "i32") for name in tiles.arguments)
+    return Function(tiles.name, parameters, tuple(assembly(tiles)))
 
 
-def call(tiles: Tiles, arguments: dict[str, Any]) -> Any:
-    """The call; inside :func:`imported`. Addresses are pointers, all else is int32."""
-    from tvm.tirx.script import builder as T
-
-    return T.call_extern("int32", f"{tiles.name}_call", *(arguments[name] for name in tiles.arguments))
-
-
-def imported(triple: str, tiles: Tiles) -> Any:
-    """A scope in which the function can be called."""
-    from tvm.tirx.script import builder as T
-
-    return T.attr(T.int32(0), "pragma_import_llvm", module(triple, tiles))
-
-
-__all__ = ["Saturation", "Tiles", "assembly", "call", "imported", "module", "unroll"]
+__all__ = ["Saturation", "Tiles", "assembly", "function", "unroll"]

@@ -10,49 +10,83 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.export.kernels.vectors import Expr, intrinsic, let, view
+from compress.export.kernels.cortex_m_assembly import Function
 
 UNITS = {8: 0, 4: 4, 2: 6, 1: 6}
 """By stored bits: the logarithm of what an unpacked weight is multiplied with."""
 PLAIN = (0, 2, 1, 3)
-"""Bytes of a word so that :func:`widened` gives numbers in their order."""
+"""Bytes of a word so that :func:`widen` gives numbers in their order."""
 
 
-def rotated(word: Expr) -> Expr:
-    """A word rotated right by eight bits."""
-    from tvm import tirx
+def widen(bits: int) -> Function:
+    """``f(int16 *target, const void *packed, int words)``: ``words`` words, at least one, to ``64 / bits`` bytes each.
 
-    bits = view(word, "uint32")
-    return view((bits >> tirx.const(8, "uint32")) | (bits << tirx.const(24, "uint32")), "int32")
-
-
-def widened(word: Expr) -> tuple[Expr, Expr]:
-    """Four bytes as two pairs of int16: (bytes 0 and 2, bytes 1 and 3)."""
-    return (
-        let(intrinsic("int32", "llvm.arm.sxtb16", word)),
-        let(intrinsic("int32", "llvm.arm.sxtb16", rotated(word))),
-    )
-
-
-def unpacked(word: Expr, bits: int) -> list[Expr]:
-    """The ``8 / bits`` words of int8 that a word of packed weights holds, each times ``2^UNITS[bits]``."""
-    from tvm import tirx
-
+    Words needn't be aligned; the target is, to four bytes.
+    """
+    word = ["ldr r3, [r1], #4"]
     if bits == 8:
-        return [word]
-    kept = tirx.const(_repeated((0xFF << (8 - bits)) & 0xFF), "int32")
-    found = []
-    for i in range(8 // bits):
-        field = word if i == 0 else word << tirx.const(i * bits, "int32")
-        value = field & kept
-        if bits == 1:  # a set bit is -1: 0x40 or 0xc0
-            value = value | tirx.const(_repeated(0x40), "int32")
-        found.append(let(value))
-    return found
+        parts = ["sxtb16 r4, r3", "sxtb16 r5, r3, ror #8", "stmia r0!, {r4, r5}"]
+    else:
+        parts = []
+        for field in range(8 // bits):
+            shift = f", lsl #{field * bits}" if field else ""
+            parts.append(f"and r12, r6, r3{shift}")
+            if bits == 1:  # a set bit is -1: 0xc0, else 0x40
+                parts.append("orr r12, r12, #0x40404040")
+            parts += ["sxtb16 r4, r12", "sxtb16 r5, r12, ror #8", "stmia r0!, {r4, r5}"]
+    lines = ["push {r4, r5, r6}"]
+    if bits != 8:
+        lines.append(f"mov r6, #0x{_unsigned((0xFF << (8 - bits)) & 0xFF):08x}")
+    if bits == 8:
+        two = ["ldr r3, [r1], #4", "ldr r12, [r1], #4", "sxtb16 r4, r3", "sxtb16 r5, r3, ror #8"]
+        two += ["sxtb16 r6, r12", "sxtb16 r7, r12, ror #8", "stmia r0!, {r4, r5, r6, r7}"]
+        lines = ["push {r4, r5, r6, r7}", "subs r2, #4", "blt 2f", "1:", *two, *two, "subs r2, #4", "bge 1b", "2:"]
+        lines += ["adds r2, #4", "beq 4f", "3:", *word, *parts, "subs r2, #1", "bne 3b", "4:"]
+        lines += ["pop {r4, r5, r6, r7}", "bx lr"]
+    else:
+        lines += ["1:", *word, *parts, "subs r2, #1", "bne 1b", "pop {r4, r5, r6}", "bx lr"]
+    return Function(f"compress_widen_{bits}", (("target", "ptr"), ("packed", "ptr"), ("words", "i32")), tuple(lines))
+
+
+WIDEN_PIXELS = Function(
+    "compress_widen_pixels",
+    (("target", "ptr"), ("source", "ptr"), ("pixels", "i32"), ("channels", "i32")),
+    (
+        "push {r4, r5, r6}",
+        "0:",
+        "mov r4, r3",
+        "1:",
+        "subs r4, #2",
+        "blt 2f",
+        "ldrsb r5, [r1], #1",
+        "ldrsb r6, [r1], #1",
+        "pkhbt r5, r5, r6, lsl #16",
+        "str r5, [r0], #4",
+        "b 1b",
+        "2:",
+        "cmn r4, #1",
+        "bne 3f",
+        "ldrsb r5, [r1], #1",
+        "uxth r5, r5",
+        "str r5, [r0], #4",
+        "3:",
+        "subs r2, #1",
+        "bne 0b",
+        "pop {r4, r5, r6}",
+        "bx lr",
+    ),
+)
+"""``f(int16 *target, const int8 *source, int pixels, int channels)``: in their order; of odd channels a zero more."""
+FILL = Function(
+    "compress_fill",
+    (("target", "ptr"), ("value", "i32"), ("words", "i32")),
+    ("cbz r2, 2f", "1:", "str r1, [r0], #4", "subs r2, #1", "bne 1b", "2:", "bx lr"),
+)
+"""``f(int32 *target, int value, int words)``: the value in every word."""
 
 
 def pack(weight: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
-    """Rows of int8 weights as words; :func:`unpacked` is the other way.
+    """Rows of int8 weights as words; :func:`widen` is the other way.
 
     Args:
         weight: int8 (rows, n), n a multiple of 4.
@@ -79,13 +113,9 @@ def _unsigned(byte: int) -> int:
     return byte * 0x01010101
 
 
-def _repeated(byte: int) -> int:
-    return int(np.uint32(_unsigned(byte)).astype(np.int32))
-
-
 def register_words(words: int, bits: int) -> int:
     """Words of int16 pairs that unpacking ``words`` packed words writes."""
     return words * 2 * (8 // bits)
 
 
-__all__ = ["PLAIN", "UNITS", "pack", "register_words", "unpacked", "widened"]
+__all__ = ["FILL", "PLAIN", "UNITS", "WIDEN_PIXELS", "pack", "register_words", "widen"]

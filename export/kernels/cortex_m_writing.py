@@ -8,10 +8,11 @@ from typing import Any
 from compress.export.kernels import cortex_m_dot, cortex_m_tiles
 from compress.export.kernels.building import clamp
 from compress.export.kernels.code import Kernel
+from compress.export.kernels.cortex_m_assembly import imported
 from compress.export.kernels.cortex_m_tables import ADDITION, GEOMETRY, Kind
-from compress.export.kernels.cortex_m_weights import unpacked, widened
+from compress.export.kernels.cortex_m_weights import FILL, WIDEN_PIXELS, widen
 from compress.export.kernels.isa import Isa
-from compress.export.kernels.vectors import Expr, let, load, view
+from compress.export.kernels.vectors import Expr, let, view
 
 HUGE = 1 << 28
 """Elements of buffers whose size the kernel reads from its table."""
@@ -31,11 +32,14 @@ def kernel(kind: Kind, isa: Isa, symbol: str) -> Kernel:
             names += [("y", "float32" if kind.floats else "int8"), ("w", "int32"), ("table", "int32"), ("scratch", "int32")]
             data = {name: T.arg(name, T.ptr(dtype)) for name, dtype in names}
             buffers = {name: T.decl_buffer((HUGE,), dtype, data=data[name]) for name, dtype in names}
+            functions = [FILL, widen(kind.bits)]
+            if not kind.aligned:
+                functions.append(WIDEN_PIXELS)
+            elif kind.bits != 8:
+                functions.append(widen(8))
             if kind.tiles is not None:
-                loops = cortex_m_tiles.imported(isa.triple, kind.tiles)
-            else:
-                loops = cortex_m_dot.imported(isa.triple, kind.unroll)
-            with loops:
+                functions.append(cortex_m_tiles.function(kind.tiles))
+            with imported(isa.triple, functions), cortex_m_dot.imported(isa.triple, kind.unroll):
                 _Writer(kind, buffers).write()
         return Kernel(symbol, ib.get())
 
@@ -70,63 +74,38 @@ class _Writer:
     def _fill(self, at: Expr, count: Expr) -> None:
         from tvm.tirx.script import builder as T
 
-        with T.serial(count) as i:
-            T.buffer_store(self.scratch, self.geometry("zero"), [at + i])
+        FILL(T.address_of(self.scratch[at]), self.geometry("zero"), count)
 
     def _widen_rows(self, first: Expr, rows: Expr) -> None:
         from tvm.tirx.script import builder as T
 
-        g = self.geometry
+        g, x = self.geometry, self.buffers["x"]
         with T.serial((rows - 1) * g("stride") + g("span")) as r:
             y = let(first * g("stride") - g("top") + r)
             at = let(g("images") + r * g("row"))
             with T.If(T.And(y >= 0, y < g("in_rows"))):
                 with T.Then():
                     self._fill(at, g("left"))
-                    start = let(at + g("left"))
+                    start, source = let(at + g("left")), let(y * g("groups"))
+                    target = T.address_of(self.scratch[start])
                     if self.kind.aligned:
-                        self._widen_fours(let(y * g("groups") * 4), start)
-                        behind = let(start + g("groups") * 2)
+                        # Fours of channels, the inner two exchanged, as unpacked weights are.
+                        widen(8)(target, T.address_of(x[source * 4]), g("groups"))
+                        behind = start + g("groups") * 2
                     else:
-                        behind = self._widen_pixels(let(y * g("groups") * g("channels")), start)
+                        address = T.address_of(x[source * g("channels")])
+                        WIDEN_PIXELS(target, address, g("groups"), g("channels"))
+                        behind = start + g("groups") * ((g("channels") + 1) // 2)
                     self._fill(behind, g("right"))
                 with T.Else():
                     self._fill(at, g("row"))
 
-    def _widen_fours(self, source: Expr, target: Expr) -> None:
-        """Fours of channels, the inner two exchanged, as unpacked weights are."""
-        from tvm.tirx.script import builder as T
-
-        with T.serial(self.geometry("groups")) as i:
-            word = let(view(load(self.buffers["x"], source + i * 4, 4), "int32"))
-            for half, value in enumerate(widened(word)):
-                T.buffer_store(self.scratch, value, [target + i * 2 + half])
-
-    def _widen_pixels(self, source: Expr, target: Expr) -> Expr:
-        """Pixel by pixel, two channels a word, in their order."""
-        from tvm.tirx.script import builder as T
-
-        x, channels = self.buffers["x"], self.geometry("channels")
-        words, whole = let((channels + 1) // 2), let(channels // 2)
-        with T.serial(self.geometry("groups")) as pixel:
-            here, there = let(source + pixel * channels), let(target + pixel * words)
-            with T.serial(whole) as i:
-                low, top = (T.cast(x[here + i * 2 + k], "int32") for k in (0, 1))
-                T.buffer_store(self.scratch, (low & 0xFFFF) | (top << 16), [there + i])
-            if self.kind.odd:
-                T.buffer_store(self.scratch, T.cast(x[here + channels - 1], "int32") & 0xFFFF, [there + whole])
-        return let(target + self.geometry("groups") * words)
-
     def _unpack(self, pair: Expr) -> None:
         from tvm.tirx.script import builder as T
 
-        count, bits = self.geometry("words"), self.kind.bits
-        start, fields = let(pair * count), 8 // bits
-        with T.serial(count) as i:
-            word = let(self.buffers["w"][start + i])
-            for field, value in enumerate(unpacked(word, bits)):
-                for half, pairs in enumerate(widened(value)):
-                    T.buffer_store(self.scratch, pairs, [i * (2 * fields) + field * 2 + half])
+        words = self.geometry("words")
+        packed = T.address_of(self.buffers["w"][pair * words])
+        widen(self.kind.bits)(T.address_of(self.scratch[0]), packed, words)
 
     def _entry(self, pair: Expr) -> list[Expr]:
         start = let(self.kind.first_entry + pair * self.kind.entry)
@@ -170,7 +149,7 @@ class _Writer:
                 "own": g("add_own"), "other": g("add_other"), "constant": g("add_constant"), "shift": g("add_shift"),
                 "other0": T.address_of(self.buffers["other"][out]), "add_low": g("add_low"), "add_high": g("add_high"),
             }  # fmt: skip
-        T.evaluate(cortex_m_tiles.call(tiles, values))
+        cortex_m_tiles.function(tiles)(*(values[name] for name in tiles.arguments))
 
     def _pixels(self, first: Expr, rows: Expr, pair: Expr) -> None:
         from tvm.tirx.script import builder as T
