@@ -1,8 +1,7 @@
 """Kernels as portable C99: what TVM's C writer leaves to be done before and after it.
 
 It prints float constants with six digits, type punning through pointers, and the headers of its own runtime. So
-constants and punning stand as calls while it writes, and are put in afterwards, in a file that needs ``stdint.h`` and
-``string.h`` alone.
+constants and punning stand as calls while it writes, and are put in afterwards, in a file that needs ``stdint.h`` alone.
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ from typing import Any
 HEAD = """/* Kernels of a network, in C99. Sums are those of two's complement: where a compiler takes overflow for
  * impossible, tell it otherwise (-fwrapv). Right shifts of negative integers are arithmetic, as everywhere. */
 #include <stdint.h>
-#include <string.h>
 """
 CASTS = """
-static inline float as_float32(int32_t bits) { float value; memcpy(&value, &bits, 4); return value; }
-static inline double as_float64(int64_t bits) { double value; memcpy(&value, &bits, 8); return value; }
-static inline int32_t as_int32(float value) { int32_t bits; memcpy(&bits, &value, 4); return bits; }
-static inline int64_t as_int64(double value) { int64_t bits; memcpy(&bits, &value, 8); return bits; }
+static inline float as_float32(int32_t bits) { union { int32_t i; float f; } u; u.i = bits; return u.f; }
+static inline double as_float64(int64_t bits) { union { int64_t i; double f; } u; u.i = bits; return u.f; }
+static inline int32_t as_int32(float value) { union { float f; int32_t i; } u; u.f = value; return u.i; }
+static inline int64_t as_int64(double value) { union { double f; int64_t i; } u; u.f = value; return u.i; }
 """
 NAMED = re.compile(r"\b(float|double)_([0-9a-f]+)\(\)")
 

@@ -52,7 +52,7 @@ def _pool(op: Pool | FloatPool, placed: Mapping[str, Placed], isa: Isa, symbol: 
     channels, dtype = x.tensor.shape[2], x.tensor.dtype
     largest = op.kind == "max"
     kind = dtype if largest else ("float32" if isinstance(op, FloatPool) else "int32")
-    unit = lanes(isa) * (4 // np.dtype(kind).itemsize)
+    unit = lanes(isa) * (4 // np.dtype(kind).itemsize) if lanes(isa) > 1 else 1
     wanted = (4 * unit, unit) if unit > 1 else (4,)
     tables, parameters, factors = _averages(op)
     with function(symbol, [pointer("x", x), pointer("y", y), *parameters], rows.out) as body:
