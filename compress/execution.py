@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from compress import __version__
+from compress.building import Unfit, build
 from compress.errors import BadInput, CheckFailed
-from compress.export import bundle, checked
+from compress.export import bundle
 from compress.export.manifest import read_manifest
-from compress.job import Assessment, Job, Unfit, assess, build
-from compress.profiling import session, timer
+from compress.job import Assessment, Job, assess
+from compress.profiling import artifacts, session, timer
 from compress.report.facts import RunFacts
 from compress.results import Artifact, Candidate, Dataset, Front, Measurement, candidate_from_document
 from compress.runfolder import CANDIDATE, SCHEMA, RunFolder, disk_errors
@@ -148,20 +149,15 @@ def _finished(folder: RunFolder, name: str) -> dict[str, Any] | None:
 
 def _measured(candidates: list[Candidate], folder: RunFolder) -> list[Candidate]:
     """Every candidate with the measured latency of its artifacts that run on this machine."""
-    jobs: dict[str, Any] = {}
-    for candidate in candidates:
-        for artifact in candidate.artifacts:
-            if artifact.runtime != "onnxruntime":
-                continue
-            opened = session.open_session(folder.path / artifact.path)
-            run = session.runner(opened)
-            shape = [1, *opened.get_inputs()[0].shape[1:]]
-            x = checked.golden(folder.path / Path(artifact.path).parent)[0][:1].reshape(shape)
-            jobs[artifact.path] = lambda run=run, x=x: run(x)
-    found: Mapping[str, Measurement] = timer.interleaved(jobs, session.machine(), session.conditions())
+    with artifacts.timed_jobs(folder.path, candidates) as (jobs, conditions):
+        found: Mapping[str, Measurement] = timer.interleaved(jobs, session.machine(), {})
 
     def with_measurement(artifact: Artifact) -> Artifact:
-        return replace(artifact, measurement=found.get(artifact.path))
+        measurement = found.get(artifact.path)
+        if measurement is not None:
+            settings = {**conditions[artifact.path], **measurement.conditions}
+            measurement = replace(measurement, conditions=settings)
+        return replace(artifact, measurement=measurement)
 
     return [replace(c, artifacts=tuple(with_measurement(a) for a in c.artifacts)) for c in candidates]
 

@@ -1,29 +1,21 @@
-"""A job: everything that was asked for, checked; and how one of its candidates is made."""
+"""A job: everything that was asked for, checked; what its candidates are made of, and what they cost."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
-from compress import __version__, pipeline
 from compress.data import Data
 from compress.errors import BadInput
-from compress.export import bundle
-from compress.export import onnx as interchange
-from compress.export.manifest import GOLDEN, Manifest, TensorSpec
-from compress.export.roster import EXPORTERS
 from compress.graph import costs
 from compress.graph.operators import Operator
 from compress.graph.trace import Network, trace
-from compress.profiling import evaluate, latency, memory
-from compress.profiling.session import as_input, open_session, runner
+from compress.profiling import latency, memory
 from compress.prune import roster as pruning
 from compress.prune.finetune import FineTune
 from compress.prune.goal import Goal
@@ -31,10 +23,8 @@ from compress.prune.protect import Protect
 from compress.quantize import roster as quantizing
 from compress.quantize.sensitivity import of_job
 from compress.quantize.training import QuantizationAware
-from compress.results import Artifact, Candidate, Estimate, LayerFact, Unavailable, candidate_document
-from compress.runfolder import CANDIDATE, SCHEMA
+from compress.results import Estimate
 from compress.search import Proposal, ladder
-from compress.serial import write_json
 from compress.types import FLOAT32, Budget, Context, LayerSensitivity, Precision, Progress, Size, Stage, State, Target
 
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
@@ -200,160 +190,4 @@ def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
     return Assessment(network, operators, precisions, size, peak, estimate)
 
 
-@dataclass(frozen=True, slots=True)
-class Unfit:
-    """A candidate that the device can't hold, and why. It isn't part of the front."""
-
-    id: str
-    reason: str
-
-
-def misfit(assessed: Assessment, flash_bytes: int, target: Target) -> str | None:
-    """Why the target can't hold it; None if it can."""
-    if assessed.peak.bytes > target.ram_bytes:
-        return f"{target.name} has {target.ram_bytes} bytes of RAM, its peak is {assessed.peak}"
-    if target.flash_bytes is not None and flash_bytes > target.flash_bytes:
-        return f"its file takes {flash_bytes} bytes, {target.name} has {target.flash_bytes} bytes of flash"
-    return None
-
-
-def build(
-    job: Job, name: str, stages: tuple[Stage, ...], folder: Path, reference: Assessment | None, progress: Progress
-) -> Candidate | Unfit:
-    """Make one candidate in ``folder``: run the stages, export, check against the device, evaluate the file.
-
-    Args:
-        job: what was asked for.
-        name: the candidate's id.
-        stages: none for the float baseline.
-        folder: exists and is empty; afterwards it is a bundle.
-        reference: the uncompressed network, for what each layer was; None if this is it.
-        progress: told what is happening.
-    """
-    state = pipeline.run(stages, State(job.model), job.context(name, progress), _Sizes(job.example))
-    state = replace(state, plan=replace(state.plan, seed=job.seed))
-    assessed = assess(state, job.target, job.example)
-    progress("export")
-    path = folder / interchange.FILE
-    digest = interchange.export(state, job.example, path)
-    size = path.stat().st_size
-    reason = misfit(assessed, size, job.target)
-    if reason is not None and stages:
-        return Unfit(name, reason)
-    progress("evaluate")
-    accuracy, recall = evaluate.figures(path, job.data, job.protect_classes)
-    unavailable: list[Unavailable] = []
-    artifacts: list[Artifact] = []
-    for runtime in job.target.runtimes:
-        made = EXPORTERS[runtime](state, folder, job.target)
-        if isinstance(made, Unavailable):
-            unavailable.append(made)
-            continue
-        relative = (Path("candidates") / name / made.name).as_posix()
-        artifacts.append(
-            Artifact(
-                relative,
-                runtime,
-                state.plan.digest(),
-                digest,
-                size,
-                accuracy,
-                assessed.estimate(size),
-                None,
-                assessed.peak.bytes,
-                recall,
-            )
-        )
-    candidate = Candidate(
-        id=name,
-        plan=state.plan,
-        artifacts=tuple(artifacts),
-        unavailable=tuple(unavailable),
-        macs=assessed.size.macs,
-        params=assessed.size.params,
-        weight_bits=assessed.size.weight_bits,
-        activation_bits=float(max((p.activation_bits for p in assessed.precisions.values()), default=32)),
-        layers=layer_facts(assessed, reference or assessed),
-        records=state.records,
-        runtime=job.runtime,
-        folder=str(folder),
-    )
-    _bundle(job, state, candidate, folder)
-    write_json(folder / CANDIDATE, {"schema": SCHEMA, "candidate": candidate_document(candidate, on_front=False)})
-    return candidate
-
-
-class _Sizes:
-    """The size of a state's network. Training changes no shape, so a network is traced once a shape."""
-
-    def __init__(self, example: torch.Tensor) -> None:
-        self.example = example
-        self.known: dict[Any, Size] = {}
-
-    def __call__(self, state: State) -> Size:
-        bits = {} if state.quantization is None else state.quantization.layer_bits
-        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in state.model.state_dict().items())
-        key = (shapes, tuple(sorted(bits.items())))
-        if key not in self.known:
-            network = trace(state.model, (self.example,))
-            self.known[key] = costs.size(network, bits)
-        return self.known[key]
-
-
-def layer_facts(assessed: Assessment, reference: Assessment) -> tuple[LayerFact, ...]:
-    """What each convolution and linear layer of ``reference`` became."""
-    before = {operator.path: operator for operator in reference.operators if operator.weights}
-    facts = []
-    for operator in assessed.operators:
-        if not operator.weights:
-            continue
-        was = before.get(operator.path, operator)
-        precision = assessed.precisions[operator.path]
-        facts.append(
-            LayerFact(
-                operator.path,
-                operator.kind,
-                operator.out_channels,
-                was.out_channels,
-                precision.weight_bits,
-                precision.activation_bits,
-                operator.params,
-                operator.macs,
-                was.macs,
-            )
-        )
-    return tuple(facts)
-
-
-def _bundle(job: Job, state: State, candidate: Candidate, folder: Path) -> None:
-    session = open_session(folder / interchange.FILE, 1)
-    run = runner(session)
-    inputs = as_input(job.data.train.inputs(bundle.GOLDEN_INPUTS, torch.Generator().manual_seed(1)))
-    outputs = np.concatenate([run(x[None]) for x in inputs])
-    bundle.write_golden(folder / GOLDEN, inputs, outputs)
-    ends = (session.get_inputs()[0].name, session.get_outputs()[0].name)
-    bundle.finish(
-        folder,
-        Manifest(
-            model=job.name,
-            target=job.target.name,
-            plan=candidate.plan,
-            plan_digest=candidate.plan.digest(),
-            input=TensorSpec(ends[0], (1, *inputs.shape[1:])),
-            output=TensorSpec(ends[1], (1, *outputs.shape[1:])),
-            mean=tuple(job.data.mean),
-            std=tuple(job.data.std),
-            classes=job.data.classes,
-            task=job.data.task,
-            dataset=job.data.name,
-            dataset_sha256=job.data.sha256,
-            accuracy=candidate.accuracy,
-            tolerance=FLOAT_TOLERANCE if state.quantization is None else INTEGER_TOLERANCE,
-            compress_version=__version__,
-            runtimes={artifact.runtime: Path(artifact.path).name for artifact in candidate.artifacts},
-            unavailable={each.runtime: each.reason for each in candidate.unavailable},
-        ),
-    )
-
-
-__all__ = ["Assessment", "Job", "Unfit", "assess", "build", "layer_facts", "misfit"]
+__all__ = ["Assessment", "Job", "assess"]

@@ -112,7 +112,14 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file that ships, and what is known of it. ``path`` is relative to the run folder."""
+    """A file that ships, and what is known of it.
+
+    Attributes:
+        path: relative to the run folder.
+        bytes: what it takes of the device's flash or disk.
+        checked: what was checked of compiled code, and where; None where there was nothing to check.
+        instructions: for one input, counted by an emulator: no time.
+    """
 
     path: str
     runtime: str
@@ -124,6 +131,8 @@ class Artifact:
     measurement: Measurement | None
     ram_bytes: int | None
     recall: ClassRecall | None = None
+    checked: str | None = None
+    instructions: int | None = None
 
     @property
     def latency_s(self) -> float | None:
@@ -374,6 +383,8 @@ def _artifact_document(artifact: Artifact) -> dict[str, Any]:
         "ram_bytes": artifact.ram_bytes,
         "estimate": to_json(artifact.estimate),
         "recall": to_json(artifact.recall),
+        "checked": artifact.checked,
+        "instructions": artifact.instructions,
     }
 
 
@@ -396,4 +407,6 @@ def _artifact_from_document(document: Mapping[str, Any], digest: str) -> Artifac
         measurement=measurement,
         ram_bytes=document["ram_bytes"],
         recall=from_json(ClassRecall, recall) if recall is not None else None,
+        checked=document.get("checked"),
+        instructions=document.get("instructions"),
     )

@@ -99,4 +99,4 @@ def copy(source: Path, destination: Path) -> None:
         raise
 
 
-__all__ = ["GOLDEN_INPUTS", "copy", "damage", "finish", "write_golden"]
+__all__ = ["GOLDEN_INPUTS", "copy", "damage", "finish", "sha256", "write_golden"]

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from compress.export import onnxruntime, tensorrt, tvm
+from compress.export.made import Made
 from compress.results import Unavailable
 from compress.types import State, Target
 
-Exporter = Callable[[State, Path, Target], "Path | Unavailable"]
+Exporter = Callable[[State, Path, Target], "Made | Unavailable"]
 
 EXPORTERS: Mapping[str, Exporter] = {
     onnxruntime.RUNTIME: onnxruntime.make,

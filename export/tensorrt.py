@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from compress.export.made import Made
 from compress.results import Unavailable
 from compress.types import State, Target
 
 RUNTIME = "tensorrt"
 
 
-def make(state: State, folder: Path, target: Target) -> Path | Unavailable:
+def make(state: State, folder: Path, target: Target) -> Made | Unavailable:
     """No engine yet: this version writes the file that TensorRT reads, and doesn't build from it."""
     return Unavailable(
         RUNTIME,

@@ -1,0 +1,242 @@
+"""One candidate of a job, from its stages to a folder that is a bundle: exported, compiled, checked and evaluated."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compress import __version__, pipeline
+from compress.export import bundle
+from compress.export import onnx as interchange
+from compress.export.made import Made
+from compress.export.manifest import GOLDEN, Manifest, TensorSpec
+from compress.export.roster import EXPORTERS
+from compress.graph import costs
+from compress.graph.trace import trace
+from compress.job import Assessment, Job, assess
+from compress.profiling import artifacts, evaluate
+from compress.profiling.session import as_input, open_session, runner
+from compress.results import Artifact, Candidate, LayerFact, Unavailable, candidate_document
+from compress.runfolder import CANDIDATE, SCHEMA
+from compress.serial import write_json
+from compress.types import Progress, Record, Size, Stage, State, Target
+
+FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
+"""How far a device's outputs may lie from the golden ones: float kernels differ in the order of sums,
+integer ones in a rounding step a layer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A candidate that the device can't hold, and why. It isn't part of the front."""
+
+    id: str
+    reason: str
+
+
+def misfit(assessed: Assessment, flash_bytes: int, target: Target) -> str | None:
+    """Why the target can't hold it; None if it can."""
+    if assessed.peak.bytes > target.ram_bytes:
+        return f"{target.name} has {target.ram_bytes} bytes of RAM, its peak is {assessed.peak}"
+    if target.flash_bytes is not None and flash_bytes > target.flash_bytes:
+        return f"its file takes {flash_bytes} bytes, {target.name} has {target.flash_bytes} bytes of flash"
+    return None
+
+
+def too_large(made: Made, target: Target) -> str | None:
+    """Why the target can't hold a compiled artifact, with its largest tensors; None if it can."""
+    if made.compiled is None:
+        return None
+    if made.ram_bytes is not None and made.ram_bytes > target.ram_bytes:
+        tensors = sorted(made.compiled.program.tensors.values(), key=lambda tensor: -tensor.bytes)[:3]
+        largest = ", ".join(f"{t.name} {'x'.join(map(str, t.shape))} {t.bytes}" for t in tensors)
+        over = made.ram_bytes - target.ram_bytes
+        return (
+            f"compiled, it needs {made.ram_bytes} bytes of RAM, {over} more than {target.name} has; "
+            f"the largest tensors: {largest}"
+        )
+    if target.flash_bytes is not None and made.bytes > target.flash_bytes:
+        over = made.bytes - target.flash_bytes
+        return f"compiled, it takes {made.bytes} bytes of flash, {over} more than {target.name} has"
+    return None
+
+
+def build(
+    job: Job, name: str, stages: tuple[Stage, ...], folder: Path, reference: Assessment | None, progress: Progress
+) -> Candidate | Unfit:
+    """Make one candidate in ``folder``: run the stages, export, check against the device, compile, evaluate.
+
+    Args:
+        job: what was asked for.
+        name: the candidate's id.
+        stages: none for the float baseline.
+        folder: exists and is empty; afterwards it is a bundle.
+        reference: the uncompressed network, for what each layer was; None if this is it.
+        progress: told what is happening.
+    """
+    state = pipeline.run(stages, State(job.model), job.context(name, progress), _Sizes(job.example))
+    state = replace(state, plan=replace(state.plan, seed=job.seed))
+    assessed = assess(state, job.target, job.example)
+    progress("export")
+    path = folder / interchange.FILE
+    interchange.export(state, job.example, path)
+    reason = misfit(assessed, path.stat().st_size, job.target)
+    if reason is not None and stages:
+        return Unfit(name, reason)
+    ends = _golden(job, folder)
+    unavailable: list[Unavailable] = []
+    found: list[Artifact] = []
+    records = list(state.records)
+    for runtime in job.target.runtimes:
+        progress(f"make the artifact for {runtime}")
+        start = time.perf_counter()
+        made = EXPORTERS[runtime](state, folder, job.target)
+        seconds = time.perf_counter() - start
+        if isinstance(made, Unavailable):
+            unavailable.append(made)
+            continue
+        reason = too_large(made, job.target) if runtime == job.target.runtime else None
+        if reason is not None and stages:
+            return Unfit(name, reason)
+        if made.compiled is not None:
+            size = records[-1].after if records else assessed.size
+            notes = tuple(made.notes)
+            records.append(Record("compile", {"runtime": runtime}, seconds, size, size, notes))
+        progress(f"evaluate in {runtime}")
+        artifact = _artifact(job, state, assessed, runtime, made, folder, Path("candidates") / name)
+        (unavailable if isinstance(artifact, Unavailable) else found).append(artifact)  # type: ignore[arg-type]
+    candidate = Candidate(
+        id=name,
+        plan=state.plan,
+        artifacts=tuple(found),
+        unavailable=tuple(unavailable),
+        macs=assessed.size.macs,
+        params=assessed.size.params,
+        weight_bits=assessed.size.weight_bits,
+        activation_bits=float(max((p.activation_bits for p in assessed.precisions.values()), default=32)),
+        layers=layer_facts(assessed, reference or assessed),
+        records=tuple(records),
+        runtime=job.runtime,
+        folder=str(folder),
+    )
+    _bundle(job, state, candidate, folder, ends)
+    write_json(folder / CANDIDATE, {"schema": SCHEMA, "candidate": candidate_document(candidate, on_front=False)})
+    return candidate
+
+
+def _artifact(
+    job: Job, state: State, assessed: Assessment, runtime: str, made: Made, folder: Path, place: Path
+) -> Artifact | Unavailable:
+    """What is known of one artifact: its accuracy, and for compiled code that it gives what it should."""
+    checked, instructions = None, None
+    if made.compiled is not None:
+        checking = artifacts.check(made.compiled, folder)
+        if checking.wrong is not None:
+            return Unavailable(runtime, checking.wrong)
+        checked, instructions = checking.said, checking.instructions
+    with artifacts.opened(runtime, made) as (predict, limit, how):
+        accuracy, recall = evaluate.of(predict, job.data, runtime, limit, job.protect_classes)
+    said = "; ".join(each for each in (how, checked) if each) or None
+    return Artifact(
+        (place / made.path.relative_to(folder)).as_posix(),
+        runtime,
+        state.plan.digest(),
+        bundle.sha256(made.path),
+        made.bytes,
+        accuracy,
+        assessed.estimate(made.bytes),
+        None,
+        made.ram_bytes if made.ram_bytes is not None else assessed.peak.bytes,
+        recall,
+        said,
+        instructions,
+    )
+
+
+class _Sizes:
+    """The size of a state's network. Training changes no shape, so a network is traced once a shape."""
+
+    def __init__(self, example: torch.Tensor) -> None:
+        self.example = example
+        self.known: dict[Any, Size] = {}
+
+    def __call__(self, state: State) -> Size:
+        bits = {} if state.quantization is None else state.quantization.layer_bits
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in state.model.state_dict().items())
+        key = (shapes, tuple(sorted(bits.items())))
+        if key not in self.known:
+            network = trace(state.model, (self.example,))
+            self.known[key] = costs.size(network, bits)
+        return self.known[key]
+
+
+def layer_facts(assessed: Assessment, reference: Assessment) -> tuple[LayerFact, ...]:
+    """What each convolution and linear layer of ``reference`` became."""
+    before = {operator.path: operator for operator in reference.operators if operator.weights}
+    facts = []
+    for operator in assessed.operators:
+        if not operator.weights:
+            continue
+        was = before.get(operator.path, operator)
+        precision = assessed.precisions[operator.path]
+        facts.append(
+            LayerFact(
+                operator.path,
+                operator.kind,
+                operator.out_channels,
+                was.out_channels,
+                precision.weight_bits,
+                precision.activation_bits,
+                operator.params,
+                operator.macs,
+                was.macs,
+            )
+        )
+    return tuple(facts)
+
+
+def _golden(job: Job, folder: Path) -> tuple[TensorSpec, TensorSpec]:
+    """Write the golden inputs and what ONNX Runtime gives for them; the network's ends."""
+    session = open_session(folder / interchange.FILE, 1)
+    run = runner(session)
+    inputs = as_input(job.data.train.inputs(bundle.GOLDEN_INPUTS, torch.Generator().manual_seed(1)))
+    outputs = np.concatenate([run(x[None]) for x in inputs])
+    bundle.write_golden(folder / GOLDEN, inputs, outputs)
+    names = (session.get_inputs()[0].name, session.get_outputs()[0].name)
+    return TensorSpec(names[0], (1, *inputs.shape[1:])), TensorSpec(names[1], (1, *outputs.shape[1:]))
+
+
+def _bundle(job: Job, state: State, candidate: Candidate, folder: Path, ends: tuple[TensorSpec, TensorSpec]) -> None:
+    here = (Path("candidates") / candidate.id).as_posix()
+    bundle.finish(
+        folder,
+        Manifest(
+            model=job.name,
+            target=job.target.name,
+            plan=candidate.plan,
+            plan_digest=candidate.plan.digest(),
+            input=ends[0],
+            output=ends[1],
+            mean=tuple(job.data.mean),
+            std=tuple(job.data.std),
+            classes=job.data.classes,
+            task=job.data.task,
+            dataset=job.data.name,
+            dataset_sha256=job.data.sha256,
+            accuracy=candidate.accuracy,
+            tolerance=FLOAT_TOLERANCE if state.quantization is None else INTEGER_TOLERANCE,
+            compress_version=__version__,
+            runtimes={
+                artifact.runtime: Path(artifact.path).relative_to(here).as_posix() for artifact in candidate.artifacts
+            },
+            unavailable={each.runtime: each.reason for each in candidate.unavailable},
+        ),
+    )
+
+
+__all__ = ["Unfit", "build", "layer_facts", "misfit", "too_large"]
