@@ -158,7 +158,15 @@ def lower(source: Path | bytes) -> p.Program:
     Raises:
         CannotLower: it isn't a file that can be read, a size is open, or an operator has no rule; named.
     """
-    graph = read(source)
+    return tidy.tidied(walked(read(source)).builder.program())
+
+
+def walked(graph: Graph) -> Walk:
+    """The walk over all of a file: what :func:`lower` tidies, and which tensor holds which value of the file.
+
+    Raises:
+        CannotLower: as :func:`lower`.
+    """
     walk = Walk(graph)
     _inputs(walk)
     for node in graph.nodes:
@@ -179,7 +187,7 @@ def lower(source: Path | bytes) -> p.Program:
             said = " ".join(str(error).split())[:160] or type(error).__name__
             raise CannotLower(f"its attributes or sizes aren't supported ({said})", node.name, node.op) from error
     _outputs(walk)
-    return tidy.tidied(walk.builder.program())
+    return walk
 
 
 def _inputs(walk: Walk) -> None:
