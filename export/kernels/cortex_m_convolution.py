@@ -9,7 +9,7 @@ shift and a saturation. One kernel serves all layers of one kind: what differs b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,8 @@ from compress.export.kernels.isa import Isa
 from compress.integer.fixed_point import wrap
 from compress.integer.program import Add, Convolution, Op, Requantize, Tensor
 
-PIXELS = 64
-"""Output pixels for which weights are unpacked once, at least, where the image and the scratch memory allow it."""
-SCRATCH_BYTES = 24 * 1024
-"""Scratch memory that more than two rows at once may take."""
+PIXELS = 128
+"""Output pixels for which weights are unpacked once, at most; more hardly spare anything."""
 LARGEST_SHIFT = 54
 """Up to this shift the zero point fits beside the rounding term; see :mod:`cortex_m_tiles`."""
 
@@ -56,18 +54,44 @@ class Layer:
     once: bool
 
 
-def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
-    """The kernel of a convolution of one group without gaps between its columns, with an addition behind it or not;
-    None for others."""
-    convolution = op.convolution if isinstance(op, ConvolutionAdd) else op
-    if not isinstance(convolution, Convolution) or isa.dot != "dsp":
+@dataclass(frozen=True)
+class Emit:
+    """An emitter of convolutions of one group without gaps between their columns, with an addition behind them or not.
+
+    Attributes:
+        budgets: scratch memory that an operator may take, in bytes, by its output. It takes what it needs at least
+            (:func:`scratch_bytes`) without asking.
+    """
+
+    budgets: Mapping[str, int] = field(default_factory=dict)
+
+    def __call__(self, op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
+        """The kernel; None for other operators."""
+        convolution = _convolution(op)
+        if convolution is None or isa.dot != "dsp":
+            return None
+        ends = [placed[name] for name in (*op.inputs, op.output)]
+        if any(place.layout is not None for place in ends) or ends[0].tensor.dtype != "int8":
+            return None
+        return _emitted(op, _layer(convolution, ends[0].tensor, ends[-1].tensor, self.budgets.get(op.output, 0)), isa, symbol)
+
+
+def scratch_bytes(op: Op, tensors: Mapping[str, Tensor]) -> int:
+    """The least scratch memory that an operator's kernel takes."""
+    convolution = _convolution(op)
+    if convolution is None:
+        return 0
+    return _layer(convolution, tensors[op.inputs[0]], tensors[op.output], 0).scratch
+
+
+def _convolution(op: Op) -> Convolution | None:
+    found = op.convolution if isinstance(op, ConvolutionAdd) else op
+    if not isinstance(found, Convolution) or found.groups != 1 or found.dilations[1] != 1:
         return None
-    if convolution.groups != 1 or convolution.dilations[1] != 1:
-        return None
-    ends = [placed[name] for name in (*op.inputs, op.output)]
-    if any(place.layout is not None for place in ends) or ends[0].tensor.dtype != "int8":
-        return None
-    layer = _layer(convolution, ends[0].tensor, ends[-1].tensor)
+    return found
+
+
+def _emitted(op: Op, layer: Layer, isa: Isa, symbol: str) -> Emitted:
     if isinstance(op, ConvolutionAdd):
         layer = _with_addition(layer, op)
     # The addition's second operand is read just before its place is written.
@@ -76,7 +100,7 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
 
 
 def fusable(op: ConvolutionAdd) -> bool:
-    """Whether :func:`emit` has a kernel for a convolution with an addition behind it."""
+    """Whether :class:`Emit` has a kernel for a convolution with an addition behind it."""
     convolution, how = op.convolution, op.convolution.requantize
     if convolution.groups != 1 or convolution.dilations[1] != 1 or how is None or not _high(how, 0):
         return False
@@ -88,7 +112,7 @@ def image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (1,) * (3 - len(shape)) + shape  # type: ignore[return-value]  # at most three axes
 
 
-def _layer(op: Convolution, source: Tensor, target: Tensor) -> Layer:
+def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Layer:
     (height, width, channels), (out_h, out_w, outputs) = image(source.shape), image(target.shape)
     kernel_h, kernel_w = op.weight.shape[1:3]
     if (kernel_h, kernel_w) == (1, 1) and op.strides == (1, 1) and not any(op.padding):
@@ -111,7 +135,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor) -> Layer:
         return (unpacked + ((rows - 1) * op.strides[0] + span) * row + 2 * steps) * 4
 
     block = min(out_h, 2)
-    while block < out_h and block * out_w < PIXELS and scratch(min(block + 2, out_h)) <= SCRATCH_BYTES:
+    while block < out_h and block * out_w < PIXELS and scratch(min(block + 2, out_h)) <= budget:
         block = min(block + 2, out_h)
     last = max(outputs - 2, 0)
     starts = np.minimum(np.arange(0, outputs, 2), last)
@@ -219,4 +243,4 @@ def _with_addition(layer: Layer, op: ConvolutionAdd) -> Layer:
     return replace(layer, kind=kind, table=np.insert(layer.table, len(GEOMETRY), _words(words)))
 
 
-__all__ = ["emit", "fusable", "image"]
+__all__ = ["Emit", "fusable", "image", "scratch_bytes"]
