@@ -30,9 +30,7 @@ def missing(isa: Isa) -> str | None:
     return next((tool for tool in (compiler, emulator) if shutil.which(tool) is None), None)
 
 
-def run_all(
-    codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.ndarray]]
-) -> list[dict[str, np.ndarray]]:
+def run_all(codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     """The outputs of each piece of code; kernels are named apart, guards around all buffers are checked."""
     compiler, flags, emulator = TOOLS[isa.triple.split("-")[0]]
     memories = [Memory(code, values) for code, values in zip(codes, inputs, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,6 +109,8 @@ def step_differences(model: bytes, inputs: list[Array]) -> dict[str, int]:
         return node is not None and node.op_type == QUANTIZE
 
     anchors = [name for name, value in walk.values.items() if quantized(name) and value.tensor in held]
+    if not anchors:
+        return {}
     feeds = {f"{name}{CUT}": in_file(walk.values[name], held[walk.values[name].tensor]) for name in anchors}
     for node in file.graph.node:
         for index, name in enumerate(node.input):
@@ -131,7 +132,3 @@ def step_differences(model: bytes, inputs: list[Array]) -> dict[str, int]:
         name: int(np.abs(want.astype(np.int64) - feeds[f"{name}{CUT}"]).max())
         for name, want in zip(anchors, wanted, strict=True)
     }
-
-
-def written(path: Path) -> bytes:
-    return path.read_bytes()
