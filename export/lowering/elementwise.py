@@ -254,6 +254,8 @@ def _slopes(walk: Walk, node: Node) -> None:
         walk.set(node.outputs[0], Value(value.tensor, value.shape, value.axes, bent))
         return
     to = walk.destination(node)
+    if domain is not None:
+        walk.builder.island(node.name, node.op, "it has a slope a channel")
     real = walk.builder.real(node.name, value)
     reals = Reals(walk, node, walk.builder.tensors[real.tensor].shape)
     channels = slope.reshape(-1)
