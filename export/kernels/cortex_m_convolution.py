@@ -144,8 +144,9 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
     tiles = None
     if op.requantize is not None and high:
         limits = _saturation(op.requantize.low, op.requantize.high)
-        tiles = Tiles(cortex_m_tiles.unroll(steps), limits, None)
-    unrolled = cortex_m_dot.unroll(steps) if tiles is None else tiles.unroll
+        tiles = Tiles(limits, None)
+    unrolled = cortex_m_dot.unroll(steps) if tiles is None else 1
+    turns, entry = cortex_m_tiles.turns(steps) if tiles is not None else (steps // unrolled, 0)
     geometry = {
         "out_rows": out_h, "block": block, "stride": op.strides[0], "top": op.padding[0], "in_rows": height,
         "span": span, "row": row, "left": op.padding[1] * own // 2,
@@ -153,12 +154,12 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
         "groups": width * channels // 4 if aligned else width,
         "channels": channels, "zero": (source.zero_point & 0xFFFF) * 0x10001,
         "pairs": len(starts), "last": last, "second": min(outputs - 1, 1), "words": packed.shape[1],
-        "skip": op.dilations[0] * row * 4 - steps * 8, "turns": steps // unrolled, "end": kernel_h * steps * 4,
+        "skip": op.dilations[0] * row * 4 - steps * 8, "turns": turns, "end": kernel_h * steps * 4,
         "images": unpacked, "split": 2 if by_rows else 1, "down": op.strides[0] * row,
         "apart": 0 if by_rows else out_w // 2 * op.strides[1] * own // 2,
         "columns": out_w if by_rows else -(-out_w // 2), "step": op.strides[1] * own // 2,
         "out_row": out_w * outputs, "out_apart": 0 if by_rows else out_w // 2 * outputs, "outputs": outputs,
-        "out_zero": 0, "low": 0, "high": 0,
+        "out_zero": 0, "low": 0, "high": 0, "entry": entry,
     }  # fmt: skip
     correction = op.weight.astype(np.int64).reshape(outputs, -1).sum(axis=1) * source.zero_point
     bias = wrap((op.bias.astype(np.int64) - correction) << unit).astype(np.int32)[chosen]
@@ -173,7 +174,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
         multiplier = np.broadcast_to(how.multiplier.ravel(), outputs)[chosen]
         shift = (np.broadcast_to(how.shift.ravel(), outputs) + unit)[chosen]
         columns = [bias, multiplier, shift[:, :1] | shift[:, 1:] << 8]
-    kind = Kind(bits, aligned, tiles, unrolled, target.dtype == "float32")
+    kind = Kind(bits, tiles, unrolled, target.dtype == "float32")
     entries = np.concatenate(columns, axis=1).astype(np.int32).reshape(-1)
     table = np.concatenate([_words([geometry[name] for name in GEOMETRY]), entries])
     once = outputs % 2 == 0 and (by_rows or out_w % 2 == 0)
