@@ -49,9 +49,9 @@ def test_a_convolution_is_the_sum_of_its_docstring(name):
     assert op.requantize is not None
     x, out = program.tensors["x"], program.tensors["y"]
     acc = slow.convolution_by_loops(op, inputs["x"], x.zero_point, (out.shape[0], out.shape[1]))
-    wanted = np.array(
-        [slow.requantized(int(acc[at]), op.requantize, at[2]) for at in slow.indices(out.shape)]
-    ).reshape(out.shape)
+    wanted = np.array([slow.requantized(int(acc[at]), op.requantize, at[2]) for at in slow.indices(out.shape)]).reshape(
+        out.shape
+    )
     assert np.array_equal(reference.run(program, inputs)["y"], wanted)
 
 
@@ -132,7 +132,9 @@ def by_loops(program: p.Program) -> int:
     return total
 
 
-@pytest.mark.parametrize("name", ["conv_plain_w8", "conv_grouped_w4", "conv_depthwise_w8", "matmul", "chain", "softmax"])
+@pytest.mark.parametrize(
+    "name", ["conv_plain_w8", "conv_grouped_w4", "conv_depthwise_w8", "matmul", "chain", "softmax"]
+)
 def test_macs_are_the_terms_of_the_sums(name):
     program, _ = case(name)
     assert program.macs == by_loops(program)

@@ -121,9 +121,7 @@ def step_differences(model: bytes, inputs: list[Array]) -> dict[str, int]:
     file.graph.input.extend(given)
     del file.graph.output[:]
     del file.graph.value_info[:]
-    file.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, kinds[f"{name}{CUT}"], None) for name in anchors
-    )
+    file.graph.output.extend(onnx.helper.make_tensor_value_info(name, kinds[f"{name}{CUT}"], None) for name in anchors)
     runtime = session(file.SerializeToString())
     initializers = {t.name for t in file.graph.initializer}
     ends = [v.name for v in file.graph.input if v.name not in feeds and v.name not in initializers]

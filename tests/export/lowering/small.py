@@ -59,7 +59,12 @@ class Net:
         return self.node("DequantizeLinear", self.node("QuantizeLinear", name, *ends), *ends)
 
     def weight(
-        self, shape: tuple[int, ...], axis: int | None = 0, dtype: str = "int8", zero: int = 0, ends: tuple = (-127, 128)
+        self,
+        shape: tuple[int, ...],
+        axis: int | None = 0,
+        dtype: str = "int8",
+        zero: int = 0,
+        ends: tuple = (-127, 128),
     ) -> str:
         """Random weights behind DequantizeLinear, one scale an index of ``axis``, or one for all."""
         integers = self.random.integers(*ends, shape) + zero

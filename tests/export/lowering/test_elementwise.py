@@ -8,7 +8,12 @@ import pytest
 from compress.integer import program as p
 from tests.export.lowering.small import Net, check, islands, used
 
-BROADCASTS = [((1, 3, 4, 5), (1, 3, 4, 5)), ((1, 3, 4, 5), (1, 3, 1, 1)), ((1, 3, 4, 5), (1, 1, 4, 5)), ((1, 7), (1, 7))]
+BROADCASTS = [
+    ((1, 3, 4, 5), (1, 3, 4, 5)),
+    ((1, 3, 4, 5), (1, 3, 1, 1)),
+    ((1, 3, 4, 5), (1, 1, 4, 5)),
+    ((1, 7), (1, 7)),
+]
 BROADCASTS += [((1, 6, 5), (1, 1, 5)), ((1, 3, 1, 1), (1, 3, 4, 5)), ((1, 3, 1, 5), (1, 3, 4, 1))]
 
 

@@ -38,19 +38,25 @@ MOVES = {
     "pixel shuffle": lambda n, x: n.node("DepthToSpace", x, blocksize=2, mode="CRD"),
     "space to depth": lambda n, x: n.node("SpaceToDepth", n.node("Pad", x, ints(n, *[0] * 7, 1)), blocksize=2),
     "channel shuffle": lambda n, x: n.node(
-        "Reshape", n.node("Transpose", n.node("Reshape", x, ints(n, 1, 2, 2, 6, 5)), perm=[0, 2, 1, 3, 4]), ints(n, 1, 4, 6, 5)
+        "Reshape",
+        n.node("Transpose", n.node("Reshape", x, ints(n, 1, 2, 2, 6, 5)), perm=[0, 2, 1, 3, 4]),
+        ints(n, 1, 4, 6, 5),
     ),
     "identity": lambda n, x: n.node("Identity", n.node("Dropout", x)),
-    "split": lambda n, x: n.node(
-        "Concat", *reversed(n.node("Split", x, ints(n, 1, 3), axis=1, outputs=2)), axis=1
-    ),
+    "split": lambda n, x: n.node("Concat", *reversed(n.node("Split", x, ints(n, 1, 3), axis=1, outputs=2)), axis=1),
     "split evenly": lambda n, x: n.node(
         "Concat", *reversed(n.node("Split", x, axis=2, num_outputs=4, outputs=4)), axis=2
     ),
     "join with itself": lambda n, x: n.node("Concat", x, x, axis=2),
     "join in front": lambda n, x: n.node("Concat", n.node("Flatten", x), n.node("Flatten", x), axis=1),
     "nearest": lambda n, x: n.node(
-        "Resize", x, "", n.constant([1, 1, 2, 3]), mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+        "Resize",
+        x,
+        "",
+        n.constant([1, 1, 2, 3]),
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
     ),
     "nearest of half pixels": lambda n, x: n.node("Resize", x, "", n.constant([1, 1, 2, 2]), mode="nearest"),
     "nearest to sizes": lambda n, x: n.node("Resize", x, "", "", ints(n, 1, 4, 12, 10), mode="nearest"),
@@ -80,7 +86,9 @@ def test_what_moves_in_float(name):
     assert {t.dtype for t in program.tensors.values()} == {"float32"}
 
 
-@pytest.mark.parametrize("name", ["reshape into tokens", "slice backwards", "pixel shuffle", "channel shuffle", "gather"])
+@pytest.mark.parametrize(
+    "name", ["reshape into tokens", "slice backwards", "pixel shuffle", "channel shuffle", "gather"]
+)
 def test_what_moves_behind_a_function(name):
     net = Net(1, 4, 6, 5)
     y = MOVES[name](net, net.node("Sigmoid", net.quantized("x")))

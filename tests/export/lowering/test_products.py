@@ -170,6 +170,40 @@ def test_the_addition_behind_a_product_is_its_bias():
     assert used(program) <= {"Convolution", "View", "Dequantize"}
 
 
+BEHIND = {
+    "scale": lambda n, y: n.node("Mul", y, n.constant(np.reshape([0.5, -1.5, 2.0, 0.1, -0.01], (5, 1, 1)))),
+    "number": lambda n, y: n.node("Sub", n.constant(0.3), n.node("Div", y, n.constant(-2.0))),
+    "bias": lambda n, y: n.node("Add", n.constant(np.reshape([0.5, -1.5, 2.0, 0.1, -0.01], (1, 5, 1, 1))), y),
+    "norm": lambda n, y: n.node(
+        "BatchNormalization", y, n.bias(5), n.bias(5), n.bias(5), n.constant(np.linspace(0.1, 2, 5))
+    ),
+}
+
+
+@pytest.mark.parametrize("activation", [True, False])
+@pytest.mark.parametrize("quantized", [True, False])
+@pytest.mark.parametrize("name", BEHIND)
+def test_constants_of_each_channel_go_into_the_convolution(name, quantized, activation):
+    net = Net(1, 3, 6, 6)
+    y = BEHIND[name](net, net.conv(net.quantized("x"), 5, 3, 3, 3))
+    y = net.node("Relu", y) if activation else y
+    program = check(net.file(net.quantized(y, 0.03) if quantized else y), close=0.05)
+    assert used(program) <= {"Convolution", "Dequantize" if quantized else "FloatElementwise"}
+    assert len(program.ops) <= 2
+
+
+@pytest.mark.parametrize(
+    "constant",
+    [np.linspace(-1, 1, 16).reshape(4, 4), np.array([0.0, 1, 2, 3, 4]).reshape(5, 1, 1), np.ones((2, 1, 1, 1, 1))],
+)
+def test_what_a_convolution_cannot_take_in_stays_behind_it(constant):
+    """A constant that differs along other axes, a factor of 0, a constant of more axes."""
+    net = Net(1, 3, 6, 6)
+    y = net.node("Mul", net.conv(net.quantized("x"), 5, 3, 3, 3), net.constant(constant))
+    program = check(net.file(net.quantized(y, 0.03)), floats=set())
+    assert "FloatElementwise" in used(program)
+
+
 @pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
 @pytest.mark.parametrize("float_result", [True, False])
 def test_products_of_computed_matrices(lead, float_result):
