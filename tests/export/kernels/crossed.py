@@ -37,9 +37,7 @@ def run_all(codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.nd
     every = [kernel for code in codes for kernel in kernels(code)]
     assert len({kernel.symbol for kernel in every}) == len(every), "kernels need names of their own"
     declared, body, constants = [], [], b""
-    before = []
-    for memory in memories:
-        before.append(sum(other.raw.size for other in memories[: len(before)]))
+    before = [sum(memory.raw.size for memory in memories[:k]) for k in range(len(memories))]
     for code, memory, start in zip(codes, memories, before, strict=True):
         places = []
         for values in code.constants:
