@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compress.export.kernels import cortex_m_convolution, emit, fusion
+from compress.export.kernels import cortex_m_convolution, cortex_m_depthwise, emit, fusion
 from compress.export.kernels.code import Code
 from compress.export.kernels.isa import Isa
 from compress.integer.program import Op, Program
@@ -16,7 +16,9 @@ def code(program: Program, isa: Isa, prefix: str = "kernel") -> Code:
         BadInput: an operator has no kernel.
     """
     fused = _fused(program)
-    return emit.assemble(fused, isa, (cortex_m_convolution.Emit(budgets(fused)),), prefix=prefix)
+    room = budgets(fused)
+    emitters = (cortex_m_convolution.Emit(room), cortex_m_depthwise.Emit(room))
+    return emit.assemble(fused, isa, emitters, prefix=prefix)
 
 
 def budgets(program: Program) -> dict[str, int]:
@@ -35,7 +37,8 @@ def budgets(program: Program) -> dict[str, int]:
         held[op.output], largest[op.output] = sum(sizes), max(sizes, default=0)
         if isinstance(op, fusion.ConvolutionAdd) and last[op.inputs[1]] == index and {op.inputs[1], op.output} <= alive:
             held[op.output] -= program.tensors[op.output].bytes  # the addition is done in place
-        least[op.output] = cortex_m_convolution.scratch_bytes(op, program.tensors)
+        kinds = (cortex_m_convolution, cortex_m_depthwise)
+        least[op.output] = max(kind.scratch_bytes(op, program.tensors) for kind in kinds)
         alive -= {name for name in alive if last.get(name, -1) <= index}
     if not held:
         return {}

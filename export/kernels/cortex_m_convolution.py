@@ -102,7 +102,7 @@ def _emitted(op: Op, layer: Layer, isa: Isa, symbol: str) -> Emitted:
 def fusable(op: ConvolutionAdd) -> bool:
     """Whether :class:`Emit` has a kernel for a convolution with an addition behind it."""
     convolution, how = op.convolution, op.convolution.requantize
-    if convolution.groups != 1 or convolution.dilations[1] != 1 or how is None or not _high(how, 0):
+    if convolution.groups != 1 or convolution.dilations[1] != 1 or how is None or not high(how, 0):
         return False
     return abs(_constant(op)) + sum(abs(m) for m in op.add.multipliers) * 128 < 1 << 31
 
@@ -121,7 +121,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
     own = channels + channels % 2
     steps = -(-kernel_w * own // 4)
     weight = _rows(op.weight, own, steps, aligned)
-    bits = _bits(op, weight)
+    bits = stored(op, weight)
     unit = UNITS[bits]
     packed = pack(weight, bits)
     unpacked = register_words(packed.shape[1], bits)
@@ -140,10 +140,9 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
     last = max(outputs - 2, 0)
     starts = np.minimum(np.arange(0, outputs, 2), last)
     chosen = np.stack([starts, np.minimum(starts + 1, outputs - 1)], axis=1)
-    high = op.requantize is not None and _high(op.requantize, unit)
     tiles = None
-    if op.requantize is not None and high:
-        limits = _saturation(op.requantize.low, op.requantize.high)
+    if op.requantize is not None and high(op.requantize, unit):
+        limits = saturation(op.requantize.low, op.requantize.high)
         tiles = Tiles(limits, None)
     unrolled = cortex_m_dot.unroll(steps) if tiles is None else 1
     turns, entry = cortex_m_tiles.turns(steps) if tiles is not None else (steps // unrolled, 0)
@@ -207,7 +206,7 @@ def _rows(weight: NDArray[np.int8], own: int, steps: int, aligned: bool) -> NDAr
     return np.ascontiguousarray(both.reshape(len(starts), -1))
 
 
-def _bits(op: Convolution, rows: NDArray[np.int8]) -> int:
+def stored(op: Convolution, rows: NDArray[np.int8]) -> int:
     """The width in which weights are stored: the least that holds them without a sum that could overflow."""
     bits = stored_bits(op.weight_bits)
     if bits == 1 and not rows.all():
@@ -219,12 +218,13 @@ def _bits(op: Convolution, rows: NDArray[np.int8]) -> int:
     return bits
 
 
-def _high(how: Requantize, unit: int) -> bool:
+def high(how: Requantize, unit: int) -> bool:
     """Whether the products' high words are all that is needed."""
     return int(how.shift.min()) + unit >= HIGH and int(how.shift.max()) + UNITS[1] <= LARGEST_SHIFT
 
 
-def _saturation(low: int, high: int) -> Saturation:
+def saturation(low: int, high: int) -> Saturation:
+    """How results are clamped to [low, high]."""
     return {(-128, 127): "int8", (0, 127): "positive"}.get((low, high), "limits")  # type: ignore[return-value]
 
 
@@ -240,8 +240,8 @@ def _with_addition(layer: Layer, op: ConvolutionAdd) -> Layer:
     add, own, tiles = op.add, op.own, layer.kind.tiles
     assert tiles is not None
     words = [add.multipliers[own], add.multipliers[1 - own], _constant(op), add.shift, add.low, add.high]
-    kind = replace(layer.kind, tiles=replace(tiles, addition=_saturation(add.low, add.high)))
+    kind = replace(layer.kind, tiles=replace(tiles, addition=saturation(add.low, add.high)))
     return replace(layer, kind=kind, table=np.insert(layer.table, len(GEOMETRY), _words(words)))
 
 
-__all__ = ["Emit", "fusable", "image", "scratch_bytes"]
+__all__ = ["Emit", "fusable", "high", "image", "saturation", "scratch_bytes", "stored"]
