@@ -40,9 +40,10 @@ class Isa:
         if self.family == "riscv":
             keys["mabi"] = self.abi
         elif self.abi is not None:
-            # No kernel takes or gives a float. What float64 is computed with on cores that have float32 only are functions
-            # that take their arguments in core registers whatever the ABI, and LLVM would pass them otherwise.
+            # No kernel takes or gives a float. Cores with float32 only compute float64 by functions that take their
+            # arguments in core registers whatever the ABI; for hard LLVM would pass them otherwise.
             keys["mfloat-abi"] = "soft"
+            keys["vector-width"] = 128  # TVM's own default, which it otherwise warns of at each compilation
         return tvm.target.Target(keys)
 
 
