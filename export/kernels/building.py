@@ -62,7 +62,7 @@ def function(symbol: str, pointers: Sequence[tuple[str, str, int]], rows: int | 
             T.func_attr({"global_symbol": symbol, "tirx.noalias": True})
             data = [T.arg(name, T.ptr(dtype)) for name, dtype, _ in pointers]
             if rows is not None:
-                body.first, body.last = T.arg("first", T.var("int32")), T.arg("last", T.var("int32"))
+                body.first, body.last = T.arg("first", T.int32()), T.arg("last", T.int32())
             for (_, dtype, elements), address in zip(pointers, data, strict=True):
                 body.buffers.append(T.decl_buffer((max(elements, 1),), dtype, data=address))
             yield body
