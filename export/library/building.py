@@ -124,8 +124,8 @@ def build(
     threads = toolchain.hosted(isa)
     interface = c_driver.interface_of(name, isa, plan, ends(code, file_shapes), threads)
     kernels = c_driver.kernels(code)
-    compiled = compiling.object_file(kernels, isa)
-    stack = sizes.stack_bytes(compiling.assembly(kernels, isa)) + CALLER_STACK
+    compiled, listing = compiling.object_and_assembly(kernels, isa)
+    stack = sizes.stack_bytes(listing) + CALLER_STACK
     driver = c_driver.Driver(code, plan, interface, isa, stack)
     files = driver.sources(golden)
     files[f"lib/{name}_kernels.o"] = compiled
