@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.export.lowering import elementwise, moves, pools, products, tidy
+from compress.export.lowering import elementwise, hoist, moves, pools, products, tidy
 from compress.export.lowering.builder import Builder, GridSpec, Value, default_axes
 from compress.export.lowering.errors import CannotLower
 from compress.export.lowering.graph import DEQUANTIZE, QUANTIZE, Graph, Node, read, scalar
@@ -168,6 +168,7 @@ def walked(graph: Graph) -> Walk:
     Raises:
         CannotLower: as :func:`lower`.
     """
+    hoist.hoisted(graph)
     walk = Walk(graph)
     _inputs(walk)
     for node in graph.nodes:

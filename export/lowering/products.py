@@ -17,6 +17,7 @@ from compress.export.lowering.graph import Node, QuantizedConstant
 from compress.export.lowering.windows import window
 from compress.integer import program as p
 from compress.integer.fixed_point import multipliers
+from compress.types import Note
 
 if TYPE_CHECKING:
     from compress.export.lowering.lower import Destination, Walk
@@ -32,10 +33,14 @@ def narrowest(weight: Array) -> int:
     return next(bits for bits, (low, high) in WIDTHS.items() if low <= weight.min() and weight.max() <= high)
 
 
-def symmetric(held: QuantizedConstant | None, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float64]] | None:
-    """Integers of int8 and one scale an index of ``axis``, if a constant's grid is symmetric; else None.
+OnGrid = tuple[NDArray[np.int16], NDArray[np.float64]]
+"""Integers less their zero point, within [-255, 254], which two bytes add up to, and one scale an output channel."""
 
-    uint8 weights around 128 are int8 weights around 0.
+
+def symmetric(held: QuantizedConstant | None, axis: int) -> OnGrid | None:
+    """Integers less their zero point, and one scale an index of ``axis``; None where a constant has no such grid.
+
+    uint8 weights around 128 are int8 weights around 0; other zero points give up to nine bits (:func:`two_products`).
     """
     if held is None or held.integers.dtype == np.int32:
         return None
@@ -43,10 +48,33 @@ def symmetric(held: QuantizedConstant | None, axis: int) -> tuple[NDArray[np.int
     if held.zero_point.size > 1:
         along[held.axis] = -1
     steps = held.integers - held.zero_point.reshape(along)
-    if steps.min() < -128 or steps.max() > 127 or (held.scale.size > 1 and held.axis != axis):
+    if steps.max() > 254 or (held.scale.size > 1 and held.axis != axis):
         return None
     scales = np.broadcast_to(held.scale.astype(np.float64), (held.integers.shape[axis],))
-    return steps.astype(np.int8), np.asarray(scales)
+    return steps.astype(np.int16), np.asarray(scales)
+
+
+def two_products(
+    walk: Walk, node: Node, source: str, weight: NDArray[np.int16], groups: int
+) -> tuple[str, NDArray[np.int8]]:
+    """A convolution with weights of nine bits as one with twice as many input channels of eight: each group's
+    channels twice, with ``w = clip(w) + rest``. The image (H, W, 2 C) and the weights (O, KH, KW, 2 C / groups).
+
+    Weights within int8 stay as they are.
+    """
+    first = np.clip(weight, -128, 127)
+    if np.array_equal(first, weight):
+        return source, weight.astype(np.int8)
+    builder = walk.builder
+    height, width, channels = builder.tensors[source].shape
+    each = channels // groups
+    made = builder.like(f"{source}_twice", source, (height, width, 2 * channels))
+    extents = (height * width, groups, 2, each)
+    strides = (channels, each, 0, 1), (2 * channels, 2 * each, each, 1)
+    builder.add(p.Copy, f"{node.name}_twice", [source], made.name, extents, *strides, 0, 0, None)
+    why = "done as two products, since its weights lie off the middle of their grid; quantize them symmetrically"
+    builder.notes.append(Note(node.name, node.op, why))
+    return made.name, np.concatenate([first, weight - first], axis=3).astype(np.int8)
 
 
 def _bias(walk: Walk, node: Node, name: str, step: NDArray[np.float64]) -> p.Ints:
@@ -86,7 +114,7 @@ def convolve(
     image: tuple[int, int, int],
     weight_name: str,
     weight: Array,
-    quantized_weight: tuple[NDArray[np.int8], NDArray[np.float64]] | None,
+    quantized_weight: OnGrid | None,
     bias_name: str,
     fields: tuple[Any, ...],
     size: tuple[int, int],
@@ -99,7 +127,7 @@ def convolve(
         image: see ``value``.
         weight_name: for the note.
         weight: float32 (O, KH, KW, C / groups).
-        quantized_weight: the same as int8 and scales, if it is on a grid.
+        quantized_weight: the same as integers and scales, if it is on a grid.
         bias_name: of a constant, or "".
         fields: strides, padding, dilations, groups.
         size: (OH, OW).
@@ -115,13 +143,14 @@ def convolve(
     step = builder.tensors[integer.tensor].scale * scales
     source = builder.view(node.name, integer, image)
     bias = _bias(walk, node, bias_name, step)
+    source, narrow = two_products(walk, node, source, integers, fields[-1])
     channels = 1 if node.op in ("Conv", "ConvTranspose") else -1
-    last, integers, step, bias = affine.absorbed(walk, node, channels, integers, step, bias)
+    last, weights, step, bias = affine.absorbed(walk, node, channels, narrow, step, bias)
     to = walk.destination(last)
     made = walk.output(to, (*size, weight.shape[0]))
     how = None if to.grid is None else requantize(step, to)
     scale = step.astype(np.float32) if to.grid is None else None
-    weights = np.ascontiguousarray(integers)
+    weights = np.ascontiguousarray(weights)
     builder.add(p.Convolution, node.name, [source], made.name, weights, narrowest(weights), bias, *fields, how, scale)
     return to, walk.clipped(node.name, to, made)
 
@@ -157,7 +186,7 @@ def _why_float(walk: Walk, node: Node, weight_name: str, no_weight: bool) -> str
         return "its input isn't 8-bit"
     if weight_name not in walk.graph.quantized:
         return "the file holds its weight in float"
-    return "the grid of its weight isn't symmetric with one scale an output channel"
+    return "the grid of its weight has scales along another axis than its output channels, or lies above 0"
 
 
 def _image(walk: Walk, node: Node) -> tuple[Value, tuple[int, int, int], bool]:
@@ -224,7 +253,7 @@ def _transposed(walk: Walk, node: Node) -> None:
         return np.ascontiguousarray(flipped.reshape(groups * per_group, *flipped.shape[2:])).astype(to)
 
     on_grid = symmetric(held, 1) if groups == 1 else _one_scale(held, groups * weight.shape[1])
-    integers = None if on_grid is None else (turned(on_grid[0], np.int8), on_grid[1])
+    integers = None if on_grid is None else (turned(on_grid[0], np.int16), on_grid[1])
     integer = walk.builder.integer(node.name, value)
     value = walk.builder.real(node.name, value) if integer is None or integers is None else integer
     spread, size = _spread(walk, node, value, image, found.strides)
@@ -257,7 +286,7 @@ def _transposed(walk: Walk, node: Node) -> None:
     walk.set(to, image_value(walk, to.value, tensor, line))
 
 
-def _one_scale(held: QuantizedConstant | None, outputs: int) -> tuple[NDArray[np.int8], NDArray[np.float64]] | None:
+def _one_scale(held: QuantizedConstant | None, outputs: int) -> OnGrid | None:
     if held is None or np.unique(held.scale).size > 1:
         return None
     found = symmetric(QuantizedConstant(held.integers, held.scale[:1], held.zero_point[:1], 0), 0)
