@@ -1,8 +1,8 @@
 """MLPerf Tiny's int8 ResNet-8 compiled for microcontrollers: instructions, working memory, flash, agreement.
 
-Instructions are counted by QEMU (``-icount``), one run of the library's ``model_run``; a count is not a time, and a core
-takes one to two cycles for some of them. Weights of fewer bits are the 8-bit ones rounded: sizes and counts depend on
-nothing else.
+Instructions are counted by QEMU (``-icount``), one run of the library's ``model_run``; a count is not a time, and a
+core takes one to two cycles for some of them. Weights of fewer bits are the 8-bit ones rounded: sizes and counts
+depend on nothing else.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ def section(document: Mapping[str, Any]) -> str:
     most = max(row["images"] for row in rows)
     cycles = ", ".join(f"{core} {figure / 1e6:.1f} million" for core, figure in PUBLISHED_CYCLES.items())
     return (
-        "MLPerf Tiny's image classification network with its own int8 weights, compiled to a library with no runtime and "
-        f"run by QEMU. {exact} of {len(rows)} builds equal the integer reference bit for bit, on up to {most} of the "
-        "images that MLPerf runs. Instructions are counted, requantization and all else included; they are not cycles. "
+        "MLPerf Tiny's image classification network with its own int8 weights, compiled to a library with no runtime "
+        f"and run by QEMU. {exact} of {len(rows)} builds equal the integer reference bit for bit, on up to {most} of the "
+        "images that MLPerf runs. Instructions are counted, requantization and all else included; they aren't cycles. "
         f"MLPerf Tiny v1.2's best entries take, in cycles: {cycles}. The arena excludes input and output; flash holds "
         "code, constants and driver. Weights of fewer than 8 bits are rounded ones, for their size and count "
         f"only.\n\n{table}\n"

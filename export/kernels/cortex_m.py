@@ -9,6 +9,7 @@ from compress.export.kernels.code import Code
 from compress.export.kernels.isa import Isa
 from compress.integer.program import Op, Program
 
+
 def code(program: Program, isa: Isa, prefix: str = "kernel") -> Code:
     """The kernels of a program whose 8-bit tensors are signed; all images lie densely.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from compress.export.kernels import cortex_m_dot, cortex_m_tiles
 from compress.export.kernels.building import HIGH
 from compress.export.kernels.code import Placed
-from compress.export.kernels.cortex_m_tables import GEOMETRY, Kind
+from compress.export.kernels.cortex_m_tables import GEOMETRY, Kind, as_bytes, halves, narrow, words
 from compress.export.kernels.cortex_m_tiles import Saturation, Tiles
 from compress.export.kernels.cortex_m_weights import PLAIN, UNITS, pack, register_words
 from compress.export.kernels.cortex_m_writing import kernel
@@ -40,8 +40,7 @@ class Layer:
 
     Attributes:
         kind: of the kernel.
-        table: int32: :data:`GEOMETRY`, with an addition :data:`ADDITION`, then :attr:`Kind.entry` words a pair of
-            output channels.
+        table: int32: :data:`GEOMETRY`, with an addition :data:`ADDITION`, then what :attr:`Kind.first_entry` says.
         weights: int32 (pairs * words,).
         scratch: bytes.
         once: no output is computed twice, so that an addition may be done in place.
@@ -73,7 +72,8 @@ class Emit:
         ends = [placed[name] for name in (*op.inputs, op.output)]
         if any(place.layout is not None for place in ends) or ends[0].tensor.dtype != "int8":
             return None
-        return _emitted(op, _layer(convolution, ends[0].tensor, ends[-1].tensor, self.budgets.get(op.output, 0)), isa, symbol)
+        layer = _layer(convolution, ends[0].tensor, ends[-1].tensor, self.budgets.get(op.output, 0))
+        return _emitted(op, layer, isa, symbol)
 
 
 def scratch_bytes(op: Op, tensors: Mapping[str, Tensor]) -> int:
@@ -132,7 +132,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
 
     def scratch(rows: int) -> int:
         # Behind the last row the last step may read a few numbers that meet weights of zero.
-        return (unpacked + ((rows - 1) * op.strides[0] + span) * row + 2 * steps) * 4
+        return int(unpacked + ((rows - 1) * op.strides[0] + span) * row + 2 * steps) * 4
 
     block = min(out_h, 2)
     while block < out_h and block * out_w < PIXELS and scratch(min(block + 2, out_h)) <= budget:
@@ -151,37 +151,37 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
         "span": span, "row": row, "left": op.padding[1] * own // 2,
         "right": row - (op.padding[1] + width) * own // 2,
         "groups": width * channels // 4 if aligned else width,
-        "channels": channels, "zero": (source.zero_point & 0xFFFF) * 0x10001,
+        "channels": channels, "zero": source.zero_point,
         "pairs": len(starts), "last": last, "second": min(outputs - 1, 1), "words": packed.shape[1],
         "skip": op.dilations[0] * row * 4 - steps * 8, "turns": turns, "end": kernel_h * steps * 4,
-        "images": unpacked, "split": 2 if by_rows else 1, "down": op.strides[0] * row,
+        "images": unpacked, "split": int(by_rows), "down": op.strides[0] * row,
         "apart": 0 if by_rows else out_w // 2 * op.strides[1] * own // 2,
         "columns": out_w if by_rows else -(-out_w // 2), "step": op.strides[1] * own // 2,
         "out_row": out_w * outputs, "out_apart": 0 if by_rows else out_w // 2 * outputs, "outputs": outputs,
         "out_zero": 0, "low": 0, "high": 0, "entry": entry,
+        "blocks": -(-out_h // block),
     }  # fmt: skip
+    geometry["x_row"] = (geometry["down"] - geometry["columns"] * geometry["step"]) * 4
+    geometry["y_row"] = geometry["out_row"] - geometry["columns"] * outputs
     correction = op.weight.astype(np.int64).reshape(outputs, -1).sum(axis=1) * source.zero_point
     bias = wrap((op.bias.astype(np.int64) - correction) << unit).astype(np.int32)[chosen]
     if op.requantize is None:
         assert op.scale is not None
         # Taking 2^unit out of the scale is exact.
         scale = (np.broadcast_to(op.scale, outputs) / np.float32(1 << unit)).astype(np.float32)
-        columns = [bias, scale.view(np.int32)[chosen]]
+        columns, tail = [bias, scale.view(np.int32)[chosen]], np.zeros(0, np.int32)
     else:
         how = op.requantize
         geometry |= {"out_zero": how.zero_point, "low": how.low, "high": how.high}
         multiplier = np.broadcast_to(how.multiplier.ravel(), outputs)[chosen]
         shift = (np.broadcast_to(how.shift.ravel(), outputs) + unit)[chosen]
-        columns = [bias, multiplier, shift[:, :1] | shift[:, 1:] << 8]
-    kind = Kind(bits, tiles, unrolled, target.dtype == "float32")
+        columns, tail = [bias, multiplier], as_bytes(shift.astype(np.int64))
+    numbers = [geometry[name] for name in GEOMETRY]
+    kind = Kind(bits, not narrow(numbers), tiles, unrolled, target.dtype == "float32")
     entries = np.concatenate(columns, axis=1).astype(np.int32).reshape(-1)
-    table = np.concatenate([_words([geometry[name] for name in GEOMETRY]), entries])
+    table = np.concatenate([words(numbers) if kind.wide else halves(numbers), entries, tail])
     once = outputs % 2 == 0 and (by_rows or out_w % 2 == 0)
     return Layer(kind, table, packed.reshape(-1), scratch(block), once)
-
-
-def _words(numbers: list[int]) -> NDArray[np.int32]:
-    return wrap(np.array(numbers, np.int64)).astype(np.int32)
 
 
 def _folded(pixels: int) -> tuple[int, int]:
@@ -239,9 +239,9 @@ def _with_addition(layer: Layer, op: ConvolutionAdd) -> Layer:
     """The layer with the words of :data:`ADDITION` in front of its pairs."""
     add, own, tiles = op.add, op.own, layer.kind.tiles
     assert tiles is not None
-    words = [add.multipliers[own], add.multipliers[1 - own], _constant(op), add.shift, add.low, add.high]
+    numbers = [add.multipliers[own], add.multipliers[1 - own], _constant(op), add.shift, add.low, add.high]
     kind = replace(layer.kind, tiles=replace(tiles, addition=saturation(add.low, add.high)))
-    return replace(layer, kind=kind, table=np.insert(layer.table, len(GEOMETRY), _words(words)))
+    return replace(layer, kind=kind, table=np.insert(layer.table, kind.head, words(numbers)))
 
 
 __all__ = ["Emit", "fusable", "high", "image", "saturation", "scratch_bytes", "stored"]

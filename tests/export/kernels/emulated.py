@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +50,8 @@ def run_all(codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.nd
             rows = call.kernel.rows
             types = ", ".join(["const void *"] * len(pointers) + ["int32_t"] * (2 if rows is not None else 0))
             functions.append(f"void {call.kernel.symbol}({types});")
-            parts = [] if rows is None else sorted({0, 1, rows // 2, rows})
-            spans = list(zip(parts, parts[1:], strict=False)) if rows is not None else [None]
-            for span in spans:
-                extra = [] if span is None else [str(span[0]), str(span[1])]
+            spans = [[]] if rows is None else [[str(a), str(b)] for a, b in pairwise(sorted({0, 1, rows // 2, rows}))]
+            for extra in spans:
                 lines.append(f"    {call.kernel.symbol}({', '.join(pointers + extra)});")
         functions.append(f"extern const unsigned char memory{number}[], constants{number}[];")
         functions.append(f"static void case{number}(void) {{\n" + "\n".join(lines) + "\n}")
