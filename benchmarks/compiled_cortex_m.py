@@ -119,7 +119,7 @@ def section(document: Mapping[str, Any]) -> str:
     return (
         "MLPerf Tiny's image classification network with its own int8 weights, compiled to a library with no runtime "
         f"and run by QEMU. {exact} of {len(rows)} builds equal the integer reference bit for bit, on up to {most} of the "
-        "images that MLPerf runs. Instructions are counted, requantization and all else included; they aren't cycles. "
+        "images that MLPerf runs. Instructions are counted, requantization and all else included; not cycles. "
         f"MLPerf Tiny v1.2's best entries take, in cycles: {cycles}. The arena excludes input and output; flash holds "
         "code, constants and driver. Weights of fewer than 8 bits are rounded ones, for their size and count "
         f"only.\n\n{table}\n"

@@ -16,7 +16,8 @@ GEOMETRY = (
     "pairs", "last", "second", "words", "skip", "turns", "end", "images", "split", "down", "apart", "columns", "step",
     "out_row", "out_apart", "outputs", "out_zero", "low", "high", "entry", "blocks", "x_row", "y_row",
 )  # fmt: skip
-"""Numbers in front of a layer's table, of 16 bits where all fit, else of 32. Lengths of widened images are in words of two int16.
+"""Numbers in front of a layer's table, of 16 bits where all fit, else of 32. Lengths of widened images are in words of
+two int16.
 
 ``out_rows``, ``in_rows``, ``channels``, ``outputs``: of the images; ``block``: output rows at a time; ``stride``,
 ``top``: of the rows; ``span``: input rows under the kernel; ``row``: a widened row's words; ``left``, ``right``: words
