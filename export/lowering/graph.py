@@ -110,7 +110,10 @@ def read(source: Path | bytes) -> Graph:
     """
     import onnx
 
-    content = source if isinstance(source, bytes) else source.read_bytes()
+    try:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise CannotLower(f"{source}: {error.strerror or error}; give an ONNX file") from error
     try:
         model = onnx.load_model_from_string(content)
         if not model.graph.node:

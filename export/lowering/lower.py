@@ -98,6 +98,8 @@ class Walk:
         scale = scalar(constants, node.inputs[1])
         if scale is None:
             return None
+        if not (np.isfinite(scale) and scale > 0):
+            raise CannotLower(f"its scale is {scale:g}; calibrate the network again", node.name, node.op)
         point = constants.get(node.input(2))
         kind = "uint8" if point is None else str(np.asarray(point).dtype)
         if kind not in EIGHT_BITS:
