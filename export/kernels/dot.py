@@ -140,8 +140,8 @@ def pack(vectors: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
         return np.ascontiguousarray(vectors)
     repeats = 8 // bits
     size = vectors.shape[-1] // repeats
-    fields = vectors.view(np.uint8) if bits > 1 else (vectors < 0).astype(np.uint8)
-    fields = fields & ((1 << bits) - 1)
+    whole = vectors.view(np.uint8) if bits > 1 else (vectors < 0).astype(np.uint8)
+    fields = whole & np.uint8((1 << bits) - 1)
     parts = fields.reshape(*vectors.shape[:-1], repeats, size)
     places = (8 - bits - bits * np.arange(repeats)).astype(np.uint8)
     packed = np.bitwise_or.reduce(parts << places[:, None], axis=-2)

@@ -49,7 +49,7 @@ def registers(dot: Dot, block: Block) -> int:
         held = {1: 1, 2: 1}.get(dot.steps, 3)
         return accumulators + block.pixels * held + 2 * wide + held
     weights = block.vectors * block.taps * dot.operands
-    scratch = 0 if dot.steps == 1 else 1
+    scratch = 0 if dot.steps == 1 else 2  # a product, and the mask of even bytes
     return accumulators + weights + dot.operands + scratch
 
 
