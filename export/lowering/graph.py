@@ -110,10 +110,7 @@ def read(source: Path | bytes) -> Graph:
     """
     import onnx
 
-    try:
-        content = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError as error:
-        raise CannotLower(f"{source}: {error.strerror or error}; give an ONNX file") from error
+    content = source if isinstance(source, bytes) else _content(source)
     try:
         model = onnx.load_model_from_string(content)
         if not model.graph.node:
@@ -133,6 +130,13 @@ def read(source: Path | bytes) -> Graph:
     except Exception as error:
         said = " ".join(str(error).split())[:200]
         raise CannotLower(f"the file can't be read as ONNX: {said or type(error).__name__}") from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CannotLower(f"{path}: {error.strerror or error}; give an ONNX file") from error
 
 
 def _fix_sizes(model: Any, initializers: set[str]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,14 +12,30 @@ from compress.export.onnx import serialize
 from compress.quantize import quantize
 from compress.types import State
 from tests.export.lowering import comparing
-from tests.export.lowering.small import check
-from tests.graph import convolutional, transformers
-from tests.graph.networks import ARCHITECTURES, build, inputs_of
+from tests.export.lowering.small import check, islands
+from tests.graph import transformers
+from tests.graph.networks import ARCHITECTURES, ROSTER, build, inputs_of
 
-FLOATS = {}
-"""What our quantizer leaves in float, by network; nothing else is."""
-REFUSED = {}
-"""Networks that can't be lowered, and what is said."""
+FLOATS: dict[str, set[str]] = {
+    "Squeeze": {"Mul"},
+    "Attention": {"MatMul", "LayerNormalization"},
+    "PreActivationResNet": {"BatchNormalization"},
+    "ShuffleNetV2": {"Concat"},
+    "ConvNeXt": {"LayerNormalization", "Mul", "Add", "Sub"},
+    "SuperResolution": {"PRelu"},
+    "GroupNormNet": {"GroupNormalization", "InstanceNormalization"},
+    "MobileNetV3": {"GlobalAveragePool", "Mul"},
+    "Transposed": {"MatMul"},
+    "ViT": {"MatMul", "Add", "Concat"},
+    "HandWrittenTransformer": {"LayerNormalization", "MatMul"},
+    "TorchTransformer": {"LayerNormalization", "MatMul"},
+    "Swin": {"LayerNormalization", "MatMul", "Add"},
+    "Mixer": {"LayerNormalization"},
+    "Gated": {"Mul", "ReduceMean"},
+}
+"""What our quantizer may leave in float, by network: the others are integers throughout."""
+REFUSED = {transformers.Recurrent: "LSTM", transformers.Text: "Gather"}
+"""Networks that can't be lowered, and the operator that is named."""
 
 
 def serialized(factory: type[torch.nn.Module], target: str | None) -> bytes:
@@ -32,19 +47,39 @@ def serialized(factory: type[torch.nn.Module], target: str | None) -> bytes:
     return serialize(made.state, inputs[0][:2])
 
 
-IMAGES = [each for each in ARCHITECTURES if each not in (transformers.Text, transformers.TwoInputs)]
+def marked(factory: type[torch.nn.Module], target: str) -> Any:
+    """The roster's networks for x86 at every run, the rest in the long one."""
+    quick = factory in ROSTER and target == "cpu"
+    return pytest.param(factory, target, marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("target", ["cpu", "raspberry-pi-4"])
-@pytest.mark.parametrize("factory", IMAGES)
+LOWERED = [each for each in ARCHITECTURES if each not in (*REFUSED, transformers.TwoInputs)]
+
+
+@pytest.mark.parametrize(
+    ("factory", "target"), [marked(each, target) for each in LOWERED for target in ("cpu", "raspberry-pi-4")]
+)
 def test_our_own_files(factory, target):
     model = serialized(factory, target)
-    program = check(model, floats=FLOATS.get(factory.__name__, set()), close=0.15)
+    found = islands(lower(model))
+    assert found <= FLOATS.get(factory.__name__, set())
+    program = check(model, floats=found)
     assert program.macs > 0
 
 
-@pytest.mark.parametrize("factory", ARCHITECTURES)
+@pytest.mark.parametrize("factory", [pytest.param(f, marks=() if f in ROSTER else pytest.mark.slow) for f in LOWERED])
 def test_float_files(factory):
     model = serialized(factory, None)
     inputs = [x[:1].numpy() for x in inputs_of(factory, 1)]
-    assert comparing.difference(model, inputs) <= 1e-4
+    program = lower(model)
+    assert {tensor.dtype for tensor in program.tensors.values()} == {"float32"}
+    assert not program.notes
+    assert comparing.difference(model, inputs, program) <= 1e-4
+
+
+@pytest.mark.parametrize("factory", REFUSED)
+def test_networks_that_cannot_be_lowered(factory):
+    with pytest.raises(CannotLower) as caught:
+        lower(serialized(factory, None))
+    assert caught.value.operator == REFUSED[factory]
+    assert caught.value.node
