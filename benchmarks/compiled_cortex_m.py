@@ -118,8 +118,9 @@ def section(document: Mapping[str, Any]) -> str:
     cycles = ", ".join(f"{core} {figure / 1e6:.1f} million" for core, figure in PUBLISHED_CYCLES.items())
     return (
         "MLPerf Tiny's image classification network with its own int8 weights, compiled to a library with no runtime "
-        f"and run by QEMU. {exact} of {len(rows)} builds equal the integer reference bit for bit, on up to {most} of the "
-        "images that MLPerf runs. Instructions are counted, requantization and all else included; not cycles. "
+        f"and run by QEMU. {exact} of {len(rows)} builds equal the integer reference bit for bit, on up to {most} of "
+        "the images that MLPerf runs. Instructions are counted, requantization and all else included; they are no "
+        "cycles. "
         f"MLPerf Tiny v1.2's best entries take, in cycles: {cycles}. The arena excludes input and output; flash holds "
         "code, constants and driver. Weights of fewer than 8 bits are rounded ones, for their size and count "
         f"only.\n\n{table}\n"

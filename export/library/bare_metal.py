@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from compress.errors import BadInput, CheckFailed
 
@@ -92,20 +93,47 @@ BOARDS: Mapping[str, Board] = {
 
 def files(board: Board, stack_bytes: int = STACK_BYTES) -> dict[str, str]:
     """Start-up code, linker script and semihosting for the board, by file name."""
+    return _rendered((board.start_up, "semihosting.h", "semihosting.c", "board.ld"), board, stack_bytes, {})
+
+
+def example(board: Board, words: Mapping[str, Any], stack_bytes: int = STACK_BYTES) -> dict[str, str]:
+    """A program that runs the golden inputs on the board, or in the emulator with ``make run``, by file name.
+
+    Args:
+        board: which.
+        words: the library's, as its own templates get them.
+        stack_bytes: what the linker script keeps free.
+    """
+    names = (board.start_up, "semihosting.h", "semihosting.c", "board.ld", "golden_main.c", "Makefile")
+    made = _rendered(names, board, stack_bytes, words)
+    made["main.c"] = made.pop("golden_main.c")
+    return made
+
+
+def _rendered(names: Sequence[str], board: Board, stack_bytes: int, words: Mapping[str, Any]) -> dict[str, str]:
     import jinja2
 
     folder = resources.files("compress.export") / "templates" / "bare_metal"
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                                      keep_trailing_newline=True, autoescape=False)  # fmt: skip
     values = {
-        "title": board.title, "fpu": board.fpu, "instructions_per_tick": f"{board.instructions_per_tick:g}",
-        "flash_origin": board.flash[0], "flash_bytes": board.flash[1], "ram_origin": board.ram[0],
-        "ram_bytes": board.ram[1], "stack_bytes": stack_bytes, "riscv": "riscv" in board.compiler,
+        **words, "title": board.title, "fpu": board.fpu, "riscv": "riscv" in board.compiler,
+        "instructions_per_tick": f"{board.instructions_per_tick:g}", "flash_origin": board.flash[0],
+        "flash_bytes": board.flash[1], "ram_origin": board.ram[0], "ram_bytes": board.ram[1],
+        "stack_bytes": stack_bytes, "start_up": board.start_up, "compiler": board.compiler,
+        "flags": " ".join(board.flags), "command": " ".join(_command(board.emulator, board)),
     }  # fmt: skip
     return {
         name: environment.from_string((folder / f"{name}.j2").read_text(encoding="utf-8")).render(values)
-        for name in (board.start_up, "semihosting.h", "semihosting.c", "board.ld")
+        for name in names
     }
+
+
+def _command(emulator: str, board: Board) -> list[str]:
+    return [
+        emulator, "-machine", board.machine, *board.modes, "-nographic", "-monitor", "none", "-serial", "none",
+        "-icount", "shift=0", "-semihosting-config", "enable=on,target=native",
+    ]  # fmt: skip
 
 
 def link(folder: Path, sources: Sequence[str], board: Board, *, stack_bytes: int = STACK_BYTES) -> Path:
@@ -145,10 +173,7 @@ def emulate(program: Path, board: Board, timeout_s: float = TIMEOUT_S) -> str:
     emulator = shutil.which(board.emulator)
     if emulator is None:
         raise BadInput(f"{board.emulator} is missing; install QEMU (Debian: qemu-system-arm, qemu-system-misc).")
-    command = [
-        emulator, "-machine", board.machine, *board.modes, "-nographic", "-monitor", "none", "-serial", "none",
-        "-icount", "shift=0", "-semihosting-config", "enable=on,target=native", "-kernel", str(program.resolve()),
-    ]  # fmt: skip
+    command = [*_command(emulator, board), "-kernel", str(program.resolve())]
     try:
         done = subprocess.run(
             command, cwd=program.parent, capture_output=True, text=True, check=False, timeout=timeout_s,
@@ -164,4 +189,4 @@ def emulate(program: Path, board: Board, timeout_s: float = TIMEOUT_S) -> str:
     return said
 
 
-__all__ = ["BOARDS", "Board", "emulate", "files", "link"]
+__all__ = ["BOARDS", "Board", "emulate", "example", "files", "link"]
