@@ -217,9 +217,10 @@ class Rescaling:
         names = ("multiplier", "half", "shift")
         return [(name, str(table.dtype), table.size) for name, table in zip(names, self.tables, strict=True)]
 
-    def numbers(self, width: int = 1) -> tuple[Any, ...]:
+    def numbers(self, width: int = 1) -> tuple[Any, Any, Any]:
         """The first of each, as numbers in the code."""
-        return tuple(constant(int(table[0]), str(table.dtype), width) for table in self.tables)
+        m, half, shift = (constant(int(table[0]), str(table.dtype), width) for table in self.tables)
+        return m, half, shift
 
 
 def rescaled(acc: Any, multiplier: Any, half: Any, shift: Any, high: bool, width: int = 1) -> Any:
@@ -233,7 +234,7 @@ def rescaled(acc: Any, multiplier: Any, half: Any, shift: Any, high: bool, width
     return (product + half) >> T.cast(shift, wide)
 
 
-def requantized(acc: Any, factors: tuple[Any, ...], to: Requantize, high: bool, dtype: str, width: int = 1) -> Any:
+def requantized(acc: Any, factors: tuple[Any, Any, Any], to: Requantize, high: bool, dtype: str, width: int = 1) -> Any:
     """Accumulators on the output's grid, clamped, of the output's type.
 
     The clamp stands in front of the zero point: factors of more than 1 may leave 32 bits.
@@ -248,7 +249,8 @@ def requantized(acc: Any, factors: tuple[Any, ...], to: Requantize, high: bool, 
     """
     from tvm.tirx.script import builder as T
 
-    value = rescaled(acc, *factors, high, width)
+    m, half, shift = factors
+    value = rescaled(acc, m, half, shift, high, width)
     low, top = (constant(limit - to.zero_point, "int32" if high else "int64", width) for limit in (to.low, to.high))
     bounded = clamp(value, low, top)
     if not high:

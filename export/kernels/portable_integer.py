@@ -214,7 +214,8 @@ def product(
     with function(symbol, parameters, leading * blocks) as body:
         left, right, y = body.buffers
         with T.serial(body.first, body.last) as number:
-            lead, rest = [], number // blocks
+            lead: list[Any] = []
+            rest = number // blocks
             for size in reversed(outer):
                 lead.insert(0, rest % size if size > 1 else 0)
                 rest = rest // size
