@@ -206,7 +206,7 @@ class _Kernel:
         if self.other is not None:
             pointers.append(pointer("other", self.other))
         pointers.append(pointer("y", self.target))
-        names = ("weights", "bias", "multiplier" if self.op.scale is None else "scale", "rounding", "shift")
+        names = ("weights", "bias", "multiplier" if self.op.scale is None else "scale", "rounding", "shift", "addition")
         pointers += [(name, str(c.dtype), c.size) for name, c in zip(names, constants, strict=False)]
         with function(symbol, pointers, self.rows) as body:
             self._nest(body)
