@@ -19,7 +19,7 @@ from compress.export.kernels.building import HIGH
 from compress.export.kernels.code import Placed
 from compress.export.kernels.cortex_m_tables import GEOMETRY, Kind, as_bytes, halves, narrow, words
 from compress.export.kernels.cortex_m_tiles import Saturation, Tiles
-from compress.export.kernels.cortex_m_weights import PLAIN, UNITS, pack, register_words
+from compress.export.kernels.cortex_m_weights import LINE_ZEROS, PLAIN, UNITS, pack, register_words
 from compress.export.kernels.cortex_m_writing import kernel
 from compress.export.kernels.dot import stored_bits
 from compress.export.kernels.emitted import Emitted
@@ -30,6 +30,8 @@ from compress.integer.program import Add, Convolution, Op, Requantize, Tensor
 
 PIXELS = 128
 """Output pixels for which weights are unpacked once, at most; more hardly spare anything."""
+LINE = 4096
+"""Weights of a linear layer from which on a kernel of its own is worth its code."""
 LARGEST_SHIFT = 54
 """Up to this shift the zero point fits beside the rounding term; see :mod:`cortex_m_tiles`."""
 
@@ -72,7 +74,7 @@ class Emit:
         ends = [placed[name] for name in (*op.inputs, op.output)]
         if any(place.layout is not None for place in ends) or ends[0].tensor.dtype != "int8":
             return None
-        layer = _layer(convolution, ends[0].tensor, ends[-1].tensor, self.budgets.get(op.output, 0))
+        layer = _layer(convolution, ends[0].tensor, ends[-1].tensor, self.budgets.get(op.output, 0), op is convolution)
         return _emitted(op, layer, isa, symbol)
 
 
@@ -81,7 +83,7 @@ def scratch_bytes(op: Op, tensors: Mapping[str, Tensor]) -> int:
     convolution = _convolution(op)
     if convolution is None:
         return 0
-    return _layer(convolution, tensors[op.inputs[0]], tensors[op.output], 0).scratch
+    return _layer(convolution, tensors[op.inputs[0]], tensors[op.output], 0, op is convolution).scratch
 
 
 def _convolution(op: Op) -> Convolution | None:
@@ -112,7 +114,7 @@ def image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (1,) * (3 - len(shape)) + shape  # type: ignore[return-value]  # at most three axes
 
 
-def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Layer:
+def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int, alone: bool) -> Layer:
     (height, width, channels), (out_h, out_w, outputs) = image(source.shape), image(target.shape)
     kernel_h, kernel_w = op.weight.shape[1:3]
     if (kernel_h, kernel_w) == (1, 1) and op.strides == (1, 1) and not any(op.padding):
@@ -124,7 +126,8 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
     bits = stored(op, weight)
     unit = UNITS[bits]
     packed = pack(weight, bits)
-    unpacked = register_words(packed.shape[1], bits)
+    line = alone and out_h * out_w == 1 == kernel_h * kernel_w and op.weight.size >= LINE
+    unpacked = 0 if line else register_words(packed.shape[1], bits)
     row = max((out_w - 1) * op.strides[1] + kernel_w, op.padding[1] + width) * own // 2
     span = (kernel_h - 1) * op.dilations[0] + 1
     # Two pixels lie half a row apart where rows are even, else half a block of rows.
@@ -132,7 +135,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
 
     def scratch(rows: int) -> int:
         # Behind the last row the last step may read a few numbers that meet weights of zero.
-        return int(unpacked + ((rows - 1) * op.strides[0] + span) * row + 2 * steps) * 4
+        return int(unpacked + ((rows - 1) * op.strides[0] + span) * row + 2 * steps + (LINE_ZEROS if line else 0)) * 4
 
     block = min(out_h, 2)
     while block < out_h and block * out_w < PIXELS and scratch(min(block + 2, out_h)) <= budget:
@@ -140,8 +143,9 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
     last = max(outputs - 2, 0)
     starts = np.minimum(np.arange(0, outputs, 2), last)
     chosen = np.stack([starts, np.minimum(starts + 1, outputs - 1)], axis=1)
+    short = op.requantize is not None and high(op.requantize, unit)
     tiles = None
-    if op.requantize is not None and high(op.requantize, unit):
+    if op.requantize is not None and short and not line:
         limits = saturation(op.requantize.low, op.requantize.high)
         tiles = Tiles(limits, None)
     unrolled = cortex_m_dot.unroll(steps) if tiles is None else 1
@@ -177,7 +181,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
         shift = (np.broadcast_to(how.shift.ravel(), outputs) + unit)[chosen]
         columns, tail = [bias, multiplier], as_bytes(shift.astype(np.int64))
     numbers = [geometry[name] for name in GEOMETRY]
-    kind = Kind(bits, not narrow(numbers), tiles, unrolled, target.dtype == "float32")
+    kind = Kind(bits, not narrow(numbers), tiles, unrolled, target.dtype == "float32", line, short)
     entries = np.concatenate(columns, axis=1).astype(np.int32).reshape(-1)
     table = np.concatenate([words(numbers) if kind.wide else halves(numbers), entries, tail])
     once = outputs % 2 == 0 and (by_rows or out_w % 2 == 0)

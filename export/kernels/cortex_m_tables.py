@@ -42,6 +42,8 @@ class Kind:
         wide: :data:`GEOMETRY` takes 32 bits a number.
         tiles: the inner loops, requantization included; None where that needs 64 bits, or the output is float32.
         unroll: of the inner loop without ``tiles``.
+        line: one output pixel of a 1x1 kernel: weights are unpacked in registers. No ``tiles``.
+        high: the products' high words are all that requantization needs.
         floats: the output is float32.
     """
 
@@ -50,6 +52,8 @@ class Kind:
     tiles: Tiles | None
     unroll: int
     floats: bool
+    line: bool
+    high: bool
 
     @property
     def add(self) -> bool:

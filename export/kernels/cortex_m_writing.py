@@ -10,9 +10,9 @@ from compress.export.kernels.building import clamp
 from compress.export.kernels.code import Kernel
 from compress.export.kernels.cortex_m_assembly import imported
 from compress.export.kernels.cortex_m_tables import ADDITION, ENTRY, GEOMETRY, Kind
-from compress.export.kernels.cortex_m_weights import FILL, WIDEN_PIXELS, widen
+from compress.export.kernels.cortex_m_weights import FILL, LINE_ZEROS, WIDEN_PIXELS, in_registers, unpacked, widen
 from compress.export.kernels.isa import Isa
-from compress.export.kernels.vectors import Expr, cast, let, view
+from compress.export.kernels.vectors import Expr, cast, intrinsic, let, view
 
 HUGE = 1 << 28
 """Elements of buffers whose size the kernel reads from its table."""
@@ -37,7 +37,7 @@ def kernel(kind: Kind, isa: Isa, symbol: str) -> Kernel:
             ]
             data = {name: T.arg(name, T.ptr(dtype)) for name, dtype in names}
             buffers = {name: T.decl_buffer((HUGE,), dtype, data=data[name]) for name, dtype in names}
-            functions = [FILL, WIDEN_PIXELS, *(widen(bits) for bits in sorted({8, kind.bits}))]
+            functions = [FILL, WIDEN_PIXELS, *(widen(bits) for bits in sorted({8} if kind.line else {8, kind.bits}))]
             if kind.tiles is not None:
                 functions.append(cortex_m_tiles.function(kind.tiles))
             # The same memory as numbers of fewer bits; nothing writes it.
@@ -65,9 +65,16 @@ class _Writer:
 
     def write(self) -> None:
         """All of the kernel."""
+        from tvm import tirx
         from tvm.tirx.script import builder as T
 
         g = self.geometry
+        if self.kind.line:
+            self._widen_rows(tirx.const(0, "int32"), tirx.const(1, "int32"))
+            FILL(T.address_of(self.scratch[g("row")]), tirx.const(0, "int32"), tirx.const(LINE_ZEROS, "int32"))
+            with T.serial(g("pairs")) as pair:
+                self._line(pair)
+            return
         with T.serial(g("blocks")) as block:
             first = let(block * g("block"))
             rows = let(T.min(g("block"), g("out_rows") - first))
@@ -133,6 +140,30 @@ class _Writer:
         apart = let(T.Select(split, turns * g("down"), g("apart")))
         return turns, apart, let(T.Select(split, turns * g("out_row"), g("out_apart")))
 
+    def _line(self, pair: Expr) -> None:
+        """Two output channels of one pixel. A word of packed weights serves steps of both: fields 0, 2, ... are the
+        first channel's, fields 1, 3, ... the second's; of 8 bits two words make a step."""
+        from tvm.tirx.script import builder as T
+
+        g, numbers, w, x = self.geometry, self._entry(pair), self.buffers["w"], self.scratch
+        sums = T.alloc_buffer((2,), "int32", scope="local")
+        for i in range(2):
+            T.buffer_store(sums, numbers[i], [i])
+        at = let(pair * g("words"))
+        each = 2 if self.kind.bits == 8 else 1
+        steps = max(4 // self.kind.bits, 1)
+        with T.serial(g("words") >> (each - 1)) as i:
+            fields = [field for k in range(each) for field in unpacked(let(w[at + i * each + k]), self.kind.bits)]
+            for step in range(steps):
+                inputs = [let(x[(i * steps + step) * 2 + half]) for half in range(2)]
+                for channel in range(2):
+                    for value, weight in zip(inputs, in_registers(fields[step * 2 + channel]), strict=True):
+                        total = intrinsic("int32", "llvm.arm.smlad", value, weight, sums[channel])
+                        T.buffer_store(sums, total, [channel])
+        channel = let(T.min(pair * 2, g("last")))
+        for i, place in enumerate((channel, channel + g("second"))):
+            T.buffer_store(self.buffers["y"], self._scaled(sums[i], numbers, i), [place])
+
     def _tiles(self, first: Expr, rows: Expr, pair: Expr) -> None:
         from tvm import tirx
         from tvm.tirx.script import builder as T
@@ -195,6 +226,12 @@ class _Writer:
         shifts = T.cast(numbers[4 + which], "int64")
         one = tirx.const(1, "int64")
         product = T.cast(acc, "int64") * T.cast(numbers[2 + which], "int64")
+        if self.kind.high:
+            # As in cortex_m_tiles.
+            shift = let(numbers[4 + which] - 32)
+            half = (tirx.const(1, "int32") << (shift - 1)) + (g("out_zero") << shift)
+            value = (T.cast(product >> tirx.const(32, "int64"), "int32") + half) >> shift
+            return T.cast(clamp(value, g("low"), g("high")), "int8")
         value = ((product + (one << (shifts - one))) >> shifts) + T.cast(g("out_zero"), "int64")
         return T.cast(clamp(value, T.cast(g("low"), "int64"), T.cast(g("high"), "int64")), "int8")
 
