@@ -13,8 +13,8 @@ import numpy as np
 from compress.export.kernels.code import Code, Constant
 from compress.export.kernels.compiling import object_file
 from compress.export.kernels.isa import Isa
-from compress.export.library import bare_metal
-from tests.export.kernels.hosted import Memory, kernels
+from compress.export.library import bare_metal, memory_plan
+from tests.export.kernels.hosted import GUARD, NOISE, Memory, kernels
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,32 @@ class Outcome:
     instructions: float
 
 
-def run_all(codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Outcome]:
-    """Each piece of code, with kernels named apart, on its inputs; guards around all buffers are checked."""
+class PlannedMemory(Memory):
+    """The buffers where the memory plan puts them."""
+
+    def __init__(self, code: Code, inputs: Mapping[str, np.ndarray]) -> None:
+        super().__init__(code, inputs)
+        plan = memory_plan.plan(code)
+        start = -(-self.raw.size // 64) * 64
+        self.arena = start, start + plan.arena_bytes
+        self.raw = np.pad(self.raw, (0, self.arena[1] + GUARD - self.raw.size), constant_values=NOISE)
+        self.start |= {name: start + offset for name, offset in plan.offsets.items()}
+
+    def check_guards(self) -> None:
+        assert (self.raw[self.arena[1] :] == NOISE).all(), "a kernel wrote behind the arena"
+
+
+def run_all(
+    codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.ndarray]], *, planned: bool = False
+) -> list[Outcome]:
+    """Each piece of code, with kernels named apart, on its inputs; guards around all buffers are checked.
+
+    With ``planned`` buffers share memory as in a library, and only what lies behind the arena is checked.
+    """
     board = bare_metal.BOARDS[isa.cpu]
-    memories = [Memory(code, values) for code, values in zip(codes, inputs, strict=True)]
+    memories = [
+        (PlannedMemory if planned else Memory)(code, values) for code, values in zip(codes, inputs, strict=True)
+    ]
     room = max(memory.raw.size for memory in memories)
     functions, cases, blobs = [], [], {}
     every = [kernel for code in codes for kernel in kernels(code)]
