@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +203,8 @@ def _inputs(walk: Walk) -> None:
         axes = default_axes(shape)
         source = Node("Input", name, [], [name], {})
         to = walk.destination(source, clips=False)
-        tensor = walk.output(to, tuple(shape[axis] for axis in axes))
+        # Named as in the file, whatever QuantizeLinear's output is called there.
+        tensor = walk.output(replace(to, value=name), tuple(shape[axis] for axis in axes))
         if to.grid is not None and (to.grid.low, to.grid.high) != p.LIMITS[to.grid.dtype]:
             # The caller rounds to the whole type; what clips leave of it is the network's own business.
             low, high = p.LIMITS[tensor.dtype]

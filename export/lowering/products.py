@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -13,68 +12,16 @@ from numpy.typing import NDArray
 from compress.export.lowering import affine
 from compress.export.lowering.builder import Value
 from compress.export.lowering.errors import CannotLower
-from compress.export.lowering.graph import Node, QuantizedConstant
+from compress.export.lowering.graph import Node
+from compress.export.lowering.weights import OnGrid, narrowest, one_scale, symmetric, two_products
 from compress.export.lowering.windows import window
 from compress.integer import program as p
 from compress.integer.fixed_point import multipliers
-from compress.types import Note
 
 if TYPE_CHECKING:
     from compress.export.lowering.lower import Destination, Walk
 
 Array = NDArray[Any]
-WIDTHS: Mapping[int, tuple[int, int]] = {2: (-2, 1), 3: (-4, 3), 4: (-8, 7), 8: (-128, 127)}
-
-
-def narrowest(weight: Array) -> int:
-    """Bits of the narrowest width that holds all of ``weight``; one bit is -1 and 1."""
-    if np.all(np.abs(weight) == 1):
-        return 1
-    return next(bits for bits, (low, high) in WIDTHS.items() if low <= weight.min() and weight.max() <= high)
-
-
-OnGrid = tuple[NDArray[np.int16], NDArray[np.float64]]
-"""Integers less their zero point, within [-255, 254], which two bytes add up to, and one scale an output channel."""
-
-
-def symmetric(held: QuantizedConstant | None, axis: int) -> OnGrid | None:
-    """Integers less their zero point, and one scale an index of ``axis``; None where a constant has no such grid.
-
-    uint8 weights around 128 are int8 weights around 0; other zero points give up to nine bits (:func:`two_products`).
-    """
-    if held is None or held.integers.dtype == np.int32:
-        return None
-    along = [1] * held.integers.ndim
-    if held.zero_point.size > 1:
-        along[held.axis] = -1
-    steps = held.integers - held.zero_point.reshape(along)
-    if steps.max() > 254 or (held.scale.size > 1 and held.axis != axis):
-        return None
-    scales = np.broadcast_to(held.scale.astype(np.float64), (held.integers.shape[axis],))
-    return steps.astype(np.int16), np.asarray(scales)
-
-
-def two_products(
-    walk: Walk, node: Node, source: str, weight: NDArray[np.int16], groups: int
-) -> tuple[str, NDArray[np.int8]]:
-    """A convolution with weights of nine bits as one with twice as many input channels of eight: each group's
-    channels twice, with ``w = clip(w) + rest``. The image (H, W, 2 C) and the weights (O, KH, KW, 2 C / groups).
-
-    Weights within int8 stay as they are.
-    """
-    first = np.clip(weight, -128, 127)
-    if np.array_equal(first, weight):
-        return source, weight.astype(np.int8)
-    builder = walk.builder
-    height, width, channels = builder.tensors[source].shape
-    each = channels // groups
-    made = builder.like(f"{source}_twice", source, (height, width, 2 * channels))
-    extents = (height * width, groups, 2, each)
-    strides = (channels, each, 0, 1), (2 * channels, 2 * each, each, 1)
-    builder.add(p.Copy, f"{node.name}_twice", [source], made.name, extents, *strides, 0, 0, None)
-    why = "done as two products, since its weights lie off the middle of their grid; quantize them symmetrically"
-    builder.notes.append(Note(node.name, node.op, why))
-    return made.name, np.concatenate([first, weight - first], axis=3).astype(np.int8)
 
 
 def _bias(walk: Walk, node: Node, name: str, step: NDArray[np.float64]) -> p.Ints:
@@ -252,7 +199,7 @@ def _transposed(walk: Walk, node: Node) -> None:
         flipped = parts[:, :, :, ::-1, ::-1].transpose(0, 2, 3, 4, 1)
         return np.ascontiguousarray(flipped.reshape(groups * per_group, *flipped.shape[2:])).astype(to)
 
-    on_grid = symmetric(held, 1) if groups == 1 else _one_scale(held, groups * weight.shape[1])
+    on_grid = symmetric(held, 1) if groups == 1 else one_scale(held, groups * weight.shape[1])
     integers = None if on_grid is None else (turned(on_grid[0], np.int16), on_grid[1])
     integer = walk.builder.integer(node.name, value)
     value = walk.builder.real(node.name, value) if integer is None or integers is None else integer
@@ -284,13 +231,6 @@ def _transposed(walk: Walk, node: Node) -> None:
         result,
     )
     walk.set(to, image_value(walk, to.value, tensor, line))
-
-
-def _one_scale(held: QuantizedConstant | None, outputs: int) -> OnGrid | None:
-    if held is None or np.unique(held.scale).size > 1:
-        return None
-    found = symmetric(QuantizedConstant(held.integers, held.scale[:1], held.zero_point[:1], 0), 0)
-    return None if found is None else (found[0], np.repeat(found[1][:1], outputs))
 
 
 def _spread(
