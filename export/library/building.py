@@ -28,7 +28,7 @@ from compress.errors import BadInput, CheckFailed, MissingCompiler
 from compress.export.kernels import compiling
 from compress.export.kernels.code import Code
 from compress.export.kernels.isa import Isa
-from compress.export.library import c_driver, elf, layouts, memory_plan, rendering, sizes, toolchain
+from compress.export.library import c_driver, elf, layouts, memory_plan, rendering, sizes, stripping, toolchain
 from compress.export.library.golden import Golden
 from compress.export.library.interface import Interface, checked_name, ends
 from compress.serial import from_json, mismatch, to_json, write_atomic
@@ -124,7 +124,8 @@ def build(
     threads = toolchain.hosted(isa)
     interface = c_driver.interface_of(name, isa, plan, ends(code, file_shapes), threads)
     kernels = c_driver.kernels(code)
-    compiled, listing = compiling.object_and_assembly(kernels, isa)
+    whole, listing = compiling.object_and_assembly(kernels, isa)
+    compiled = stripping.stripped(whole)
     stack = sizes.stack_bytes(listing) + CALLER_STACK
     driver = c_driver.Driver(code, plan, interface, isa, stack)
     files = driver.sources(golden)
