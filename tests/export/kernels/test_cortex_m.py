@@ -12,8 +12,9 @@ from compress.export.kernels import backends, cortex_m, isa
 from compress.export.kernels.isa import Isa
 from compress.integer import program as p
 from compress.integer import reference
+from compress.integer.signedness import with_signedness
 from tests.export.kernels.emulated import run_all
-from tests.export.kernels.roster import CASES, SHAPES, case, numbers, requantize
+from tests.export.kernels.roster import CASES, SHAPES, case, convolution, numbers, requantize
 
 TOOLS = ("qemu-system-arm", "qemu-system-riscv32", "arm-none-eabi-gcc", "riscv64-unknown-elf-gcc")
 pytestmark = pytest.mark.skipif(any(shutil.which(tool) is None for tool in TOOLS), reason="needs emulators")
@@ -83,3 +84,16 @@ def test_residual_additions_are_done_in_place_where_nothing_else_reads_that_memo
         found, run_all(codes, isa.CORTEX_M4, [x for _, x in found], planned=True), strict=True
     ):
         np.testing.assert_array_equal(outcome.outputs["z"], reference.run(program, inputs)["z"])
+
+
+def test_images_whose_sizes_take_more_than_sixteen_bits() -> None:
+    g = np.random.default_rng(0)
+    found = [
+        convolution(g, (2, 520, 4), 64, kernel=(2, 3), padding=(0, 1, 1, 1)),
+        convolution(g, (1, 3, 12000), 4, kernel=(1, 1), padding=(0, 0, 0, 0)),
+        convolution(g, (3, 8500, 4), 4, groups=4),
+    ]
+    signed = [(with_signedness(program, True), {"x": (inputs["x"] ^ 0x80).view(np.int8)}) for program, inputs in found]
+    codes = [cortex_m.code(program, isa.CORTEX_M4, f"case{i}_") for i, (program, _) in enumerate(signed)]
+    for (program, inputs), outcome in zip(signed, run_all(codes, isa.CORTEX_M4, [x for _, x in signed]), strict=True):
+        np.testing.assert_array_equal(outcome.outputs["y"], reference.run(program, inputs)["y"])
