@@ -17,6 +17,13 @@ from compress.export.lowering.lookahead import clip_ends
 from compress.integer import program as p
 from compress.integer.reference import quantized
 
+NO_RULE = "the compiled library has no such operator; replace it in the network, or run the file in ONNX Runtime"
+OTHER_FORM = "quantize with explicit QuantizeLinear and DequantizeLinear (QuantFormat.QDQ), static scales"
+OTHER_FORMS = (
+    *("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearGlobalAveragePool"),
+    *("QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
+)
+"""Operators of files that hold integers in another form than quantize/dequantize pairs."""
 EIGHT_BITS: Mapping[str, p.DType] = {"uint8": "uint8", "int8": "int8"}
 
 
@@ -178,11 +185,7 @@ def walked(graph: Graph) -> Walk:
             continue
         rule = RULES.get(node.op)
         if rule is None:
-            raise CannotLower(
-                "the compiled library has no such operator; replace it in the network, or run the file in ONNX Runtime",
-                node.name,
-                node.op,
-            )
+            raise CannotLower(OTHER_FORM if node.op in OTHER_FORMS else NO_RULE, node.name, node.op)
         try:
             rule(walk, node)
         except (IndexError, KeyError, ValueError, AssertionError) as error:

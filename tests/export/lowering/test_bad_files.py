@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from compress.errors import BadInput
 from compress.export.lowering import CannotLower, lower
-from tests.export.lowering.small import Net
+from tests.export.lowering.small import Net, check
 
 
 def plain() -> bytes:
@@ -197,7 +197,33 @@ def test_a_computed_scale_is_refused():
     refusal(net.file(net.node("DequantizeLinear", y, scale, net.constant(0, np.uint8))))
 
 
-def test_an_input_that_is_not_float():
+@pytest.mark.parametrize("kind", ["INT64", "UINT8", "STRING", "FLOAT16"])
+def test_an_input_that_is_not_float32(kind):
     net = Net()
-    net.inputs.append(helper.make_tensor_value_info("x", TensorProto.STRING, [1, 3]))
-    refusal(net.file(net.node("Identity", net.node("StringNormalizer", "x"))))
+    net.inputs.append(helper.make_tensor_value_info("x", TensorProto.DataType.Value(kind), [1, 3]))
+    assert f"'x' is {kind}" in str(refusal(net.file(net.node("Identity", net.node("Cast", "x", to=1)))))
+
+
+def test_a_table_that_is_looked_up_by_what_is_computed():
+    net = Net(1, 3)
+    index = net.node("Cast", "x", to=TensorProto.INT64)
+    refused = refusal(net.file(net.node("Gather", net.constant(np.ones((5, 2))), index)))
+    assert refused.operator in ("Gather", "Cast")
+
+
+def test_integers_in_another_form_than_pairs():
+    net = Net(1, 4)
+    y, scale, zero = net.node("DynamicQuantizeLinear", "x", outputs=3)
+    refused = refusal(net.file(net.node("DequantizeLinear", y, scale, zero)))
+    assert refused.operator == "DynamicQuantizeLinear"
+    assert "QuantFormat.QDQ" in str(refused)
+
+
+@pytest.mark.parametrize(("dtype", "low"), [("int16", -30000), ("uint16", 0)])
+def test_weights_of_16_bits_are_computed_in_float(dtype, low):
+    net = Net(1, 3, 6, 6)
+    integers = net.constant(net.random.integers(low, low + 50_000 if low < 0 else 60_000, (4, 3, 3, 3)), dtype)
+    zero = net.constant(0 if low else 30_000, dtype)
+    weight = net.node("DequantizeLinear", integers, net.constant(1e-5), zero)
+    y = net.quantized(net.node("Conv", net.quantized("x"), weight), 0.05)
+    check(net.file(y), floats={"Conv"})

@@ -34,8 +34,8 @@ FLOATS: dict[str, set[str]] = {
     "Gated": {"Mul", "ReduceMean"},
 }
 """What our quantizer may leave in float, by network: the others are integers throughout."""
-REFUSED = {transformers.Recurrent: "LSTM", transformers.Text: "Gather"}
-"""Networks that can't be lowered, and the operator that is named."""
+REFUSED = {transformers.Recurrent: "LSTM", transformers.Text: "input 'input' is INT64"}
+"""Networks that can't be lowered, and what is named."""
 
 
 def serialized(factory: type[torch.nn.Module], target: str | None) -> bytes:
@@ -79,7 +79,5 @@ def test_float_files(factory):
 
 @pytest.mark.parametrize("factory", REFUSED)
 def test_networks_that_cannot_be_lowered(factory):
-    with pytest.raises(CannotLower) as caught:
+    with pytest.raises(CannotLower, match=REFUSED[factory]):
         lower(serialized(factory, None))
-    assert caught.value.operator == REFUSED[factory]
-    assert caught.value.node
