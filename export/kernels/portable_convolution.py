@@ -36,8 +36,9 @@ from compress.export.kernels.isa import Isa
 from compress.export.kernels.packing import Packing
 from compress.integer.program import Convolution, FloatConvolution, Op
 
-ACCUMULATORS: Mapping[int, tuple[int, int, int]] = {16: (24, 12, 4), 8: (12, 6, 3), 4: (24, 8, 4), 1: (12, 3, 4)}
-"""By lanes: vectors of accumulators, most pixels, most vectors of output channels in a block."""
+REGISTERS: Mapping[int, tuple[int, int, int]] = {16: (32, 12, 4), 8: (16, 8, 3), 4: (32, 8, 4), 1: (16, 4, 4)}
+"""By lanes: registers for accumulators, activations and one vector of weights; most pixels and most vectors of output
+channels in a block."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -78,24 +79,28 @@ def _plan(op: Convolution | FloatConvolution, x: Placed, y: Placed, isa: Isa) ->
     outputs = op.weight.shape[0] // groups
     bits = op.weight_bits if isinstance(op, Convolution) else 32
     width = lanes(isa)
-    room, most, vectors = ACCUMULATORS[width]
+    room, most, vectors = REGISTERS[width]
     if isa.family == "cortex-m":
-        room, most, vectors = 4, 2, 2
+        room, most, vectors = 8, 2, 2
     if width == 1 and bits < 8:
-        room, most = 8, 2
+        room = 11
     # Two sums in a 64-bit register, one above the other, as long as the lower one can't overflow into the other.
     pairs = isa.triple.startswith("riscv64") and isinstance(op, Convolution) and not depthwise and 1 < bits <= 8
     pairs = pairs and outputs > 1 and op.weight[0].size << (bits + 7) < 2**31
-    if pairs:
-        room, most = 16, 4
-    vectors = {4: 2, 3: 8, 2: 4, 1: 8}[bits] if depthwise and bits < 8 else min(vectors, -(-outputs // width))
+    vectors = {4: 2, 3: 8, 2: 4, 1: 8}[bits] if depthwise and bits < 8 else _fitting(-(-outputs // width), vectors)
     vectors += vectors % 2 if pairs else 0
     low, high = columns.inner
     count = max(high - low, 1)
-    most = max(1, min(most, room // vectors, count))
+    held = vectors // 2 if pairs else vectors
+    most = max(1, min(most, (room - 1) // (held + 1), count))
     pixels = min(range(1, most + 1), key=lambda p: (-(-count // p) * (p + 1), -p))
     packing = Packing.of(bits, vectors, width, inputs)
     return _Plan(op, x, y, isa, rows, columns, packing, pixels, depthwise, groups, outputs, inputs, pairs)
+
+
+def _fitting(count: int, most: int) -> int:
+    """How many of ``count`` vectors a block takes: few blocks, with little in the last one that doesn't count."""
+    return min(range(1, most + 1), key=lambda v: (-(-count // v) * (v + 0.5), -v))
 
 
 def _constants(plan: _Plan) -> tuple[list[NDArray[Any]], list[tuple[str, str, int]], Rescaling | None]:
