@@ -5,7 +5,7 @@
     library/
     ├── README.md, library.json      what it is; the same for programs
     ├── src/NAME.h, NAME.c, ...      the C, for any toolchain
-    ├── lib/NAME_kernels.o           the kernels
+    ├── lib/NAME_kernels.o           the kernels; NAME_kernels.c too, where they are plain scalar code
     ├── lib/libNAME.a, libNAME.so    linked, where a compiler is there
     ├── golden/main.c                runs the golden inputs and says "ok"
     ├── CMakeLists.txt
@@ -130,7 +130,10 @@ def build(
     driver = c_driver.Driver(code, plan, interface, isa, stack)
     files = driver.sources(golden)
     files[f"lib/{name}_kernels.o"] = compiled
-    files |= layouts.files(driver, compiled, golden is not None)
+    portable = isa.dot == "none" and "+f" not in isa.features
+    if portable:
+        files[f"lib/{name}_kernels.c"] = compiling.c_source(kernels).encode()
+    files |= layouts.files(driver, compiled, golden is not None, portable)
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / path, content)

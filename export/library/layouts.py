@@ -6,17 +6,18 @@ from compress.export.library import bare_metal, elf, rendering, toolchain
 from compress.export.library.c_driver import Driver
 
 
-def files(driver: Driver, kernels: bytes, golden: bool) -> dict[str, bytes]:
+def files(driver: Driver, kernels: bytes, golden: bool, portable: bool) -> dict[str, bytes]:
     """The files by their paths in the library's folder.
 
     Args:
         driver: what the C comes from.
         kernels: the object file of the kernels.
         golden: whether there are golden inputs, so that the programs which run them make sense.
+        portable: whether the kernels are there in C too.
     """
     name = driver.interface.name
     bare = not toolchain.hosted(driver.isa)
-    words = {**driver.words, "golden": golden, "bare": bare, "flags": _flags(driver)}
+    words = {**driver.words, "golden": golden, "portable": portable, "bare": bare, "flags": _flags(driver)}
     made = {"CMakeLists.txt": "CMakeLists.txt", "README.md": "README.md"}
     if bare:
         made |= {"library.properties": "library.properties"}

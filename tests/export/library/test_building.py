@@ -271,6 +271,26 @@ def test_the_zephyr_layout(tmp_path):
     assert "zephyr/module.yml" in built.files
 
 
+def test_scalar_kernels_come_in_c_too(tmp_path):
+    """Compiled for this machine, they compute the same."""
+    if not toolchain.native(isa.X86_AVX2):
+        pytest.skip("this machine isn't x86")
+    built = building.build(small_code(), isa.RV32_BARE, tmp_path, golden=golden())
+    assert "lib/model_kernels.c" in built.files
+    shutil.copytree(tmp_path / "src", tmp_path / "work")
+    shutil.copyfile(tmp_path / "golden" / "main.c", tmp_path / "work" / "main.c")
+    shutil.copyfile(tmp_path / "lib" / "model_kernels.c", tmp_path / "work" / "kernels.c")
+    tools, objects = toolchain.find(isa.X86_AVX2).for_programs(), []
+    for name in ("model", "model_weights", "main", "kernels"):
+        objects.append(tmp_path / "work" / f"{name}.o")
+        tools.compile(
+            tmp_path / "work" / f"{name}.c", objects[-1], ("-Wall", "-Wextra", "-Werror", "-pedantic", "-fwrapv")
+        )
+    tools.executable(objects, tmp_path / "program")
+    ran = subprocess.run([tmp_path / "program"], capture_output=True, text=True)
+    assert ran.stdout == "ok: max difference 0 on 3 inputs\n"
+
+
 @pytest.mark.parametrize("command", ["ar", "arm-none-eabi-ar"])
 def test_archives_are_those_of_ar(command, tmp_path):
     if shutil.which(command) is None:
