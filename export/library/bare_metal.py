@@ -38,6 +38,7 @@ class Board:
         fpu: the core has a floating-point unit that must be switched on.
         start_up: the template of the start-up code.
         modes: more arguments of the emulator.
+        vectors: where the core looks for its vectors, if that isn't the start of flash.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Board:
     fpu: bool = True
     start_up: str = "startup.c"
     modes: tuple[str, ...] = ()
+    vectors: int | None = None
 
     @property
     def instructions_per_tick(self) -> float:
@@ -79,7 +81,7 @@ BOARDS: Mapping[str, Board] = {
     ),
     "cortex-m55": Board(
         "cortex-m55", "Arm MPS3 AN547", "qemu-system-arm", "mps3-an547", "arm-none-eabi-",
-        _cortex_m("cortex-m55", "auto"), (0, 512 * 1024), (0x01000000, 2 * _M), 32e6,
+        _cortex_m("cortex-m55", "auto"), (0x01000000, 2 * _M), (0x21000000, 4 * _M), 32e6, vectors=0,
     ),
     # Its counter of retired instructions is the clock.
     "generic-rv32": Board(
@@ -120,7 +122,7 @@ def _rendered(names: Sequence[str], board: Board, stack_bytes: int, words: Mappi
         **words, "title": board.title, "fpu": board.fpu, "riscv": "riscv" in board.compiler,
         "instructions_per_tick": f"{board.instructions_per_tick:g}", "flash_origin": board.flash[0],
         "flash_bytes": board.flash[1], "ram_origin": board.ram[0], "ram_bytes": board.ram[1],
-        "stack_bytes": stack_bytes, "start_up": board.start_up, "compiler": board.compiler,
+        "stack_bytes": stack_bytes, "vectors": board.vectors, "start_up": board.start_up, "compiler": board.compiler,
         "flags": " ".join(board.flags), "command": " ".join(_command(board.emulator, board)),
     }  # fmt: skip
     return {
