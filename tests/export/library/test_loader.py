@@ -137,6 +137,16 @@ def test_networks_of_several_ends(threads, tmp_path):
     assert [a.tolist() for a in emulated] == [b.tolist(), y.tolist(), z.tolist()]
 
 
+def test_a_library_that_was_built_again_is_the_new_one(tmp_path):
+    """The system's own loader would give the old one at the same path."""
+    x = images(2)
+    for seed in (0, 3, 0, 5):
+        built = building.build(small_code(seed), isa.X86_AVX2, tmp_path)
+        library = loader.Library(built.linked_path)
+        raw = library.interface.inputs[0].to_library(x)
+        assert library.run(x).tolist() == expected(raw, seed).tolist()
+
+
 def test_batches_that_do_not_fit_are_refused(path):
     library = loader.Library(path)
     for bad in (np.zeros((3, 6, 5), np.float32), np.zeros((1, 6, 5, 3), np.float32), np.float32(1), [["a"]]):
