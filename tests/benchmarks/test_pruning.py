@@ -15,6 +15,7 @@ from benchmarks import common, prune_cifar10, prune_finetune, prune_imagenet, pr
 from compress import data as datasets
 from compress.graph import costs
 from compress.graph.trace import trace
+from compress.training import Recipe
 
 
 class Small(nn.Module):
@@ -135,7 +136,7 @@ def test_fine_tuning_gives_every_pruner_the_same_recipe_and_leaves_the_teacher_a
     before = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
     ours = pruners.Pruner(pruners.OURS, "", pruners.ours("norm"))
     again = pruners.Pruner(pruners.PEER, "the same again", pruners.ours("norm"))
-    rows = prune_finetune.rows(subject, 2.0, {"epochs": 2, "batch_size": 16}, [ours, again])
+    rows = prune_finetune.rows(subject, 2.0, lambda *_: Recipe(epochs=2, batch_size=16), [ours, again])
     assert rows[0]["accuracy_tuned_percent"] == rows[1]["accuracy_tuned_percent"]
     assert rows[0]["epochs"] == 2
     assert rows[0]["training_images"] == 64
