@@ -168,16 +168,20 @@ def skipped(skip: Sequence[str] | str, network: Network) -> tuple[str, ...]:
 
 
 def _runs(model: nn.Module, inputs: torch.Tensor) -> None:
-    """Run the network on the example as it is, so that a wrong shape is told as one."""
-    try:
-        with torch.no_grad():
-            model(inputs)
-    except Exception as error:  # the user's own code may raise anything
-        first = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise BadInput(
-            f"the network doesn't run on example_inputs of shape {' x '.join(map(str, inputs.shape))}: {first[:200]}; "
-            "give one batch of what it takes, the batch first"
-        ) from error
+    """Run the network on the example, or on its first input alone, so that a wrong shape is told as one."""
+    first: Exception | None = None
+    for x in (inputs, inputs[:1]):
+        try:
+            with torch.no_grad():
+                model(x)
+            return
+        except Exception as error:  # the user's own code may raise anything
+            first = first or error
+    why = next(iter(str(first).splitlines()), "") or type(first).__name__
+    raise BadInput(
+        f"the network doesn't run on example_inputs of shape {' x '.join(map(str, inputs.shape))}: {why[:200]}; "
+        "give one batch of what it takes, the batch first"
+    ) from first
 
 
 def _unmet(goal: Goal, before: Size, after: Size, notes: Sequence[Note]) -> tuple[Note, ...]:

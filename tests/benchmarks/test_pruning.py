@@ -50,7 +50,7 @@ def subject() -> pruners.Subject:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "quietly", lambda measure: (measure(), 0.0))
+    monkeypatch.setattr(common, "quietly", lambda measure, **_: (measure(), 0.0))
     monkeypatch.setattr(pruners, "PRUNING_THREADS", 1)
 
 
@@ -128,6 +128,16 @@ def test_torch_pruning_comes_close_and_new_statistics_are_those_of_the_images(su
     held = pruners.torch_pruning(pruners.UNIFORM)(replace(subject, fixed=("first",)), 0.7)
     assert held.first.out_channels == 16
     assert held.second.out_channels < 16
+
+
+def test_ours_is_the_same_whether_or_not_it_learns_of_the_network_anew(subject: pruners.Subject) -> None:
+    shared: dict[Any, Any] = {}
+    anew, first, again = (
+        prune(subject, 0.5).state_dict()
+        for prune in (pruners.ours("reconstruct"), pruners.ours_sharing(shared), pruners.ours_sharing(shared))
+    )
+    assert len(shared) == 1
+    assert all(torch.equal(anew[name], first[name]) and torch.equal(anew[name], again[name]) for name in anew)
 
 
 def test_fine_tuning_gives_every_pruner_the_same_recipe_and_leaves_the_teacher_alone(

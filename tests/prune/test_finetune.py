@@ -56,6 +56,7 @@ def test_it_recovers_what_pruning_lost_and_changes_no_other_network():
     context = Context(targets.load("cpu"), Budget(), data, torch.Generator().manual_seed(0), teacher=model)
     before = copy.deepcopy(smaller.state_dict())
     tuned = FineTune(epochs=20)(State(smaller, Plan()), context).model
-    assert evaluate(smaller, data.train)[0] < 56
-    assert evaluate(tuned, data.train)[0] >= 62
+    lost = data.train.n - evaluate(smaller, data.train)[0]
+    assert lost >= 4
+    assert data.train.n - evaluate(tuned, data.train)[0] <= lost // 2
     assert all(torch.equal(before[name], tensor) for name, tensor in smaller.state_dict().items())
