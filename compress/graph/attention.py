@@ -22,10 +22,10 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
     @classmethod
     def follow(cls, module: nn.MultiheadAttention) -> None:
         """Set a module's class and sizes from the tensors that it has now, in place."""
-        rows = (module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight).shape[0]
-        heads = rows // (3 if module.in_proj_weight is not None else 1)
+        queries = module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
+        heads = queries.shape[0] // (3 if module.in_proj_weight is not None else 1)
         width = module.out_proj.weight.shape[0]
-        if (heads, width) == (module.num_heads * module.head_dim, module.embed_dim):
+        if (heads, width, queries.shape[1]) == (module.num_heads * module.head_dim, module.embed_dim, module.embed_dim):
             return
         module.num_heads, module.embed_dim = heads // module.head_dim, width
         if module.in_proj_weight is not None:
