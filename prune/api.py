@@ -63,14 +63,14 @@ def prune(
 
     Args:
         model: any traceable module with one input.
-        example_inputs: one batch, float32 (N, ...), N at least 1.
+        example_inputs: one batch (N, ...), N at least 1: images (N, C, H, W), or what else the network takes.
         macs, params: fractions of the multiply-accumulates and parameters to keep, in (0, 1].
         budget: gives ``macs`` and ``params`` where they aren't given, and limits for the latency and RAM
             that the target's models predict for the float network.
         target: channel counts become multiples of what this device likes; None for any count.
         method: one of ``compress.prune.roster.METHODS``; None for the best.
         data: calibration data, a DataLoader, an (inputs, labels) pair or a generator of batches; with it,
-            batch norms are estimated anew for the smaller network.
+            batch norms are estimated anew for the smaller network. Inputs that aren't images are taken as they are.
         skip: module paths of layers whose channels stay, or one path.
         protect_classes: classes (names or indices) whose recall on the training inputs must not fall; needs
             ``data`` with labels. See :mod:`compress.prune.protect` for what it costs the others.
@@ -97,6 +97,9 @@ def prune(
         raise BadInput(
             f"model= takes a torch.nn.Module, not {type(model).__name__}; compress.models.load loads by name"
         )
+    wide = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} - {torch.float32}
+    if wide:
+        raise BadInput(f"the network's parameters are {', '.join(map(str, wide))}; give float32, model.float()")
     model = in_evaluation_mode(model)
     inputs = _one(example_inputs)
     _runs(model, inputs)
@@ -105,16 +108,9 @@ def prune(
     device = targets.load("cpu") if target is None else targets.load(target) if isinstance(target, str) else target
     if target is None:
         device = replace(device, channel_multiple=1)
-    dataset = datasets.from_python(data if data is not None else inputs, divisible=False)
-    if dataset.train.inputs(1, torch.Generator().manual_seed(0)).shape[1:] != inputs.shape[1:]:
-        given = dataset.train.inputs(1, torch.Generator().manual_seed(0)).shape[1:]
-        raise BadData(
-            dataset.name,
-            f"its inputs are {' x '.join(map(str, given))}, the example is {' x '.join(map(str, inputs.shape[1:]))}",
-            "give data and example_inputs of one shape",
-        )
+    dataset = _dataset(inputs if data is None else data, inputs)
     context = Context(device, budget, dataset, torch.Generator().manual_seed(seed), seed=seed)
-    told_apart = shape(network.outputs()[0])
+    told_apart = shape(network.outputs()[0]) if network.outputs() else ()
     if dataset.task == "classification" and len(told_apart) == 2 and told_apart[1] < len(dataset.classes):
         raise BadData(
             dataset.name,
@@ -198,6 +194,24 @@ def _unmet(goal: Goal, before: Size, after: Size, notes: Sequence[Note]) -> tupl
             why = "what its operators cost doesn't fall in proportion to their channels"
             found.append(Note("", what, f"{share:.3f} are kept where {asked:g} was asked for: {why}"))
     return tuple(found)
+
+
+def _dataset(data: Any, inputs: torch.Tensor) -> datasets.Data:
+    """The data set for a network that takes ``inputs``: of images, or of whatever else these are."""
+    if isinstance(data, datasets.Data):
+        dataset = data
+    elif inputs.dim() == 4 and inputs.is_floating_point():
+        dataset = datasets.from_python(data, divisible=False)
+    else:
+        return datasets.from_tensors(data, inputs)
+    given = dataset.train.inputs(1, torch.Generator().manual_seed(0)).shape[1:]
+    if given != inputs.shape[1:]:
+        raise BadData(
+            dataset.name,
+            f"its inputs are {' x '.join(map(str, given))}, the example is {' x '.join(map(str, inputs.shape[1:]))}",
+            "give data and example_inputs of one shape",
+        )
+    return dataset
 
 
 def _one(example_inputs: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
