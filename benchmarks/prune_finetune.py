@@ -179,7 +179,7 @@ BENCHMARK = replace(
     title="ResNet-56 on CIFAR-10 pruned and fine-tuned for two epochs, beside Torch-Pruning",
     measure=measure,
     section=section,
-    minutes=22,
+    minutes=14,
 )
 
 if __name__ == "__main__":
