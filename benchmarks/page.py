@@ -23,7 +23,8 @@ def markdown() -> str:
     for benchmark in BENCHMARKS.values():
         parts.append(f"\n## {benchmark.title[0].upper()}{benchmark.title[1:]}\n\n")
         if not benchmark.results.exists():
-            parts.append(f"No results yet: `python -m benchmarks.{benchmark.name}`.\n")
+            needs = "; ".join(need.name for need in benchmark.needs) or "nothing more"
+            parts.append(f"Not run yet: `python -m benchmarks.{benchmark.name}`. It needs {needs}.\n")
             continue
         document = json.loads(benchmark.results.read_text(encoding="utf-8"))
         parts.append(f"{common.conditions(document)}\n\n{benchmark.section(document)}")

@@ -6,17 +6,22 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from benchmarks import common, prune_cifar10, prune_finetune
+from benchmarks import common, prune_cifar10, prune_finetune, pruners
 
 FACTOR = 2.13
 TARGET_PERCENT = 93.8
-RECIPE: dict[str, Any] = {"epochs": 100, "lr": 0.1, "batch_size": 256}
+
+
+def schedule(model: Any, subject: pruners.Subject) -> Any:
+    from compress.training import Recipe
+
+    return Recipe(epochs=100, lr=0.1, batch_size=256)
 
 
 def measure() -> list[common.Row]:
     with common.cifar10() as cifar10:
         subject = prune_cifar10.subject(prune_finetune.NETWORK, cifar10)
-    return prune_finetune.rows(subject, FACTOR, RECIPE, prune_finetune.using()[:1], "cuda")
+    return prune_finetune.rows(subject, FACTOR, schedule, prune_finetune.using()[:1], "cuda")
 
 
 def section(document: Mapping[str, Any]) -> str:

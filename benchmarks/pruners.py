@@ -10,7 +10,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,26 @@ def ours(method: str, target: str | None = None) -> Callable[[Subject, float], A
         return prune(
             subject.model, subject.images[:2], macs=share, method=method, target=target, data=subject.images
         ).model
+
+    return prune
+
+
+def ours_sharing(shared: dict[Any, Any], target: str | None = None) -> Callable[[Subject, float], Any]:
+    """The default method as a job runs it: what it learns of the whole network is kept in ``shared`` for the next."""
+
+    def prune(subject: Subject, share: float) -> Any:
+        import torch
+
+        from compress import data, targets
+        from compress.prune import roster
+        from compress.prune.goal import Goal
+        from compress.types import Budget, Context, State
+
+        device = targets.load("cpu")
+        aimed = device if target == device.name else replace(device, channel_multiple=1)
+        calibration = data.from_python(subject.images, divisible=False)
+        context = Context(aimed, Budget(), calibration, torch.Generator().manual_seed(0), shared=shared)
+        return roster.METHODS[roster.DEFAULT](Goal(share))(State(subject.model), context).model
 
     return prune
 
@@ -198,15 +218,18 @@ def with_statistics(model: Any, images: Any, batch: int = 50) -> Any:
     return made
 
 
-def pruners(subject: Subject) -> list[Pruner]:
-    """Ours, our baseline and the peer: the same ratio everywhere or one ranking, with and without new statistics."""
+def pruners(subject: Subject, shared: dict[Any, Any] | None = None) -> list[Pruner]:
+    """Ours, our baseline and the peer: the same ratio everywhere or one ranking, with and without new statistics.
+
+    With ``shared`` ours learns of the whole network once, as in a job; without, anew for each row.
+    """
     from torch import nn
 
     inside = "inside the blocks" if subject.fixed else "whole network"
     has_norms = any(isinstance(module, nn.BatchNorm2d) for module in subject.model.modules())
     found = [
-        Pruner(OURS, "", ours("reconstruct")),
-        Pruner(OURS, LIKED, ours("reconstruct", "cpu")),
+        Pruner(OURS, "", ours("reconstruct") if shared is None else ours_sharing(shared)),
+        Pruner(OURS, LIKED, ours("reconstruct", "cpu") if shared is None else ours_sharing(shared, "cpu")),
         Pruner(NORM, "", ours("norm")),
     ]
     for ranked in (UNIFORM, GLOBAL):
@@ -334,7 +357,9 @@ def _time(rows: list[common.Row], files: Mapping[int, Path], threads: int, x: An
 
     jobs = {path.name: job(path) for path in files.values()}
     unit = f"{threads}_thread{'s' if threads > 1 else ''}"
-    found, other_work = common.quietly(lambda: timer.interleaved(jobs, session.machine(), {}, rounds=rounds))
+    found, other_work = common.quietly(
+        lambda: timer.interleaved(jobs, session.machine(), {}, rounds=rounds), attempts=3, wait_s=30
+    )
     reference = found[files[0].name].latency_s
     for number, row in enumerate(rows):
         one = found[files[number].name] if number in files else None

@@ -42,6 +42,8 @@ class Recipe:
         distillation: weight of the teacher's part of the loss, in [0, 1].
         label_smoothing: of cross-entropy, in [0, 1).
         clip: largest norm of the gradient; None for no limit.
+        averaged: share of all steps, at the end, over which the weights and the batch norms' statistics are
+            averaged; 0 takes the last ones (Izmailov et al., *Averaging Weights Leads to Wider Optima*, UAI 2018).
     """
 
     epochs: int = 1
@@ -55,6 +57,7 @@ class Recipe:
     distillation: float = 0.7
     label_smoothing: float = 0.0
     clip: float | None = 5.0
+    averaged: float = 0.0
 
 
 def batch_size(n: int) -> int:
@@ -116,7 +119,8 @@ def fit(
     optimizer = _optimizer(parameters, recipe)
     used = [min(recipe.batch_size, split.n - start) for start in range(0, split.n, recipe.batch_size)]
     steps = recipe.epochs * sum(size > 1 for size in used)
-    step = 0
+    step, average = 0, _Average(model)
+    first_averaged = steps - round(recipe.averaged * steps)
     with _seeded(generator, device), _lent(teacher, device):
         _mode(model, True)
         for epoch in range(recipe.epochs):
@@ -139,11 +143,14 @@ def fit(
                     nn.utils.clip_grad_norm_(parameters, recipe.clip)
                 optimizer.step()
                 total, seen, step = total + float(loss.detach()) * len(images), seen + len(images), step + 1
+                if step > first_averaged:
+                    average.add()
             mean = total / max(1, seen)
             if not math.isfinite(mean):
                 raise BadInput(f"training diverged in epoch {epoch + 1} (loss {mean}); lower the learning rate")
             if progress is not None:
                 progress(f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.4f}")
+        average.put_back()
         _mode(model, False)
 
 
@@ -227,6 +234,49 @@ def evaluate_psnr(
             floor = 0.25 / error.shape[1]
             found += (10 * torch.log10(255.0**2 / error.mean(1).clamp_min(floor))).tolist()
     return found
+
+
+class _Average:
+    """The running mean of a module's parameters and floating-point buffers over the calls of :meth:`add`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        tensors = [*model.parameters(), *model.buffers()]
+        self._tensors = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+        self._means: list[Tensor] = []
+        self._count = 0
+
+    def add(self) -> None:
+        """Count what the module has now."""
+        self._count += 1
+        if self._count == 1:
+            self._means = [tensor.clone() for tensor in self._tensors]
+        for mean, tensor in zip(self._means, self._tensors, strict=True):
+            mean.lerp_(tensor, 1 / self._count)
+
+    def put_back(self) -> None:
+        """Give the module the means; without any it keeps what it has."""
+        if self._means:
+            for mean, tensor in zip(self._means, self._tensors, strict=True):
+                tensor.copy_(mean)
+
+
+def unexplained(model: nn.Module, teacher: nn.Module, images: Tensor, forward: Forward | None = None) -> float:
+    """The share of the variance of the teacher's output that the model's output misses, both in evaluation mode.
+
+    ``sum (teacher - model)^2 / sum (teacher - mean of teacher over the images)^2``: 0 where they agree, 1 where a
+    constant would do as well, and above it where the output is worse than that.
+
+    Args:
+        model, teacher: of the same output shape.
+        images: (N, C, H, W), N at least 2.
+        forward: how to run the models.
+    """
+    with _predictor(model, str(images.device), forward) as predict:
+        found = predict(images).double()
+    with _predictor(teacher, str(images.device), forward) as predict:
+        wanted = predict(images).double()
+    spread = float((wanted - wanted.mean(0)).square().sum())
+    return float((wanted - found).square().sum()) / max(spread, 1e-30)
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:

@@ -15,6 +15,8 @@ from compress.prune.counter import Cost, Counter
 from compress.prune.goal import Goal
 from compress.types import Note
 
+NAMES = ("MACs", "parameters")
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -160,7 +162,8 @@ def undershoot(counter: Counter, goal: Goal, kept: Sequence[int], multiple: int)
 def out_of_reach(counter: Counter, smallest: Sequence[int]) -> str:
     """The sentence for a goal that even ``smallest`` misses."""
     full, least = counter.cost(counter.all_units), counter.cost(smallest)
-    parts = [f"{least.macs / full.macs:.3f} of the MACs", f"{least.params / full.params:.3f} of the parameters"]
+    shares = (least.macs / full.macs, least.params / full.params)
+    parts = [f"{share:.{3 if share >= 0.01 else 5}f} of the {what}" for share, what in zip(shares, NAMES, strict=True)]
     if least.latency_s is not None:
         parts.append(f"a predicted latency of {1e3 * least.latency_s:.3g} ms")
     if least.ram_bytes is not None:

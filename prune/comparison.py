@@ -24,6 +24,7 @@ from compress.graph import costs
 from compress.graph.module import in_evaluation_mode
 from compress.graph.trace import trace
 from compress.prune import roster
+from compress.prune.api import fractions, skipped
 from compress.prune.finetune import FineTune
 from compress.prune.goal import Goal
 from compress.training import evaluate, evaluate_psnr
@@ -111,7 +112,7 @@ def compare(
     epochs: int = 1,
     methods: Sequence[str] | None = None,
     target: Target | str | None = None,
-    skip: Sequence[str] = (),
+    skip: Sequence[str] | str = (),
     samples: int = 1024,
     seed: int = 0,
     device: str | None = None,
@@ -125,18 +126,16 @@ def compare(
         epochs: of fine-tuning by distillation from ``model``, 0 for none.
         methods: names of ``compress.prune.roster.METHODS``; None for all.
         target: as for :func:`compress.prune.prune`.
-        skip: module paths of layers whose channels stay.
+        skip: module paths of layers whose channels stay, or one path.
         samples: training inputs that calibration looks at.
         seed: every method starts from it anew.
         device: where to train: ``"cpu"`` or ``"cuda"``; None takes a GPU where there is one.
 
     Raises:
-        BadInput: a fraction outside (0, 1] or none given, an unknown method, epochs below 0.
+        BadInput: a fraction outside (0, 1] or none given, an unknown method or layer, epochs below 0.
         BadData: the data can't be used.
     """
-    for name, share in (("macs", macs), ("params", params)):
-        if share is not None and not 0 < share <= 1:
-            raise BadInput(f"{name}={share:g}: a fraction kept lies in (0, 1]; half is 0.5")
+    fractions(macs=macs, params=params)
     if macs is None and params is None:
         raise BadInput("compare() needs macs= or params=, the fraction to keep")
     if epochs < 0:
@@ -149,7 +148,8 @@ def compare(
     aimed = targets.load("cpu") if target is None else targets.load(target) if isinstance(target, str) else target
     aimed = replace(aimed, channel_multiple=1) if target is None else aimed
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    goal = Goal(macs, params, skip=tuple(skip))
+    example = dataset.train.inputs(2, torch.Generator().manual_seed(0))
+    goal = Goal(macs, params, skip=skipped(skip, trace(model, (example,))))
 
     def context() -> Context:
         generator = torch.Generator().manual_seed(seed)

@@ -10,10 +10,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from torch import fx
+
 from compress.graph.costs import operators
 from compress.graph.groups import CONSUMES, PRODUCES, Dependencies
 from compress.graph.operators import Operator
-from compress.graph.trace import Network
+from compress.graph.trace import Network, shape
 from compress.profiling import latency, memory
 from compress.types import FLOAT32, Precision, Target
 
@@ -35,7 +37,7 @@ class Counter:
     Attributes:
         dependencies: the groups that are counted.
         operators: of the whole network.
-        weight_of: operator -> the parameter that is its weight.
+        weight_of: operator -> the parameter that is its weight, or that its weight is computed from.
         trainable: every parameter.
         inputs: elements of each of the network's inputs.
         target: the device whose models predict latency and RAM; None leaves those out.
@@ -60,12 +62,17 @@ class Counter:
     ) -> Counter:
         """Count the operators of ``network``."""
         found = operators(network)
+        made_of = _made_of(network)
         weights = {
-            node.name: name
+            node.name: made_of[node.args[1].name]
             for node in network.nodes
-            if len(node.args) > 1 and (name := network.parameter(node.args[1])) is not None
+            if len(node.args) > 1 and isinstance(node.args[1], fx.Node) and node.args[1].name in made_of
         }
-        weighted = {each.name: weights[each.name] for each in found if each.weights}
+        weighted = {
+            each.name: weights[each.name]
+            for each in found
+            if each.macs and each.kind in PRODUCES and each.name in weights
+        }
         sizes = {name: math.prod(x.shape[1:]) for name, x in zip(network.inputs, network.example_inputs, strict=True)}
         trainable = tuple(network.program.graph_signature.parameters)
         return cls(dependencies, found, weighted, trainable, sizes, target, precision)
@@ -130,10 +137,10 @@ class Counter:
                     )
                 )
                 continue
-            shape = self.dependencies.shapes[name]
+            size = self.dependencies.shapes[name]
             whole, gone = self._share(name, lost), lost.get(name, {})
             out, inner = PRODUCES[each.kind], CONSUMES[each.kind]
-            shares[each.name] = 1 - gone.get(out, 0) / shape[out]
+            shares[each.name] = 1 - gone.get(out, 0) / size[out]
             depthwise = each.groups > 1 and each.groups == each.in_channels
             out_channels = round(each.out_channels * shares[each.name])
             groups = round(each.groups * shares[each.name]) if depthwise else each.groups
@@ -144,7 +151,7 @@ class Counter:
                     weights=round(each.weights * whole),
                     params=round(each.weights * whole + (each.params - each.weights) * shares[each.name]),
                     output_elements=round(each.output_elements * shares[each.name]),
-                    in_channels=groups if depthwise else each.in_channels - gone.get(inner, 0) * each.groups,
+                    in_channels=groups if depthwise else max(0, each.in_channels - gone.get(inner, 0) * each.groups),
                     out_channels=out_channels,
                     groups=groups,
                 )
@@ -162,5 +169,20 @@ class Counter:
         return lost
 
     def _share(self, name: str, lost: Mapping[str, Mapping[int, int]]) -> float:
-        shape = self.dependencies.shapes[name]
-        return math.prod((shape[axis] - n) / shape[axis] for axis, n in lost.get(name, {}).items())
+        size = self.dependencies.shapes[name]
+        return math.prod((size[axis] - n) / size[axis] for axis, n in lost.get(name, {}).items())
+
+
+def _made_of(network: Network) -> dict[str, str]:
+    """Parameter or tensor computed from parameters alone -> the parameter, or the largest of several."""
+    found: dict[str, str] = {}
+    sizes: dict[str, int] = {}
+    for node in network.graph.nodes:
+        name = network.parameter(node)
+        if name is not None:
+            found[node.name], sizes[name] = name, math.prod(shape(node))
+    for node in network.nodes:
+        sources = [found[source.name] for source in node.all_input_nodes if source.name in found]
+        if sources and len(sources) == len(node.all_input_nodes):
+            found[node.name] = max(sources, key=lambda name: sizes[name])
+    return found

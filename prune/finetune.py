@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from compress.training import Recipe, batch_size, fit
+import torch
+from torch import nn
+
+from compress.training import Recipe, batch_size, fit, unexplained
 from compress.types import Context, State
+
+LEAST_RATE, HIGHEST_RATE = 5e-3, Recipe().lr
+"""Learning rates for a network that computes what its teacher does, and for one that has all of it to learn anew."""
+
+AVERAGED = 0.25
+"""Share of the steps whose weights are averaged at the end."""
+
+IMAGES = 256
+"""Training inputs on which the network is compared with its teacher."""
 
 
 @dataclass(frozen=True, slots=True)
 class FineTune:
-    """Train a float state for ``epochs`` with the recipe of :mod:`compress.training`; 0 does nothing."""
+    """Train a float state for ``epochs`` with the recipe of :mod:`compress.training`; 0 does nothing.
+
+    Attributes:
+        epochs: passes over the training split.
+        lr: highest learning rate; None chooses it by what there is to recover (:func:`rate`).
+    """
 
     epochs: int = 1
-    lr: float = Recipe().lr
+    lr: float | None = None
     label: ClassVar[str] = "fine-tune"
 
     def __call__(self, state: State, context: Context) -> State:
@@ -23,10 +41,11 @@ class FineTune:
         if self.epochs < 1:
             return state
         model = copy.deepcopy(state.model)
+        images = context.data.train.inputs(IMAGES, torch.Generator().manual_seed(context.seed))
         fit(
             model,
             context.data.train,
-            Recipe(epochs=self.epochs, lr=self.lr, batch_size=batch_size(context.data.train.n)),
+            recipe(self.epochs, context.data.train.n, model, context.teacher, images, self.lr),
             generator=context.generator,
             device=context.device,
             task=context.data.task,
@@ -35,3 +54,24 @@ class FineTune:
             progress=context.progress,
         )
         return replace(state, model=model.cpu().eval())
+
+
+def recipe(
+    epochs: int, n: int, model: nn.Module, teacher: nn.Module | None, images: torch.Tensor, lr: float | None = None
+) -> Recipe:
+    """How to train ``model`` for ``epochs`` on ``n`` inputs, of which ``images`` are some.
+
+    ``lr`` is the highest learning rate; None chooses it (:func:`rate`).
+    """
+    chosen = rate(model, teacher, images) if lr is None else lr
+    return Recipe(epochs=epochs, lr=chosen, batch_size=batch_size(n), averaged=AVERAGED)
+
+
+def rate(model: nn.Module, teacher: nn.Module | None, images: torch.Tensor) -> float:
+    """The highest learning rate: low where the network is nearly its teacher, since large steps lose that first.
+
+    ``LEAST_RATE (HIGHEST_RATE / LEAST_RATE)^u`` with ``u``, in [0, 1], the share of the teacher's output that the
+    network misses (:func:`compress.training.unexplained`); 1 without a teacher.
+    """
+    missing = 1.0 if teacher is None or len(images) < 2 else min(1.0, unexplained(model, teacher, images))
+    return LEAST_RATE * math.pow(HIGHEST_RATE / LEAST_RATE, missing)

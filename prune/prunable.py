@@ -26,7 +26,7 @@ def prunable(model: nn.Module, network: Network, skip: Sequence[str] = ()) -> De
     wanted = set(skip)
     stays = [group for group in dependencies.groups if wanted & set(group.name.split("+"))]
     groups = tuple(group for group in dependencies.groups if group not in stays)
+    notes = dependencies.left_alone + tuple(Note(group.name, "channels", "you asked to skip them") for group in stays)
     if not groups:
-        raise NoPrunableAxis([f"{note.where}: {note.why}" for note in dependencies.left_alone])
-    notes = tuple(Note(group.name, "channels", "you asked to skip them") for group in stays)
-    return replace(dependencies, groups=groups, left_alone=dependencies.left_alone + notes)
+        raise NoPrunableAxis([f"{note.where}: {note.why}" for note in notes])
+    return replace(dependencies, groups=groups, left_alone=notes)

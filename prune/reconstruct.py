@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from compress.graph.attention import with_plain_attention
 from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.groups import CONSUMES, Dependencies, Group, Unit
 from compress.graph.interpret import Steps, affordable, probe_batch
@@ -125,7 +126,8 @@ def _shared(model: nn.Module, goal: Goal, context: Context) -> _Study:
     return study
 
 
-def _study(model: nn.Module, goal: Goal, context: Context) -> _Study:
+def _study(given: nn.Module, goal: Goal, context: Context) -> _Study:
+    model = with_plain_attention(given)
     generator = torch.Generator().manual_seed(context.seed)
     inputs = context.data.train.inputs(context.samples, generator)
     network = trace(model, (inputs[:2],))
@@ -142,7 +144,7 @@ def _study(model: nn.Module, goal: Goal, context: Context) -> _Study:
     )
     # Statistics are streamed; rebuilding holds the activations of all its inputs.
     inputs = inputs[: affordable(network)]
-    return _Study(model, network, dependencies, whole, inputs, batch, paths, unread)
+    return _Study(given, network, dependencies, whole, inputs, batch, paths, unread)
 
 
 def _paths(
@@ -210,8 +212,9 @@ def _rebuilt(model: nn.Module, study: _Study, kept: Kept, iterations: int, conte
     """Rebuild ``model`` in place; notes on what couldn't be."""
     whole, inputs, batch = study.whole, study.inputs, study.batch
     example = inputs[:2].cpu()
-    network = trace(model, (example,))
-    folded, _ = fold_batch_norm(model, network)
+    plain = with_plain_attention(model)
+    network = trace(plain, (example,))
+    folded, _ = fold_batch_norm(plain, network)
     steps = Steps.of(trace(folded, (example,))).to(context.device)
     if [node.name for node in steps.nodes] != [node.name for node in whole.nodes]:
         return (Note("", "reconstruction", "left out: the smaller network's operators are others than the original's"),)
@@ -237,6 +240,6 @@ def _rebuilt(model: nn.Module, study: _Study, kept: Kept, iterations: int, conte
         progress=context.progress,
         batch=batch,
     )
-    pairs, _ = foldable(model, network)
+    pairs, _ = foldable(plain, network)
     write_back(model, pairs, steps, inputs, batch)
     return ()

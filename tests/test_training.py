@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,43 @@ def test_the_gradient_is_clipped_to_its_largest_norm() -> None:
     recipe = Recipe(epochs=1, lr=1.0, batch_size=64, momentum=0.0, weight_decay=0, warmup=0, clip=0.01)
     training.fit(model, toys.train, recipe, generator=seeded())
     assert float((weights(model) - start).norm()) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_last_steps_are_averaged_with_their_statistics() -> None:
+    """Against the same steps by hand: four of them, of which the last two count."""
+    toys, torch_seed = toy(), 3
+    torch.manual_seed(torch_seed)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2))
+    recipe = Recipe(epochs=1, lr=0.1, batch_size=16, averaged=0.5)
+    seen: list[dict[str, torch.Tensor]] = []
+    watched = copy.deepcopy(model)
+
+    def forward(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        seen.append({name: tensor.clone() for name, tensor in module.state_dict().items()})  # before this step
+        output: torch.Tensor = module(images)
+        return output
+
+    training.fit(watched, toys.train, replace(recipe, averaged=0.0), generator=seeded(), forward=forward)
+    assert len(seen) == 4
+    training.fit(model, toys.train, recipe, generator=seeded())
+    last = watched.state_dict()
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point():
+            torch.testing.assert_close(tensor, (seen[3][name] + last[name]) / 2)
+
+
+def test_what_a_network_misses_of_its_teacher_is_a_share_of_the_variance() -> None:
+    x = torch.randn(50, 4, generator=seeded())
+    teacher, right, constant = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(4, 3)
+    right.load_state_dict(teacher.state_dict())
+    with torch.no_grad():
+        constant.weight.zero_()
+        constant.bias.copy_(teacher(x).mean(0))
+        half = copy.deepcopy(teacher)
+        half.weight.mul_(0.5)
+        half.bias.copy_(teacher(x).mean(0) - (x @ half.weight.T).mean(0))
+    found = [training.unexplained(model, teacher, x) for model in (right, half, constant)]
+    assert found == pytest.approx([0.0, 0.25, 1.0], abs=1e-5)
 
 
 def test_training_learns() -> None:

@@ -10,6 +10,7 @@ from compress.data.load import NAMES, load
 from compress.data.loader_split import LoaderSplit
 from compress.data.python import from_python
 from compress.data.splits import ArraySplit, Data, Split, Task
+from compress.data.tensors import TensorSplit, from_tensors
 
 __all__ = [
     "NAMES",
@@ -22,6 +23,8 @@ __all__ = [
     "LoaderSplit",
     "Split",
     "Task",
+    "TensorSplit",
     "from_python",
+    "from_tensors",
     "load",
 ]

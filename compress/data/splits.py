@@ -31,8 +31,8 @@ class Split(Protocol):
         """How many images there are."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of one image."""
+    def shape(self) -> tuple[int, ...]:
+        """Of one input: channels, height and width of an image."""
 
     @property
     def mean(self) -> tuple[float, ...]:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compress.graph.copies import copied
+
 
 class PrunedMultiheadAttention(nn.MultiheadAttention):
     """``nn.MultiheadAttention`` whose heads, or whose width, pruning made fewer.
@@ -20,10 +22,10 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
     @classmethod
     def follow(cls, module: nn.MultiheadAttention) -> None:
         """Set a module's class and sizes from the tensors that it has now, in place."""
-        rows = (module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight).shape[0]
-        heads = rows // (3 if module.in_proj_weight is not None else 1)
+        queries = module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
+        heads = queries.shape[0] // (3 if module.in_proj_weight is not None else 1)
         width = module.out_proj.weight.shape[0]
-        if (heads, width) == (module.num_heads * module.head_dim, module.embed_dim):
+        if (heads, width, queries.shape[1]) == (module.num_heads * module.head_dim, module.embed_dim, module.embed_dim):
             return
         module.num_heads, module.embed_dim = heads // module.head_dim, width
         if module.in_proj_weight is not None:
@@ -47,6 +49,7 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """As ``nn.MultiheadAttention.forward``."""
+        itself = query is key and key is value
         if self.bias_k is not None or self.add_zero_attn:
             raise NotImplementedError("pruned attention has no bias_k and no add_zero_attn")
         batched = query.dim() == 3
@@ -54,7 +57,7 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))
         elif not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        q, k, v = self._projected(query, key, value)
+        q, k, v = self._projected(query, key, value, itself)
         mask = self._mask(attn_mask, key_padding_mask, q)
         weights: torch.Tensor | None = None
         if need_weights:
@@ -69,17 +72,28 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
             return out.squeeze(0), None if weights is None else weights.squeeze(0)
         return (out if self.batch_first else out.transpose(0, 1)), weights
 
-    def _projected(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> list[torch.Tensor]:
+    def _projected(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, itself: bool
+    ) -> list[torch.Tensor]:
+        """Queries, keys and values, (N, heads, L, head_dim) each; ``itself`` where all three come from one tensor."""
         weights: Any
+        if itself and self.in_proj_weight is not None:
+            # One product, as of an ordinary layer, so that it is counted and refitted as one.
+            projected = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, -1)
+            return [self._in_heads(x) for x in projected]
         if self.in_proj_weight is not None:
             weights = self.in_proj_weight.chunk(3)
         else:
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         return [
-            F.linear(x, weight, bias).unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+            self._in_heads(F.linear(x, weight, bias))
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         ]
+
+    def _in_heads(self, x: torch.Tensor) -> torch.Tensor:
+        heads: torch.Tensor = x.unflatten(-1, (self.num_heads, self.head_dim))
+        return heads.transpose(1, 2)
 
     def _mask(
         self, attn_mask: torch.Tensor | None, padding: torch.Tensor | None, q: torch.Tensor
@@ -94,6 +108,25 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
             mask = _added(padding, q).reshape(-1, 1, 1, padding.shape[-1])
             total = mask if total is None else total + mask
         return total
+
+
+def with_plain_attention(model: nn.Module) -> nn.Module:
+    """``model``, or a copy of it in which ``nn.MultiheadAttention`` computes by the same operators as when pruned.
+
+    Torch's own forward takes other operators for fewer heads than the width holds, so that the networks before and
+    after pruning couldn't be compared one operator at a time. Attention with ``bias_k`` or ``add_zero_attn`` stays.
+    """
+
+    def torchs(module: nn.Module) -> bool:
+        return type(module) is nn.MultiheadAttention and module.bias_k is None and not module.add_zero_attn
+
+    if not any(torchs(module) for module in model.modules()):
+        return model
+    plain = copied(model)
+    for module in plain.modules():
+        if torchs(module):
+            module.__class__ = PrunedMultiheadAttention
+    return plain
 
 
 def _added(mask: torch.Tensor, q: torch.Tensor) -> torch.Tensor:

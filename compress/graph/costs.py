@@ -97,8 +97,8 @@ def operators(network: Network) -> tuple[Operator, ...]:
         if not size and kind(node) == "sym_size":
             continue
         weight = _weight(network, node)
-        weight_shape = tuple(weight.meta["val"].shape) if weight is not None else ()
-        conv = weight is not None and kind(node) in PRODUCES
+        weight_shape = _weight_shape(node)
+        conv = weight is not None
         groups = int(argument(node, "groups", 1)) if conv and kind(node) != "linear" else 1
         result.append(
             Operator(
@@ -130,6 +130,12 @@ def _weight(network: Network, node: fx.Node) -> fx.Node | None:
         assert isinstance(weight, fx.Node)
         return weight
     return None
+
+
+def _weight_shape(node: fx.Node) -> tuple[int, ...]:
+    """The shape of a layer's weight, also of one that is computed from parameters; () of what is no layer."""
+    weight = node.args[1] if kind(node) in PRODUCES and len(node.args) > 1 else None
+    return tuple(int(n) for n in weight.meta["val"].shape) if isinstance(weight, fx.Node) else ()
 
 
 def _path(network: Network, node: fx.Node, weight: fx.Node | None) -> str:

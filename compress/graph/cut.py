@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 
 from compress.graph.attention import PrunedMultiheadAttention
 from compress.graph.blocks import Block, without_blocks
+from compress.graph.copies import copied
 from compress.graph.groups import Dependencies, Slot, Unit, removed_indices
 from compress.graph.sizes import has, lower
 
@@ -44,16 +44,6 @@ def remove_blocks(model: nn.Module, blocks: Iterable[Block]) -> nn.Module:
     smaller = copied(model)
     without_blocks(smaller, blocks)
     return smaller
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, also of a module that holds tensors it computed (``torch.nn.utils.weight_norm``)."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, torch.Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach().clone()
-    return copy.deepcopy(model, memo)
 
 
 def keep_indices(dependencies: Dependencies, gone: Mapping[Slot, set[int]]) -> dict[Slot, list[int]]:

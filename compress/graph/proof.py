@@ -18,7 +18,8 @@ from torch import nn
 from torch.utils._pytree import tree_flatten
 
 from compress.graph.blocks import Block
-from compress.graph.cut import copied, remove, remove_blocks
+from compress.graph.copies import copied
+from compress.graph.cut import remove, remove_blocks
 from compress.graph.groups import Dependencies, Group, Unit
 from compress.graph.reference import zeroed
 from compress.graph.sizes import Rewrite, candidates

@@ -15,6 +15,7 @@ from benchmarks import common, prune_cifar10, prune_finetune, prune_imagenet, pr
 from compress import data as datasets
 from compress.graph import costs
 from compress.graph.trace import trace
+from compress.training import Recipe
 
 
 class Small(nn.Module):
@@ -49,7 +50,7 @@ def subject() -> pruners.Subject:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "quietly", lambda measure: (measure(), 0.0))
+    monkeypatch.setattr(common, "quietly", lambda measure, **_: (measure(), 0.0))
     monkeypatch.setattr(pruners, "PRUNING_THREADS", 1)
 
 
@@ -129,13 +130,23 @@ def test_torch_pruning_comes_close_and_new_statistics_are_those_of_the_images(su
     assert held.second.out_channels < 16
 
 
+def test_ours_is_the_same_whether_or_not_it_learns_of_the_network_anew(subject: pruners.Subject) -> None:
+    shared: dict[Any, Any] = {}
+    anew, first, again = (
+        prune(subject, 0.5).state_dict()
+        for prune in (pruners.ours("reconstruct"), pruners.ours_sharing(shared), pruners.ours_sharing(shared))
+    )
+    assert len(shared) == 1
+    assert all(torch.equal(anew[name], first[name]) and torch.equal(anew[name], again[name]) for name in anew)
+
+
 def test_fine_tuning_gives_every_pruner_the_same_recipe_and_leaves_the_teacher_alone(
     subject: pruners.Subject, at_once: None
 ) -> None:
     before = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
     ours = pruners.Pruner(pruners.OURS, "", pruners.ours("norm"))
     again = pruners.Pruner(pruners.PEER, "the same again", pruners.ours("norm"))
-    rows = prune_finetune.rows(subject, 2.0, {"epochs": 2, "batch_size": 16}, [ours, again])
+    rows = prune_finetune.rows(subject, 2.0, lambda *_: Recipe(epochs=2, batch_size=16), [ours, again])
     assert rows[0]["accuracy_tuned_percent"] == rows[1]["accuracy_tuned_percent"]
     assert rows[0]["epochs"] == 2
     assert rows[0]["training_images"] == 64

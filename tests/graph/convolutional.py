@@ -255,3 +255,16 @@ class Transposed(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.each(F.relu(self.up(F.relu(F.conv2d(x, self.kernel, padding=1)))))
         return self.head(F.relu(x.mean((2, 3)) @ self.mix))
+
+
+class WeightNormed(nn.Module):
+    """A convolution whose weight is computed from a direction and a length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 16, 3, padding=1))
+        self.second = nn.Conv2d(16, 12, 3)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(F.relu(self.second(F.relu(self.first(x)))).mean((2, 3)))

@@ -181,6 +181,7 @@ ARCHITECTURES = (
     *(convolutional.SuperResolution, convolutional.GroupNormNet, convolutional.MobileNetV3, convolutional.Transposed),
     *(transformers.ViT, transformers.HandWrittenTransformer, transformers.TorchTransformer, transformers.Swin),
     *(transformers.Mixer, transformers.Gated, transformers.Text, transformers.Recurrent, transformers.TwoInputs),
+    transformers.CrossAttention,
 )
 """Every architecture that the laws of surgery are tested on."""
 

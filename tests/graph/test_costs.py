@@ -9,6 +9,7 @@ from torch import nn
 from compress.graph import costs
 from compress.graph.fold import fold_batch_norm
 from compress.graph.trace import trace
+from tests.graph import convolutional, transformers
 from tests.graph.networks import ROSTER, Depthwise, Plain, Residual, UNet, build, images
 
 PIXELS = 16 * 16
@@ -16,6 +17,9 @@ BY_HAND = {
     Plain: PIXELS * 3 * 8 * 9 + PIXELS // 4 * 8 * 12 * 9 + 12 * 16 * 16 + 16 * 5,
     Residual: PIXELS * (3 * 8 + 8 * 8 + 8 * 8) * 9 + PIXELS // 4 * (8 * 16 * 9 + 16 * 16 * 9 + 8 * 16) + 16 * 5,
     Depthwise: PIXELS * (3 * 8 * 9 + 8 * 24 + 24 * 9 + 24 * 8) + 8 * 5,
+    convolutional.WeightNormed: PIXELS * 3 * 16 * 9 + 14 * 14 * 16 * 12 * 9 + 12 * 5,
+    # 5 queries and 16 tokens of width 12, and each pair's product twice.
+    transformers.CrossAttention: 16 * 3 * 12 * 16 + (5 + 16 + 16) * 12 * 12 + 2 * 5 * 16 * 12 + 5 * 12 * 12 + 12 * 5,
     UNet: PIXELS * (3 * 6 * 9 + 13 * 6 * 9 + 6 * 3) + PIXELS // 4 * (6 * 10 * 9 + 10 * 7 * 4),
 }
 

@@ -168,6 +168,28 @@ def test_pruned_attention_computes_what_torchs_does_with_all_heads(batch_first, 
             torch.testing.assert_close(ours[1], theirs[1])
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_pruned_attention_to_itself_is_one_product_of_the_packed_weights(batch_first):
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(12, 3, batch_first=batch_first).eval()
+    pruned = nn.MultiheadAttention(12, 3, batch_first=batch_first).eval()
+    pruned.load_state_dict(module.state_dict())
+    pruned.__class__ = PrunedMultiheadAttention
+    x = torch.randn(2, 4, 12)
+    torch.testing.assert_close(pruned(x, x, x), module(x, x, x))
+    kinds = [str(node.target) for node in trace(nn.Sequential(Itself(pruned)), (x,)).nodes]
+    assert kinds.count("aten.linear.default") == 2
+
+
+class Itself(nn.Module):
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(x, x, x)[0]
+
+
 def test_whole_groups_of_group_norm_go():
     unit = group_of(convolutional.GroupNormNet, "one").units[2]
     assert unit.members["norm1.weight", 0] == (6, 7, 8)

@@ -231,3 +231,18 @@ class TwoInputs(nn.Module):
         y = F.relu(self.image(x).flatten(2).transpose(1, 2) + self.vector(z)[:, None])
         a, b = y.split(self.parts, -1)
         return self.head(F.relu(self.narrow(a) + torch.einsum("btd,kd->btk", b, self.wide)).mean(1))
+
+
+class CrossAttention(nn.Module):
+    """Learned queries that attend to an image's tokens: the projections' weights are parts of one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 12, 4, 4)
+        self.queries = nn.Parameter(torch.randn(1, 5, 12))
+        self.attention = nn.MultiheadAttention(12, 4, batch_first=True)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.embed(x).flatten(2).transpose(1, 2)
+        return self.head(self.attention(self.queries.expand(x.shape[0], -1, -1), tokens, tokens)[0].mean(1))

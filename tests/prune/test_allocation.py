@@ -217,6 +217,15 @@ def test_what_is_counted_is_what_the_models_say_of_the_network_that_was_really_p
     assert found.ram_bytes == pytest.approx(expected.ram_bytes, rel=tolerance)
 
 
+@pytest.mark.parametrize("factory", [transformers.CrossAttention, convolutional.WeightNormed])
+def test_a_weight_that_is_computed_from_a_parameter_is_counted_with_it(factory):
+    model, dependencies, counter = counted(factory, "cortex-m7")
+    kept = tuple(max(1, n // 2) for n in counter.all_units)
+    gone = [unit for group, n in zip(dependencies.groups, kept, strict=True) for unit in group.units[n:]]
+    smaller = costs.size(trace(remove(model, dependencies, gone), (images(2),)))
+    assert counter.counts(kept)[0] == pytest.approx(smaller.macs, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("factory", "device"),
     [*((factory, "cortex-m7") for factory in NETWORKS), *((Plain, device) for device in DEVICES[1:])],

@@ -231,3 +231,5 @@ def test_what_cannot_be_compared_is_refused():
         compare(build(Plain), random_data(), macs=0.5, epochs=-1)
     with pytest.raises(UnknownName, match="nearest: taylor"):
         compare(build(Plain), random_data(), macs=0.5, methods=["tailor"])
+    with pytest.raises(UnknownName, match="nearest: conv"):
+        compare(build(Plain), random_data(), macs=0.5, skip=["conv9"])

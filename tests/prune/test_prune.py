@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from functools import cache
 
 import numpy as np
@@ -43,11 +44,9 @@ from tests.graph.transformers import TorchTransformer
 methods = pytest.mark.parametrize("method", METHODS)
 
 NETWORKS = tuple(
-    factory
-    for factory in ARCHITECTURES
-    if len(inputs_of(factory)) == 1 and inputs_of(factory)[0].is_floating_point() and factory is not TorchTransformer
+    factory for factory in ARCHITECTURES if len(inputs_of(factory)) == 1 and inputs_of(factory)[0].is_floating_point()
 )
-"""All with one input of numbers. Torch's transformer has a test of its own, as its operators change with its size."""
+"""All with one input of numbers."""
 
 FEW = (Plain, Residual, UNet, Perceptron)
 """A chain with batch norm, a residual stream, concatenation without batch norm, linear layers on tokens."""
@@ -148,15 +147,14 @@ def test_the_same_seed_gives_the_same_plan_and_weights(method, factory):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize("method", ["reconstruct", "norm"])
-def test_torchs_own_transformer_layers_are_pruned(method):
-    """Its operators are others once heads have gone, so it may not be rebuilt; the report then says so."""
-    model = build(TorchTransformer)
-    result = prune(model, images(2), macs=0.7, method=method, data=images(CALIBRATION))
-    with torch.no_grad():
-        assert result.model(images()).shape == model(images()).shape
-    assert result.report.after.macs <= 0.7 * result.report.before.macs
-    assert method == "norm" or any(note.what == "reconstruction" for note in result.report.notes)
+def test_torchs_own_attention_is_rebuilt_and_counted_as_layers():
+    """Its operators are others once heads have gone, so before and after are compared by those of the pruned form."""
+    result = pruned("reconstruct", TorchTransformer)[2]
+    assert not [note for note in result.report.notes if note.what == "reconstruction"]
+    positions, width, heads, head_dim = 4 * 4, result.model.embed.out_channels, result.model.attention.num_heads, 3
+    operators = {each.path: each for each in costs.operators(trace(result.model, (images(2),))) if each.weights}
+    assert heads < 4
+    assert operators["attention.in_proj_weight"].macs == positions * width * 3 * heads * head_dim
 
 
 @methods
@@ -247,7 +245,7 @@ def test_recalibration_gives_the_statistics_of_the_inputs():
     assert not model[1].training
 
 
-@pytest.mark.parametrize("share", [0.0, -0.5, 1.5])
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan"), "0.5", True])
 def test_a_share_outside_its_range_is_refused(share):
     with pytest.raises(BadInput, match=r"lies in \(0, 1\]"):
         prune(build(Plain), images(2), macs=share)
@@ -263,6 +261,31 @@ def test_an_unknown_method_and_an_unknown_layer_are_named_with_the_nearest():
         prune(build(Plain), images(2), macs=0.5, method="nrom")
     with pytest.raises(UnknownName, match="conv2"):
         prune(build(Plain), images(2), macs=0.5, skip=["conv22"])
+
+
+def test_one_layer_may_be_skipped_by_its_name_alone():
+    result = prune(build(Plain), images(2), macs=0.7, skip="conv1")
+    assert result.model.conv1.out_channels == 8
+    assert result.model.conv2.out_channels < 12
+
+
+def test_skipping_all_there_is_says_so():
+    model = nn.Sequential(OrderedDict(first=nn.Conv2d(3, 4, 3), last=nn.Conv2d(4, 2, 3)))
+    with pytest.raises(NoPrunableAxis, match="first: you asked to skip them"):
+        prune(model, images(2), macs=0.5, skip=["first"])
+
+
+def test_what_isnt_a_module_or_a_tensor_is_refused():
+    with pytest.raises(BadInput, match=r"takes a torch\.nn\.Module, not str"):
+        prune("resnet", images(2), macs=0.5)
+    with pytest.raises(BadInput, match="takes a tensor or a tuple of one, not ndarray"):
+        prune(build(Plain), images(2).numpy(), macs=0.5)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (3, 16, 16), (2, 3, 32, 32)])
+def test_an_example_that_the_network_doesnt_take_is_refused_by_its_shape(shape):
+    with pytest.raises(BadInput, match=f"doesn't run on example_inputs of shape {' x '.join(map(str, shape))}"):
+        prune(build(Plain), torch.zeros(shape), macs=0.5)
 
 
 def test_the_least_reachable_is_named():

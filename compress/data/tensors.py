@@ -1,0 +1,136 @@
+"""Inputs that aren't images, as they are: text, sound, volumes, tables."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compress.data.loader_split import guarded, pair
+from compress.data.splits import Data, chunks, order
+from compress.errors import BadData
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from compress.data.augment import Augmentation
+    from compress.data.splits import Task
+
+
+@dataclass(frozen=True, eq=False)
+class TensorSplit:
+    """Inputs of any shape in memory, handed out unchanged.
+
+    Attributes:
+        values: (N, ...), of the type that the network takes.
+        labels: int64 (N,), or None where the inputs are their own targets.
+    """
+
+    values: Tensor
+    labels: Tensor | None
+
+    @property
+    def n(self) -> int:
+        """How many inputs there are."""
+        return int(self.values.shape[0])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one input."""
+        return tuple(self.values.shape[1:])
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Nothing is subtracted."""
+        return (0.0,)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Nothing is scaled."""
+        return (1 / 255,)
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: str = "cpu",
+        augment: Augmentation | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`compress.data.splits.Split.batches`."""
+        for index in chunks(order(self.n, generator), batch_size):
+            values = self.values[index]
+            if generator is not None and augment is not None:
+                values = augment(values, generator)
+            yield values.to(device), (values if self.labels is None else self.labels[index]).to(device)
+
+    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
+        """At most ``n`` inputs drawn without repetition."""
+        return self.values[order(self.n, generator)[:n]]
+
+
+def from_tensors(data: Any, like: Tensor, name: str = "data") -> Data:
+    """A data set for calibration of inputs that aren't images; the same inputs are its evaluation split.
+
+    Args:
+        data: inputs (N, ...); an (inputs, labels) pair; or an iterable of such batches, read to its end once.
+        like: a batch of what the network takes; only its shape and type matter.
+        name: for messages.
+
+    Raises:
+        BadData: it isn't one of these forms, or an input has another shape than those of ``like``.
+    """
+    import torch
+
+    values, labels = _read(data, name)
+    if values.shape[1:] != like.shape[1:]:
+        given, wanted = (" x ".join(map(str, x.shape[1:])) for x in (values, like))
+        raise BadData(
+            name, f"its inputs are {given}, the example is {wanted}", "give data and example_inputs of one shape"
+        )
+    values = values.to(like.dtype)
+    if values.is_floating_point() and not torch.isfinite(values).all():
+        raise BadData(name, "some inputs hold NaN or infinity", "remove or repair them")
+    task: Task = "reconstruction"
+    classes: tuple[str, ...] = ()
+    if labels is not None and labels.dim() == 1 and not labels.is_floating_point():
+        if len(labels) != len(values):
+            raise BadData(name, f"{len(values)} inputs but {len(labels)} labels", "give one label an input")
+        if len(labels) and int(labels.min()) < 0:
+            raise BadData(name, "some labels are below 0", "number the classes from 0")
+        task, classes = "classification", tuple(str(i) for i in range(int(labels.max()) + 1))
+    split = TensorSplit(values, labels.long() if labels is not None and task == "classification" else None)
+    digest = hashlib.sha256(repr((tuple(values.shape), str(values.dtype))).encode())
+    digest.update(values.contiguous().numpy().tobytes())
+    return Data(name, task, split, split, classes, digest.hexdigest(), split.mean, split.std)
+
+
+def _read(data: Any, name: str) -> tuple[Tensor, Tensor | None]:
+    """All inputs, and all labels where there are any."""
+    import torch
+
+    def array(value: Any) -> bool:
+        return hasattr(value, "shape") and hasattr(value, "dtype")
+
+    def labelled(value: Any) -> bool:
+        two = isinstance(value, (tuple, list)) and len(value) == 2 and all(array(each) for each in value)
+        return two and len(value[1].shape) == 1 < len(value[0].shape)
+
+    if array(data) or labelled(data):
+        found = [pair(name, data)]
+    elif isinstance(data, Iterable) and not isinstance(data, (str, bytes)):
+        found = [pair(name, batch) for batch in guarded(name, data)]
+    else:
+        raise BadData(
+            name, f"it is a {type(data).__name__}", "give inputs, an (inputs, labels) pair or batches of them"
+        )
+    if not found or sum(len(values) for values, _ in found) == 0:
+        raise BadData(name, "it holds no inputs", "give one at least")
+    labels = [batch for _, batch in found if batch is not None]
+    if labels and len(labels) != len(found):
+        raise BadData(name, "some batches have labels and some have none", "yield (inputs, labels)")
+    try:
+        return torch.cat([values for values, _ in found]), torch.cat(labels) if labels else None
+    except RuntimeError as error:
+        raise BadData(name, f"batches differ in shape ({error})", "yield inputs of one size") from None
