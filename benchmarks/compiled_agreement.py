@@ -109,7 +109,7 @@ def _row(
         "file": name,
         "library": title,
         "images": n,
-        "equal_to_reference": int((found.reshape(n, -1) == correct.reshape(n, -1)).all(1).sum()),
+        "equal_images": int((found.reshape(n, -1) == correct.reshape(n, -1)).all(1).sum()),
         "accuracy_percent": round(100 * float((classes == labels[:n]).mean()), 2),
         "onnxruntime_accuracy_percent": round(100 * float((said == labels[:n]).mean()), 2),
         "same_class_percent": round(100 * float((classes == said).mean()), 2),
@@ -130,7 +130,7 @@ def section(document: Mapping[str, Any]) -> str:
                 row["file"],
                 row["library"],
                 common.shown(row["images"]),
-                common.shown(row["equal_to_reference"]),
+                common.shown(row["equal_images"]),
                 common.shown(row["accuracy_percent"], 2),
                 common.shown(row["onnxruntime_accuracy_percent"], 2),
                 common.shown(row["same_class_percent"], 2),
@@ -139,7 +139,7 @@ def section(document: Mapping[str, Any]) -> str:
         ),
         text_columns=2,
     )
-    exact = all(row["equal_to_reference"] == row["images"] for row in rows)
+    exact = all(row["equal_images"] == row["images"] for row in rows)
     gap = max(abs(row["accuracy_percent"] - row["onnxruntime_accuracy_percent"]) for row in rows if row["images"] > FEW)
     return (
         f"ResNet-20's 8-bit files compiled for each processor. Libraries of other processors ran under QEMU. "
