@@ -29,7 +29,7 @@ JOB = ("--model", "resnet", "--target", "cpu")
         (["--resume"], "--resume doesn't say which run; add --out DIR, or --model and --target"),
         ([*JOB, "--resume"], "no unfinished run of resnet for cpu"),
         (["--resume", "--out", "nowhere"], "run.json"),
-        (["profile", "b", "--device", "ssh://x"], "this version measures on this machine only"),
+        (["profile", "b", "--device", "moon"], "unknown device 'moon'"),
         (["verify", "nowhere"], "there is no such folder"),
         (["profile", "nowhere"], "there is no such folder"),
         (["report", "nowhere"], "run.json"),
