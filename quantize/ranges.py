@@ -11,6 +11,7 @@ which for 8 bits keeps nearly the whole range and for 4 bits cuts off its tails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import fx, nn
@@ -75,6 +76,11 @@ def activation_grid(values: torch.Tensor, bits: int, signedness: Signedness) -> 
             best, result = error, grid
     assert result is not None
     return result
+
+
+def scaled(grid: Grid, factor: float) -> Grid:
+    """A grid of one scale with its range multiplied by ``factor``."""
+    return replace(grid, scale=tuple(float(torch.tensor(s * factor, dtype=torch.float32)) for s in grid.scale))
 
 
 def _grid(low: float, high: float, bits: int, signedness: Signedness) -> Grid:

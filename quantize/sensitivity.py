@@ -12,8 +12,8 @@ from compress import targets
 from compress.graph.module import in_evaluation_mode
 from compress.graph.trace import layer_name
 from compress.quantize.hessian import top_eigenvalues, traces
-from compress.quantize.hessian_aware import Study, shared_study
-from compress.quantize.mixed import integer_widths
+from compress.quantize.mixed import integer_precisions
+from compress.quantize.study import Study, shared_study
 from compress.types import Budget, Context, LayerSensitivity, Progress, State, Target
 
 IMAGES = 128
@@ -55,8 +55,7 @@ def sensitivity(
 
 def of_job(state: State, context: Context, activation_bits: int) -> tuple[LayerSensitivity, ...]:
     """The same for a job's network, from the study that its candidates share."""
-    widths = integer_widths(context.target, activation_bits)
-    return of_study(shared_study(state, context, widths, activation_bits), context)
+    return of_study(shared_study(state, context, integer_precisions(context.target, activation_bits)), context)
 
 
 def of_study(study: Study, context: Context) -> tuple[LayerSensitivity, ...]:
@@ -73,7 +72,7 @@ def of_study(study: Study, context: Context) -> tuple[LayerSensitivity, ...]:
     top = top_eigenvalues(model, given, loss, generator=torch.Generator().manual_seed(context.seed))
     rows = []
     for weight in study.placement.weights:
-        operator = study.operators[layer_name(weight)]
+        operator = study.operators[layer_name(weight)][0]
         costs = sorted((bits, cost) for (name, bits), cost in study.costs.weights.items() if name == weight)
         trace, value = found[operator.path], top[operator.path]
         rows.append(
