@@ -8,6 +8,7 @@ from benchmarks import (
     criteria,
     default_job,
     hessian_trace,
+    imagenet_ptq,
     lenet_mnist,
     mixed_precision,
     oto,
@@ -15,6 +16,7 @@ from benchmarks import (
     prune_finetune,
     prune_imagenet,
     prune_schedule,
+    qat_cifar10,
 )
 from benchmarks.common import Benchmark
 
@@ -24,6 +26,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         default_job,
         cifar10_ptq,
         mixed_precision,
+        imagenet_ptq,
+        qat_cifar10,
         hessian_trace,
         cpu_target,
         prune_cifar10,

@@ -22,7 +22,7 @@ from compress.quantize.hessian_aware import HessianAware
 from compress.quantize.placement import JOINS
 from compress.quantize.study import study
 from compress.types import Budget, Plan, Precision, State, Target
-from tests.graph.networks import Dense, Depthwise, Plain, Residual, UNet, build, images
+from tests.graph.networks import Dense, Plain, Residual, UNet, build, images
 from tests.support import context, random_data
 
 
