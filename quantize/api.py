@@ -17,6 +17,7 @@ from compress.graph.module import in_evaluation_mode
 from compress.graph.qdq import insert
 from compress.graph.trace import trace
 from compress.quantize import roster
+from compress.quantize.calibrate import goes_through
 from compress.quantize.mixed import default_activation_bits
 from compress.types import Budget, Context, Plan, Record, State, Target
 
@@ -100,7 +101,11 @@ def quantize(
     dataset = datasets.from_python(data, divisible=False)
     context = Context(device, budget, dataset, torch.Generator().manual_seed(seed), seed=seed)
     example = dataset.train.inputs(2, torch.Generator().manual_seed(seed))
-    before = costs.size(trace(model, (example,)))
+    goes_through(model, dataset.name, example)
+    network = trace(model, (example,))
+    if not costs.layer_operators(network):
+        raise BadInput("the network has no convolution or linear layer, so there is nothing to quantize")
+    before = costs.size(network)
     start = time.perf_counter()
     state = roster.METHODS[chosen](bits, activations)(State(model, Plan(seed=seed)), context)
     seconds = time.perf_counter() - start

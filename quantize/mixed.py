@@ -27,7 +27,7 @@ from compress.graph.module import plain_module
 from compress.graph.operators import Operator
 from compress.graph.qdq import on_grid
 from compress.graph.trace import Network, kind, layer_name
-from compress.quantize.calibrate import calibrated, folded
+from compress.quantize.calibrate import calibrated, calibration_inputs, folded
 from compress.quantize.ranges import weight_grid
 from compress.types import Context, LayerPlan, Precision, State, Target
 
@@ -46,7 +46,7 @@ class LayerError:
     def __call__(self, state: State, context: Context) -> State:
         """The quantized state, bits chosen layer by layer."""
         widths = integer_widths(context.target, self.activation_bits)
-        inputs = context.data.train.inputs(context.samples, context.generator)
+        inputs = calibration_inputs(context, context.generator)
         state, network = folded(state, inputs)
         layers = tuple({layer.path: layer for layer in layer_operators(network)}.values())
         errors = layer_errors(network, inputs[:INPUTS], widths)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from compress.data import Task
+from compress.errors import NoGradient
 from compress.graph.interpret import Steps
 from compress.quantize.perturbation import perturbations
 from compress.quantize.ranges import activation_grid, scaled
@@ -55,6 +56,10 @@ def activation_ranges(
         batch: inputs at a time.
         task: which loss.
         generator: of the draws, on the CPU.
+
+    Raises:
+        NoGradient: the output has no gradient, and there is more than one width to choose from. With one, the ranges
+            are those of least squared error.
     """
     tried: dict[str, dict[int, Grid]] = {}
     for name, values in samples.items():
@@ -63,7 +68,13 @@ def activation_ranges(
             grid = activation_grid(values, bits, signedness)
             for number, factor in enumerate(FACTORS):
                 tried[name][bits * SLOT + number] = scaled(grid, factor)
-    measured = perturbations(whole, {}, tried, inputs[:IMAGES], batch=batch, task=task, generator=generator).activations
+    measured: Mapping[tuple[str, int], float] = {}
+    try:
+        some = inputs[:IMAGES]
+        measured = perturbations(whole, {}, tried, some, batch=batch, task=task, generator=generator).activations
+    except NoGradient:
+        if len(widths) > 1:
+            raise
     grids: dict[str, dict[int, Grid]] = {name: {} for name in samples}
     costs: dict[tuple[str, int], float] = {}
     for name in samples:

@@ -63,7 +63,10 @@ FLOATS = {
         "it divides by a deviation of its own input, which integer kernels don't",
     ),
     **dict.fromkeys(
-        "gelu silu mish elu selu celu softplus tanh sigmoid log_sigmoid hardswish hardsigmoid leaky_relu prelu".split(),
+        (
+            *("gelu", "silu", "mish", "elu", "selu", "celu", "softplus", "tanh", "sigmoid", "log_sigmoid"),
+            *("hardswish", "hardsigmoid", "leaky_relu", "prelu"),
+        ),
         "integer kernels compute clips alone in the same pass; the tensors before and behind it have grids",
     ),
     **dict.fromkeys(("embedding", "embedding_bag"), "its rows are looked up, not multiplied"),

@@ -11,6 +11,7 @@ from compress import data as datasets
 from compress import targets
 from compress.graph.module import in_evaluation_mode
 from compress.graph.trace import layer_name
+from compress.quantize.calibrate import goes_through
 from compress.quantize.hessian import top_eigenvalues, traces
 from compress.quantize.mixed import integer_precisions
 from compress.quantize.study import Study, shared_study
@@ -50,7 +51,9 @@ def sensitivity(
     device = target if isinstance(target, Target) else targets.load(target or "cpu")
     dataset = datasets.from_python(data, divisible=False)
     context = Context(device, Budget(), dataset, torch.Generator().manual_seed(seed), progress=progress, seed=seed)
-    return of_job(State(in_evaluation_mode(model)), context, activation_bits)
+    network = in_evaluation_mode(model)
+    goes_through(network, dataset.name, dataset.train.inputs(2, torch.Generator().manual_seed(seed)))
+    return of_job(State(network), context, activation_bits)
 
 
 def of_job(state: State, context: Context, activation_bits: int) -> tuple[LayerSensitivity, ...]:

@@ -18,7 +18,7 @@ from compress.graph.interpret import Steps, affordable, probe_batch
 from compress.graph.moments import collect
 from compress.graph.operators import Operator
 from compress.graph.trace import Network
-from compress.quantize.calibrate import activation_samples, folded
+from compress.quantize.calibrate import activation_samples, calibration_inputs, folded
 from compress.quantize.output_ranges import activation_ranges
 from compress.quantize.perturbation import Perturbations, perturbations
 from compress.quantize.placement import Placement, place
@@ -88,12 +88,11 @@ def study(state: State, context: Context, precisions: tuple[Precision, ...]) -> 
     """Find the grids, and measure what each layer's and each activation's rounding costs.
 
     Raises:
-        BadData: the inputs are all alike, or the network computes NaN or infinity or has no gradient on them.
+        BadData: the inputs are all alike, or the network computes NaN or infinity on them.
+        NoGradient: there is a choice, and nothing to tell its costs by.
     """
     generator = torch.Generator().manual_seed(context.seed)
-    inputs = context.data.train.inputs(context.samples, generator)
-    if len(inputs) > 1 and bool((inputs == inputs[:1]).all()):
-        raise BadData(context.data.name, "all inputs are alike, so they show no layer's range", "give different ones")
+    inputs = calibration_inputs(context, generator)
     fresh, network = folded(replace(state, notes=()), inputs)
     operators: dict[str, tuple[Operator, ...]] = {}
     for operator in layer_operators(network):
