@@ -126,8 +126,9 @@ def section(document: Mapping[str, Any]) -> str:
         "bits throughout (the bits of HAWQ, Dong et al. 2019, which loses 0.15 points from 92.37% after a whole "
         "training). Accuracy on the 10,000 test images, of the exported file in ONNX Runtime; seconds are those of "
         "everything up to there, calibration included.\n\n"
-        f"- {below:.2f} points below float in {last['seconds'] / 60:.1f} minutes, {last['core_seconds'] / 60:.1f} minutes "
-        f"of one core; target {MOST_BELOW_FLOAT:g} within {MINUTES}: {'kept' if kept else 'missed'}"
+        f"- {below:.2f} points below float in {last['seconds'] / 60:.1f} minutes, "
+        f"{last['core_seconds'] / 60:.1f} minutes of one core; target {MOST_BELOW_FLOAT:g} within {MINUTES}: "
+        + ("kept" if kept else "missed")
         + ("" if kept or below > MOST_BELOW_FLOAT else "; the cores had other work beside it")
         + "\n\n"
     ) + common.markdown_table(
