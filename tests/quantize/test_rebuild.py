@@ -261,3 +261,62 @@ def test_a_layer_is_a_product_only_where_its_weight_and_bias_are_its_own():
     assert all(
         layer.reader is None for name, layer in layers_of(prepared(ByWord, 8)[2]).items() if name == "one.weight"
     )
+
+
+class Plainly(nn.Module):
+    """Layers that no reader is known for, each with a bias of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.up = nn.Conv2d(3, 6, 3, padding="same"), nn.ConvTranspose2d(6, 5, 2, 2)
+        self.volume, self.head = nn.Conv3d(5, 4, (1, 3, 3)), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.volume(F.relu(self.up(F.relu(self.conv(x))))[:, :, None])
+        return self.head(F.relu(x).mean((2, 3, 4)))
+
+
+def test_biases_of_layers_that_are_no_products_make_up_for_their_mean_error():
+    """Channel by channel, what the float layer gives on average is what the rounded one gives."""
+    _, _, whole, _ = prepared(Plainly, 2)
+    x = images(64)
+    made, _ = rebuilt(whole, 2, x, {})
+    names = {layer.node: layer for layer in layers_of(whole).values() if layer.reader is None}
+    assert len(names) == 3
+    wanted, found = whole.start((x,)), made.start((x,))
+    for node, twin in zip(whole.nodes, made.steps.nodes, strict=True):
+        whole.run(wanted, [node])
+        made.run(found, [twin])
+        if node.name in names:
+            assert not torch.equal(found[node.name], wanted[node.name])
+            difference = (found[node.name] - wanted[node.name]).transpose(0, 1).flatten(1).mean(1)
+            assert float(difference.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e3])
+def test_inputs_of_any_size_are_rebuilt_alike(size):
+    """The same network with its input scaled, and the first weights by as much the other way, rounds to the same."""
+
+    def network() -> nn.Module:
+        model = build(Plain)
+        with torch.no_grad():
+            model.conv1.weight.div_(size)
+        return model
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    made = []
+    for factor, model in ((size, Scaled()), (1.0, build(Plain))):
+        _, traced = folded(State(model), images(4) * factor)
+        steps = Steps.of(traced)
+        simulation, _ = rebuilt(steps, 3, images(64) * factor, {})
+        environment = simulation.start((images(16, 7) * factor,))
+        simulation.run(environment, simulation.steps.nodes)
+        made.append(environment[simulation.steps.output])
+    assert float((made[0] - made[1]).norm() / made[1].norm()) < 1e-3
