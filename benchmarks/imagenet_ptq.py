@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks import common, mixed_precision, prune_imagenet, quantizers
 
-IMAGES = 128
+IMAGES = 64
 OURS = "compress, hessian"
 ORT = "onnxruntime quantize_static"
 
@@ -97,8 +97,6 @@ def network(name: str, folder: Path) -> list[common.Row]:
         (OURS, "W8A8", lambda: ours(8, cpu)),
         (ORT, "W8A8", lambda: written(lambda: quantizers.onnxruntime(source, path, images, "QUInt8", "MinMax"))),
         (quantizers.NNCF, "W8A8", lambda: written(lambda: quantizers.nncf(source, path, images))),
-        (quantizers.MODELOPT, "W8A8", lambda: quantizers.modelopt(model, images, 8)),
-        (quantizers.MCT, "W8A8", lambda: quantizers.mct(model, images, 8)),
         (OURS, "W4A8", lambda: ours(4, cpu)),
         (f"{OURS}, 1 to 8 bits a layer", "W4A8 on average", lambda: ours(4, wide)),
         (quantizers.MODELOPT, "W4A8", lambda: quantizers.modelopt(model, images, 4)),
@@ -182,7 +180,7 @@ BENCHMARK = common.Benchmark(
     packages=("torch", "onnx", "onnxruntime", "numpy", *quantizers.PACKAGES),
     measure=measure,
     section=section,
-    minutes=30,
+    minutes=15,
 )
 
 if __name__ == "__main__":
