@@ -20,7 +20,7 @@ from compress.quantize.choices import LayerChoice, Limits, Option, Problem, Tens
 from compress.quantize.placement import JOINS
 from compress.quantize.ranges import weight_grid
 from compress.quantize.study import Study
-from compress.types import FLOAT32, Context, Note, Precision, Quantization, Target
+from compress.types import FLOAT32, Context, Note, Quantization, Target
 
 BIAS_BYTES = 4
 """Of a parameter that isn't a layer's weight: float32, or int32 where it is an integer layer's bias."""
@@ -194,8 +194,11 @@ def allocate(found: Problem, limits: Limits, device: Limits, nearest: bool) -> t
         return solve(found, device), ()
     except LimitsUnreachable as error:
         if not nearest:
-            solve(found, limits)
-        note = Note("the whole network", "bits", f"{error}; the nearest was taken")
+            try:
+                solve(found, limits)
+            except LimitsUnreachable as refused:
+                raise _in_the_budgets_words(refused) from None
+        note = Note("the whole network", "bits", f"{_in_the_budgets_words(error)}; the nearest was taken")
         given = {name: max(limit, error.least[name]) for name, limit in device.given().items()}
     while True:
         try:
@@ -204,10 +207,14 @@ def allocate(found: Problem, limits: Limits, device: Limits, nearest: bool) -> t
             given.pop(next(name for name in GIVEN_UP if name in given))
 
 
+def _in_the_budgets_words(error: LimitsUnreachable) -> LimitsUnreachable:
+    """The same with the names of :class:`compress.types.Budget`."""
+    names = {"weight_bytes": "flash_bytes"}
+    limits, least = (
+        {names.get(name, name): value for name, value in each.items()} for each in (error.limits, error.least)
+    )
+    return LimitsUnreachable(limits, least)
+
+
 GIVEN_UP = ("latency_s", "bit_operations", "ram_bytes", "weight_bytes", "weight_bits")
 """The order in which limits are given up that can be met alone, but not together."""
-
-
-def widest(precisions: tuple[Precision, ...]) -> Precision:
-    """The precision that costs least accuracy."""
-    return max(precisions, key=lambda precision: (precision.activation_bits, precision.weight_bits))

@@ -28,7 +28,7 @@ from compress.quantize.allocation import Allocation, solve
 from compress.quantize.mixed import integer_precisions
 from compress.quantize.rebuild import Layer, rebuild
 from compress.quantize.simulation import Simulation
-from compress.quantize.study import Study, shared_study
+from compress.quantize.study import Study, shared_study, widest
 from compress.types import Context, LayerPlan, Note, Quantization, State
 
 
@@ -60,7 +60,7 @@ class HessianAware:
         precisions = integer_precisions(context.target, self.activation_bits)
         limits = budgets.asked(context, self.weight_bits)
         device = budgets.on_device(limits, context.target)
-        best = budgets.widest(precisions)
+        best = widest(precisions)
         if self.weight_bits >= best.weight_bits and set(limits.given()) == {"weight_bits"}:
             # Nothing to choose, unless the device itself is too small. What a file takes beside its weights isn't
             # known before one is written: where they fill half of the device, that is looked at.

@@ -72,6 +72,11 @@ class Study:
         return name if name in self.placement.tensors else None
 
 
+def widest(precisions: tuple[Precision, ...]) -> Precision:
+    """The precision that costs least accuracy."""
+    return max(precisions, key=lambda precision: (precision.activation_bits, precision.weight_bits))
+
+
 def shared_study(state: State, context: Context, precisions: tuple[Precision, ...]) -> Study:
     """The study of the state's network, made once for all candidates of a job that have it."""
     key = ("quantize", id(state.model), precisions, context.samples)
@@ -97,8 +102,8 @@ def study(state: State, context: Context, precisions: tuple[Precision, ...]) -> 
     operators: dict[str, tuple[Operator, ...]] = {}
     for operator in layer_operators(network):
         operators[operator.path] = (*operators.get(operator.path, ()), operator)
-    widest = max(precisions, key=lambda precision: (precision.activation_bits, precision.weight_bits))
-    placement = place(network, Plan().updated(*(LayerPlan(name, None, widest) for name in operators)))
+    best = widest(precisions)
+    placement = place(network, Plan().updated(*(LayerPlan(name, None, best) for name in operators)))
     samples = activation_samples(placement, network, inputs, context, generator)
     whole = Steps.of(network).to(context.device)
     batch = BATCH_SIZE if network.dynamic_batch else 1

@@ -82,8 +82,9 @@ def least(factory, name: str, target: Target | None = None) -> float:
     with pytest.raises(LimitsUnreachable) as raised:
         limited(factory, target, **{name: 1e-12 if name == "latency_s" else 1})
     assert "\n" not in str(raised.value)
-    (found,) = (value for key, value in raised.value.least.items() if key != "weight_bits")
-    return found
+    assert set(raised.value.least) == {name, "weight_bits"}
+    assert f"least possible {raised.value.least[name]:.10g}" in str(raised.value)
+    return raised.value.least[name]
 
 
 @networks
