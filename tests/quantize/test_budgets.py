@@ -16,6 +16,7 @@ from compress.export.onnx import serialize
 from compress.graph.costs import layer_operators
 from compress.graph.trace import kind, trace
 from compress.job import Job, assess
+from compress.job import build as builds
 from compress.quantize import budgets, quantize, roster
 from compress.quantize.choices import Limits, stored_bits
 from compress.quantize.hessian_aware import HessianAware
@@ -253,3 +254,24 @@ def test_the_same_limits_give_the_same_plan():
     assert first.plan == second.plan
     assert first.state.quantization == second.state.quantization
     assert torch.equal(first.simulation(images(4)), second.simulation(images(4)))
+
+
+def test_a_candidate_of_a_job_meets_its_file_and_counts_its_bit_operations(tmp_path):
+    def made(**limits):
+        asked = replace(job(**limits), model=build(Wide), samples=24)
+        proposal = asked.proposals()[0]
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        return builds(asked, proposal.id, asked.stages(proposal), folder, None, lambda message: None)
+
+    free = made()
+    candidate = made(flash_bytes=free.best.bytes - 20_000)
+    assert candidate.best.bytes <= free.best.bytes - 20_000
+    macs = {layer.name: layer.macs for layer in free.layers}
+    assert free.bit_operations == sum(64 * count for count in macs.values())
+    assert candidate.bit_operations == sum(
+        macs[each.name] * each.precision.weight_bits * each.precision.activation_bits for each in candidate.plan.layers
+    )
+    nothing = made(flash_bytes=1000)
+    assert any("flash_bytes 1000 (least possible" in note.why for note in nothing.records[0].notes)
+    assert {layer.weight_bits for layer in nothing.layers} == {2}
