@@ -293,30 +293,31 @@ def test_biases_of_layers_that_are_no_products_make_up_for_their_mean_error():
             assert float(difference.abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e3])
-def test_inputs_of_any_size_are_rebuilt_alike(size):
-    """The same network with its input scaled, and the first weights by as much the other way, rounds to the same."""
+class Between(nn.Module):
+    """What passes between its layers is ``size`` times as large as with a size of 1; what comes out is the same."""
 
-    def network() -> nn.Module:
-        model = build(Plain)
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(48, 24), nn.Linear(24, 6)
         with torch.no_grad():
-            model.conv1.weight.div_(size)
-        return model
+            self.one.weight.mul_(size)
+            self.one.bias.mul_(size)
+            self.two.weight.div_(size)
 
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = network()
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(F.relu(self.one(x[:, :, ::4, ::4].flatten(1))))
 
-        def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x)
 
+@pytest.mark.parametrize("size", [2.0**-20, 2.0**-10, 2.0**10])
+def test_what_earlier_layers_rounded_is_made_up_for_whatever_the_size_of_inputs(size):
+    """Powers of two: the same integers come out if nothing is measured against the bias's input, which is 1."""
     made = []
-    for factor, model in ((size, Scaled()), (1.0, build(Plain))):
-        _, traced = folded(State(model), images(4) * factor)
-        steps = Steps.of(traced)
-        simulation, _ = rebuilt(steps, 3, images(64) * factor, {})
-        environment = simulation.start((images(16, 7) * factor,))
-        simulation.run(environment, simulation.steps.nodes)
-        made.append(environment[simulation.steps.output])
-    assert float((made[0] - made[1]).norm() / made[1].norm()) < 1e-3
+    for each in (size, 1.0):
+        torch.manual_seed(0)
+        _, traced = folded(State(Between(each).eval()), images(4))
+        simulation, grids = rebuilt(Steps.of(traced), 2, images(256), {})
+        weight = simulation.steps.parameters["two.weight"]
+        made.append((output(simulation, images(16, 7)), integers(weight, grids["two.weight"])))
+    (found, integers_found), (wanted, integers_wanted) = made
+    assert torch.equal(integers_found, integers_wanted)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
