@@ -140,10 +140,10 @@ def section(document: Mapping[str, Any]) -> str:
     kept = below <= MOST_BELOW_FLOAT and last["seconds"] <= 60 * MINUTES
     header = ["network", "made by", "weight bits", "activation bits", "accuracy, %", "file, KiB", "seconds"]
     return (
-        f"Weights of {WEIGHT_BITS} bits on average, first and last layers included, activations of {ACTIVATION_BITS} bits "
-        "but for the image, which has 8 as it comes: the bits of HAWQ (Dong et al. 2019), which loses 0.15 points from "
-        "92.37% after a whole "
-        "training). Accuracy on the 10,000 test images, of the exported file in ONNX Runtime; seconds are those of "
+        f"Weights of {WEIGHT_BITS} bits on average, first and last layers included, activations of {ACTIVATION_BITS} "
+        "bits but for the image, which has 8 as it comes: the bits of HAWQ (Dong et al. 2019), which loses 0.15 points "
+        "from 92.37% after a whole training. Accuracy on the 10,000 test images, of the exported file in ONNX Runtime; "
+        "seconds are those of "
         "everything up to there, calibration included.\n\n"
         f"- {below:.2f} points below float in {last['seconds'] / 60:.1f} minutes, "
         f"{last['core_seconds'] / 60:.1f} minutes of one core; target {MOST_BELOW_FLOAT:g} within {MINUTES}: "
