@@ -6,21 +6,17 @@ images in ONNX Runtime, its latency from turns that all files of a network take 
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks import common
+from benchmarks import common, quantizers
 
 NETWORKS = ("resnet20", "resnet56")
 IMAGES = 1024
-BATCH = 64
 THREADS = (1, 2)
 ROUNDS = 30
 NOISY = 1.5
@@ -65,7 +61,7 @@ def cases(float_file: Path, model: Any, images: Any) -> list[Case]:
         interchange.export(State(model, Plan()), example, path)
 
     def peer(activations: str, method: str) -> Callable[[Path], None]:
-        return lambda path: quantize_static(float_file, path, images, activations, method)
+        return lambda path: quantizers.onnxruntime(float_file, path, images, activations, method)
 
     assert isinstance(images, torch.Tensor)
     return [
@@ -99,39 +95,6 @@ def without_casts(path: Path) -> None:
             node.input[index] = names.get(name, name)
     onnx.checker.check_model(model)
     onnx.save(model, path)
-
-
-def quantize_static(source: Path, path: Path, images: Any, activations: str, method: str) -> None:
-    """ONNX Runtime's own quantizer as its documentation recommends it: preprocessed, Q/DQ, one scale a channel."""
-    from onnxruntime import quantization as peer
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(peer.CalibrationDataReader):  # type: ignore[misc]  # the package has no types
-        def __init__(self) -> None:
-            self.batches: Iterator[Any] = iter(images.numpy()[i : i + BATCH] for i in range(0, len(images), BATCH))
-
-        def get_next(self) -> dict[str, Any] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {"input": np.ascontiguousarray(batch)}
-
-    prepared = path.with_suffix(".prepared.onnx")
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)  # it logs advice on the root logger
-    try:
-        quant_pre_process(str(source), str(prepared))
-        peer.quantize_static(
-            str(prepared),
-            str(path),
-            Reader(),
-            quant_format=peer.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=getattr(peer.QuantType, activations),
-            weight_type=peer.QuantType.QInt8,
-            calibrate_method=getattr(peer.CalibrationMethod, method),
-        )
-    finally:
-        logging.root.setLevel(level)
-        prepared.unlink(missing_ok=True)
 
 
 def network(name: str, cifar10: Path, folder: Path) -> list[common.Row]:

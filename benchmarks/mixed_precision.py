@@ -1,21 +1,20 @@
-"""CIFAR-10 networks in mixed precision without training, from 8 average weight bits down to 2, beside a peer.
+"""CIFAR-10 networks in mixed precision without training, from 8 average weight bits down to 2, beside peers.
 
-Ours is the exported file in ONNX Runtime. The peer, Sony's Model Compression Toolkit, exports no weights below 8 bits
-that ONNX Runtime would run, so its accuracy is that of its simulation.
+Ours is the exported file in ONNX Runtime. Two peers, Sony's Model Compression Toolkit and NVIDIA's TensorRT Model
+Optimizer, export no weights below 8 bits that ONNX Runtime would run, so theirs is the accuracy of their simulations.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common
+from benchmarks import common, quantizers
 
 NETWORKS = ("resnet20", "resnet56")
 BITS = (8.0, 4.0, 3.0, 2.24, 2.0)
@@ -31,19 +30,31 @@ PROMISED_PERCENT = {
     ("resnet56", 2.24): 92.3,
 }
 SECONDS = 120
-PEER_BITS = {"resnet20": (4.0, 3.0, 2.24)}
-"""What the peer is asked for: it takes a minute each on the smaller network."""
-OURS, PLAIN, PEER = "compress, hessian", "compress, layer-error", "Model Compression Toolkit"
+PEER_BITS = {quantizers.MCT: (8.0, 4.0, 3.0, 2.24), quantizers.MODELOPT: (8.0, 4.0, 3.0, 2.0)}
+"""What each peer is asked for; NNCF, which has 8 bits alone, for that."""
+PEERS = {
+    quantizers.MCT: "Model Compression Toolkit mixes 2, 4 and 8 bits, and is measured in its simulation.",
+    quantizers.MODELOPT: (
+        "TensorRT Model Optimizer has no integer widths to mix, gets one for all layers, and is measured in its "
+        "simulation."
+    ),
+    quantizers.NNCF: "NNCF has 8 bits, and is measured on its file in ONNX Runtime.",
+}
+OURS, PLAIN = "compress, hessian", "compress, layer-error"
 
 
-def device() -> Any:
-    """The `cpu` target with integer kernels for every width of weights, as ONNX Runtime widens them at load."""
+def device(activation_bits: int = 8) -> Any:
+    """The `cpu` target with integer kernels for every width of weights, as ONNX Runtime widens them at load.
+
+    Activations below 8 bits lie in 8, clipped to a smaller grid, so every width runs there too.
+    """
     from compress import targets
     from compress.types import Precision
 
     target = targets.load("cpu")
     rate = next(rate for rate in target.macs_per_s if rate.precision == Precision(8, 8, "integer"))
-    return replace(target, macs_per_s=tuple(replace(rate, precision=Precision(bits, 8, "integer")) for bits in WIDTHS))
+    precisions = [Precision(bits, activation_bits, "integer") for bits in WIDTHS]
+    return replace(target, macs_per_s=tuple(replace(rate, precision=precision) for precision in precisions))
 
 
 def ours(model: Any, images: Any, data: Any, bits: float, method: str, folder: Path) -> common.Row:
@@ -68,58 +79,50 @@ def ours(model: Any, images: Any, data: Any, bits: float, method: str, folder: P
     }
 
 
-def peer(model: Any, images: Any, data: Any, bits: float) -> common.Row:
-    """The peer's mixed precision (2, 4 and 8 bits) under the same average."""
-    import copy
-
-    import model_compression_toolkit as mct
-
+def peer(model: Any, images: Any, data: Any, bits: float, name: str) -> common.Row:
+    """A peer's simulation under the same average."""
     from compress.training import evaluate
 
-    def batches() -> Iterator[list[Any]]:
-        for x in images.split(64):
-            yield [x]
-
-    weights = sum(p.numel() for p in model.parameters() if p.dim() > 1)
-    mixed = mct.core.MixedPrecisionQuantizationConfig(num_of_images=32)
     start = time.perf_counter()
-    made, _ = mct.ptq.pytorch_post_training_quantization(
-        copy.deepcopy(model),
-        batches,
-        target_resource_utilization=mct.core.ResourceUtilization(weights_memory=weights * bits / 8),
-        core_config=mct.core.CoreConfig(mixed_precision_config=mixed),
-        target_platform_capabilities=mct.get_target_platform_capabilities(tpc_version="1.0", device_type="imx500"),
+    made, failed = quantizers.tried(
+        lambda: (
+            quantizers.mct(model, images, bits)
+            if name == quantizers.MCT
+            else quantizers.modelopt(model, images, round(bits))
+        )
     )
     seconds = time.perf_counter() - start
-    right, n = evaluate(made.eval(), data.evaluate)
+    if failed is not None:
+        print(f"{name} at {bits:g} bits: {failed}", flush=True)
+    right, n = evaluate(made, data.evaluate) if failed is None else (0, 1)
     return {
         "average_bits": None,
         "layers_of_1_2_3_4_8_bits": None,
-        "accuracy_percent": round(100 * right / n, 2),
+        "accuracy_percent": round(100 * right / n, 2) if failed is None else None,
         "file_bytes": None,
         "seconds": round(seconds, 1),
     }
 
 
-def peer_missing() -> str | None:
-    """Why the peer can't run; None if it can."""
-    import torch
+def nncf(model: Any, images: Any, data: Any, bits: float, folder: Path) -> common.Row:
+    """NNCF's 8-bit file."""
+    from compress.export import onnx as interchange
+    from compress.profiling import evaluate
+    from compress.types import State
 
-    try:
-        metadata.version("model-compression-toolkit")
-        # torchvision, which it imports, has no build for torch's CPU wheels: two operators are all that is missing.
-        if not hasattr(torch.ops.torchvision, "nms"):
-            library = torch.library.Library("torchvision", "DEF")
-            for name in ("nms", "qnms"):
-                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-            _KEPT.append(library)
-        import model_compression_toolkit  # noqa: F401  # the import is the question
-    except (ImportError, RuntimeError) as error:
-        return str(error).splitlines()[0]
-    return None
-
-
-_KEPT: list[Any] = []
+    interchange.export(State(model), images[:2], folder / "float.onnx")
+    start = time.perf_counter()
+    _, failed = quantizers.tried(lambda: quantizers.nncf(folder / "float.onnx", folder / "nncf.onnx", images))
+    seconds = time.perf_counter() - start
+    if failed is not None:
+        print(f"{quantizers.NNCF}: {failed}", flush=True)
+    return {
+        "average_bits": bits,
+        "layers_of_1_2_3_4_8_bits": None,
+        "accuracy_percent": None if failed else round(evaluate.accuracy(folder / "nncf.onnx", data).value, 2),
+        "file_bytes": None if failed else (folder / "nncf.onnx").stat().st_size,
+        "seconds": round(seconds, 1),
+    }
 
 
 def measure() -> list[common.Row]:
@@ -128,7 +131,7 @@ def measure() -> list[common.Row]:
     from compress import data, models
     from compress.training import evaluate
 
-    missing = peer_missing()
+    missing = {name: quantizers.missing(name) for name in (quantizers.MCT, quantizers.MODELOPT, quantizers.NNCF)}
     rows: list[common.Row] = []
     with common.cifar10() as cifar10, tempfile.TemporaryDirectory() as folder:
         for name in NETWORKS:
@@ -155,26 +158,34 @@ def measure() -> list[common.Row]:
                     (OURS, partial(ours, method="hessian", folder=Path(folder))),
                     (PLAIN, partial(ours, method="layer-error", folder=Path(folder))),
                 ]
-                if bits in PEER_BITS.get(name, ()) and missing is None:
-                    made.append((PEER, peer))
+                made += [
+                    (who, partial(peer, name=who))
+                    for who, widths in PEER_BITS.items()
+                    if bits in widths and missing[who] is None
+                ]
+                if bits == 8 and missing[quantizers.NNCF] is None:
+                    made.append((quantizers.NNCF, partial(nncf, folder=Path(folder))))
                 for maker, make in made:
                     rows.append(
                         {"network": name, "made_by": maker, "bits": bits, **make(loaded.model, images, dataset, bits)}
                     )
                     print(rows[-1], flush=True)
-    if missing is not None:
-        print(f"{PEER} was left out: {missing}", flush=True)
+    for who, why in missing.items():
+        if why is not None:
+            print(f"{who} was left out: {why}", flush=True)
     return rows
 
 
 def section(document: Mapping[str, Any]) -> str:
     """Targets, and a table a network."""
     rows = document["rows"]
+    there = {row["made_by"] for row in rows}
+    peers = [words for name, words in PEERS.items() if name in there]
     parts = [
         "Without training, 1,024 unlabelled training images, 8-bit activations; average over all layers' weights, "
-        "first and last included. Accuracy on the 10,000 test images; ours is the exported file's in ONNX Runtime, the "
-        "peer's its simulation's. The 95% interval of one accuracy is about half a point either way. "
-        f"Widths to choose from: ours {', '.join(map(str, WIDTHS))}, the peer's 2, 4, 8. "
+        "first and last included. Accuracy on the 10,000 test images, ours that of the file in ONNX Runtime. The 95% "
+        "interval of one accuracy is about half a point either way. "
+        f"Widths to choose from: {', '.join(map(str, WIDTHS))}. {' '.join(peers)} "
         "ONNX packs integers in 2, 4 or 8 bits, so weights of 3 bits take 4 in the file, and those of 1 bit take 2.\n\n"
     ]
     said = []
@@ -215,10 +226,10 @@ BENCHMARK = common.Benchmark(
         common.data("cifar10", "CIFAR-10"),
         common.data("weights/cifar10-akamaster", "akamaster's ResNet-20 and ResNet-56"),
     ),
-    packages=("torch", "onnx", "onnxruntime", "numpy", "model-compression-toolkit"),
+    packages=("torch", "onnx", "onnxruntime", "numpy", *quantizers.PACKAGES),
     measure=measure,
     section=section,
-    minutes=25,
+    minutes=35,
 )
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from benchmarks import (
     criteria,
     default_job,
     hessian_trace,
+    imagenet_ptq,
     lenet_mnist,
     mixed_precision,
     oto,
@@ -18,6 +19,7 @@ from benchmarks import (
     prune_finetune,
     prune_imagenet,
     prune_schedule,
+    qat_cifar10,
 )
 from benchmarks.common import Benchmark
 
@@ -27,6 +29,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         default_job,
         cifar10_ptq,
         mixed_precision,
+        imagenet_ptq,
+        qat_cifar10,
         hessian_trace,
         compiled_x86,
         compiled_cortex_m,

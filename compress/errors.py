@@ -77,6 +77,21 @@ class BadData(BadInput):
         super().__init__(f"data {data}: {problem}; {fix}")
 
 
+class NoGradient(BadInput):
+    """A network whose output has no gradient, or only zeros.
+
+    Args:
+        reason: where it was lost, as far as that is known.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"the loss gives no gradient: {reason}; take the network's output from before it is detached or rounded, "
+            "or --quantize layer-error, which needs none"
+        )
+
+
 class BadWeights(BadInput):
     """A checkpoint that can't be loaded into the network, or not safely.
 

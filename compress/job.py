@@ -21,6 +21,8 @@ from compress.prune.finetune import FineTune
 from compress.prune.goal import Goal
 from compress.prune.protect import Protect
 from compress.quantize import roster as quantizing
+from compress.quantize.choices import stored_bits
+from compress.quantize.mixed import default_activation_bits, integer_precisions, integer_widths
 from compress.quantize.sensitivity import of_job
 from compress.quantize.training import QuantizationAware
 from compress.results import Estimate
@@ -54,11 +56,6 @@ class Job:
         """Two training inputs, always the same ones."""
         return self.data.train.inputs(2, torch.Generator().manual_seed(0))
 
-    @property
-    def activation_bits(self) -> int:
-        """Bits of activations in integer layers."""
-        return self.budget.activation_bits or 8
-
     def proposals(self, least: tuple[float, float] = (0.0, 0.0)) -> tuple[Proposal, ...]:
         """The candidates to build; ``least`` are the smallest fractions of MACs and parameters that pruning reaches.
 
@@ -67,16 +64,7 @@ class Job:
         """
         widths: tuple[int, ...] = ()
         if self.quantize is not None:
-            integer = [
-                p for p in self.target.precisions if p.kind == "integer" and p.activation_bits == self.activation_bits
-            ]
-            widths = tuple(sorted({p.weight_bits for p in integer}))
-            if not widths:
-                raise BadInput(
-                    f"{self.target.name} has no integer kernels with {self.activation_bits}-bit activations; "
-                    "choose another --activation-bits, or --quantize none"
-                )
-            widths = self._uniform_widths(widths)
+            widths = self._uniform_widths(self.widths())
         return ladder(
             self.candidates,
             prune=self.prune is not None,
@@ -85,7 +73,37 @@ class Job:
             widths=widths,
             weight_bits=self.budget.weight_bits,
             least=least,
+            limited=self.limited,
         )
+
+    @property
+    def activation_bits(self) -> int:
+        """Bits of activations in integer layers, at most: 8, or the most that the target runs, if none were given."""
+        if self.budget.activation_bits is not None:
+            return self.budget.activation_bits
+        return default_activation_bits(self.target)
+
+    @property
+    def limited(self) -> bool:
+        """True if candidates choose bits under the budget's limits on file, RAM, latency or bit operations."""
+        budget = self.budget
+        limits = (budget.flash_bytes, budget.ram_bytes, budget.latency_s, budget.bit_operations)
+        return (
+            self.quantize in quantizing.LIMITED
+            and any(limit is not None for limit in limits)
+            and len(integer_precisions(self.target, self.activation_bits)) > 1
+        )
+
+    def widths(self) -> tuple[int, ...]:
+        """The weight widths that candidates can have, narrowest first.
+
+        Raises:
+            BadInput: the target has no integer kernel with the activation bits that were asked for.
+        """
+        if self.quantize in quantizing.LIMITED:
+            found = {precision.weight_bits for precision in integer_precisions(self.target, self.activation_bits)}
+            return tuple(sorted(found))
+        return integer_widths(self.target, self.activation_bits)
 
     def _uniform_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:
         cap = self.budget.weight_bits
@@ -113,7 +131,7 @@ class Job:
             # Training finds a place for one width everywhere by itself; only without it must rounding be good at once.
             plain = self.quantize in quantizing.MIXING and not proposal.mixed and self.epochs > 0
             method = "uniform" if plain else self.quantize
-            stages.append(quantizing.METHODS[method](proposal.weight_bits, self.activation_bits))
+            stages.append(quantizing.METHODS[method](proposal.weight_bits, self.activation_bits, nearest=True))
             if self.epochs:
                 stages.append(QuantizationAware(self.epochs))
         if stages and self.protect_classes:
@@ -143,6 +161,7 @@ class Job:
             progress,
             self.seed,
             self.shared,
+            lambda state: len(interchange.serialize(state, self.example)),
         )
 
 
@@ -171,8 +190,9 @@ def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
     }
     inputs = {name: example[0].numel() for name in network.inputs}
     size = costs.size(network, integer)
-    weight_bytes = sum(-(-o.weights * precisions[o.path].weight_bits // 8) for o in operators if o.weights) + 4 * (
-        size.params - sum(o.weights for o in operators)
+    weights = {operator.path: operator.weights for operator in operators if operator.weights}
+    weight_bytes = sum(-(-n * stored_bits(precisions[path].weight_bits) // 8) for path, n in weights.items()) + 4 * (
+        size.params - sum(weights.values())
     )
     tensor_bits: dict[str, int] = {}
     if quantization is not None:

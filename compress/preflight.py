@@ -19,6 +19,7 @@ from compress.prune.norm import magnitudes
 from compress.prune.prunable import prunable
 from compress.prune.ranking import lowest
 from compress.quantize import roster as quantizing
+from compress.quantize.mixed import integer_precisions
 from compress.search import Proposal
 
 
@@ -75,7 +76,12 @@ def _numbers(job: Job) -> None:
     ):
         if count < least_count:
             raise BadInput(f"{name} {count}: it must be at least {least_count}")
-    for name, limit in (("--latency", budget.latency_s), ("--ram", budget.ram_bytes), ("--flash", budget.flash_bytes)):
+    for name, limit in (
+        ("--latency", budget.latency_s),
+        ("--ram", budget.ram_bytes),
+        ("--flash", budget.flash_bytes),
+        ("--bit-operations", budget.bit_operations),
+    ):
         if limit is not None and limit <= 0:
             raise BadInput(f"{name} must be above 0")
     if job.tune is not None and not 0 <= job.tune < float("inf"):
@@ -130,9 +136,15 @@ def _forward(job: Job) -> None:
 def _room(job: Job, smallest: Proposal, network: Network) -> None:
     """See that the target's memory holds the smallest proposal, which ``network`` traces."""
     operators = costs.operators(network)
-    bits = smallest.weight_bits or 32.0
+    # Where bits are chosen under the device's limits, nothing smaller than its narrowest kernels is possible.
+    narrow = smallest.weight_bits is not None and job.quantize in quantizing.LIMITED
+    bits = float(min(job.widths())) if narrow else smallest.weight_bits or 32.0
     weight_bytes = int(sum(operator.weights for operator in operators) * bits / 8)
-    activation_bits = job.activation_bits if smallest.weight_bits is not None else 32
+    activation_bits = 32
+    if smallest.weight_bits is not None:
+        activation_bits = job.activation_bits
+    if narrow:
+        activation_bits = min(p.activation_bits for p in integer_precisions(job.target, job.activation_bits))
     names = [operator.name for operator in operators]
     inputs = {name: job.example[0].numel() for name in network.inputs}
     peak = memory.peak_ram(

@@ -178,6 +178,11 @@ class Candidate:
     folder: str | None = field(default=None, compare=False)
 
     @property
+    def bit_operations(self) -> int | None:
+        """Multiply-accumulates times weight bits times activation bits, over its layers; None if unknown."""
+        return sum(each.macs * each.weight_bits * each.activation_bits for each in self.layers) or None
+
+    @property
     def best(self) -> Artifact:
         """The artifact of the runtime that was asked for, else the fastest one, measured before predicted."""
         chosen = [a for a in self.artifacts if self.runtime in (None, a.runtime)] or list(self.artifacts)
@@ -252,6 +257,7 @@ class Front:
             ("parameters", candidate.params / self.baseline.params, budget.params and budget.params * 1.02),
             ("average weight bits", candidate.weight_bits, budget.weight_bits),
             ("activation bits", candidate.activation_bits, budget.activation_bits),
+            ("bit operations", candidate.bit_operations, budget.bit_operations),
         ]
         for name, value, limit in limits:
             if value is not None and limit is not None and value > limit * (1 + 1e-9):

@@ -54,6 +54,7 @@ def ladder(
     widths: Sequence[int],
     weight_bits: float | None,
     least: tuple[float, float] = (0.0, 0.0),
+    limited: bool = False,
 ) -> tuple[Proposal, ...]:
     """At most ``count`` different proposals, largest first.
 
@@ -65,8 +66,11 @@ def ladder(
         weight_bits: cap on the average bits; None for none.
         least: the least fractions of (MACs, parameters) that pruning can reach, where that is known; no rung
             lies below them.
+        limited: every candidate chooses its layers' bits under other limits too, so that its average is a cap.
     """
     precisions = _precisions(widths, weight_bits, 1 if prune else count)
+    if limited:
+        precisions = [(bits, mixed or bits is not None) for bits, mixed in precisions]
     if not prune:
         return tuple(dict.fromkeys(Proposal(None, None, bits, mixed) for bits, mixed in precisions))[:count]
     plain, rest = precisions[0], precisions[1:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -134,7 +134,9 @@ class Budget:
         macs, params: fractions kept, in (0, 1].
         weight_bits: average over every convolution and linear layer, first and last included:
             ``sum(bits * weights) / sum(weights)``. A cap, in [1, 32].
-        activation_bits: bits of activations, in [1, 32].
+        activation_bits: bits of activations at most, in [1, 32].
+        bit_operations: for one input: the sum over every convolution and linear layer of multiply-accumulates times
+            weight bits times activation bits.
         max_accuracy_drop: points (percent, or dB) below the float network.
     """
 
@@ -146,6 +148,7 @@ class Budget:
     weight_bits: float | None = None
     activation_bits: int | None = None
     max_accuracy_drop: float | None = None
+    bit_operations: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +331,7 @@ class Context:
         progress: called with a short line about what is happening.
         seed: of the job; what all its candidates share is drawn from it, not from ``generator``.
         shared: what stages keep for the other candidates of the same job; never part of a result.
+        file_bytes: the size of the file that a state is shipped as; None where nobody ships it.
     """
 
     target: Target
@@ -340,6 +344,7 @@ class Context:
     progress: Progress = lambda message: None
     seed: int = 0
     shared: dict[Any, Any] = field(default_factory=dict)
+    file_bytes: Callable[[State], int] | None = None
 
 
 class Progress(Protocol):

@@ -56,21 +56,44 @@ class PeakMemory:
         return f"{self.bytes} bytes at {self.operator} ({largest}{weights})"
 
 
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """Memory that one tensor holds, or several of at most its size in turn.
+
+    Attributes:
+        names: the operators and network inputs whose tensors lie in it, those that are fused included.
+        elements, bits: of the largest, for one input: it takes ``ceil(elements * bits / 8)`` bytes.
+        first, last: the steps between which it is needed, both included.
+    """
+
+    names: tuple[str, ...]
+    elements: int
+    bits: int
+    first: int
+    last: int
+
+
 @dataclass(slots=True)
 class _Buffer:
     """Memory that one tensor holds, or several in turn.
 
     Attributes:
         tensors: the step from which each tensor lies in it, and the tensor's name.
+        elements, bits: of the first.
         first, last: the steps between which it is needed, both included.
         reusable: False for a network input, which is the caller's.
     """
 
     tensors: list[tuple[int, str]]
-    bytes: int
+    elements: int
+    bits: int
     first: int
     last: int
     reusable: bool
+
+    @property
+    def bytes(self) -> int:
+        return _bytes(self.elements, self.bits)
 
     def at(self, step: int) -> TensorSize:
         return TensorSize(next(name for start, name in reversed(self.tensors) if start <= step), self.bytes)
@@ -103,32 +126,7 @@ def peak_ram(
         ValueError: an operator reads a tensor that is neither made before nor a network input.
     """
     head = heads(operators)
-    steps = {operator.name: step for step, operator in enumerate(operators)}
-    last = _last_uses(operators, head, inputs)
-    members: dict[str, list[Operator]] = {}
-    for operator in operators:
-        members.setdefault(head[operator.name], []).append(operator)
-
-    holder: dict[str, _Buffer] = {}
-    buffers: list[_Buffer] = []
-    for name, elements in inputs.items():
-        holder[name] = _Buffer(
-            [(0, name)], _bytes(elements, _width(activation_bits, [name])), 0, last.get(name, 0), False
-        )
-        buffers.append(holder[name])
-    for name, group in members.items():
-        first = min(steps[member.name] for member in group)
-        width = _width(activation_bits, [member.name for member in group])
-        size = _bytes(max(member.output_elements for member in group), width)
-        buffer = _overwritten(steps[name], operators[steps[name]], size, head, holder)
-        if buffer is None:
-            buffer = _Buffer([(first, name)], size, first, last[name], True)
-            buffers.append(buffer)
-        else:
-            buffer.last = last[name]
-            buffer.tensors.append((steps[name], name))
-        holder[name] = buffer
-
+    buffers = _buffers(operators, head, activation_bits, inputs)
     weights = weights_bytes if target.weights_in_ram else 0
     changes = [0] * (max(len(operators), 1) + 1)
     for buffer in buffers:
@@ -144,6 +142,69 @@ def peak_ram(
         operator=head[operators[peak].name] if operators else "",
         tensors=tuple(buffer.at(peak) for buffer in alive),
     )
+
+
+def lifetimes(
+    operators: Sequence[Operator], activation_bits: Mapping[str, int] | int, *, inputs: Mapping[str, int]
+) -> tuple[Lifetime, ...]:
+    """What :func:`peak_ram` adds up at each step, for one input.
+
+    Tensors that lie in the same memory one after the other can do so as long as none is wider than the first.
+
+    Args:
+        operators, activation_bits, inputs: as for :func:`peak_ram`.
+
+    Raises:
+        ValueError: an operator reads a tensor that is neither made before nor a network input.
+    """
+    head = heads(operators)
+    fused: dict[str, list[str]] = {}
+    for operator in operators:
+        fused.setdefault(head[operator.name], []).append(operator.name)
+    return tuple(
+        Lifetime(
+            tuple(name for _, tensor in buffer.tensors for name in fused.get(tensor, [tensor])),
+            buffer.elements,
+            buffer.bits,
+            buffer.first,
+            buffer.last,
+        )
+        for buffer in _buffers(operators, head, activation_bits, inputs)
+    )
+
+
+def _buffers(
+    operators: Sequence[Operator],
+    head: Mapping[str, str],
+    activation_bits: Mapping[str, int] | int,
+    inputs: Mapping[str, int],
+) -> list[_Buffer]:
+    """The memory that the network's tensors lie in."""
+    steps = {operator.name: step for step, operator in enumerate(operators)}
+    last = _last_uses(operators, head, inputs)
+    members: dict[str, list[Operator]] = {}
+    for operator in operators:
+        members.setdefault(head[operator.name], []).append(operator)
+    holder: dict[str, _Buffer] = {}
+    buffers: list[_Buffer] = []
+    for name, elements in inputs.items():
+        holder[name] = _Buffer(
+            [(0, name)], elements, _width(activation_bits, [name]), 0, last.get(name, 0), reusable=False
+        )
+        buffers.append(holder[name])
+    for name, group in members.items():
+        first = min(steps[member.name] for member in group)
+        width = _width(activation_bits, [member.name for member in group])
+        elements = max(member.output_elements for member in group)
+        buffer = _overwritten(steps[name], operators[steps[name]], _bytes(elements, width), head, holder)
+        if buffer is None:
+            buffer = _Buffer([(first, name)], elements, width, first, last[name], reusable=True)
+            buffers.append(buffer)
+        else:
+            buffer.last = last[name]
+            buffer.tensors.append((steps[name], name))
+        holder[name] = buffer
+    return buffers
 
 
 def _last_uses(operators: Sequence[Operator], head: Mapping[str, str], inputs: Mapping[str, int]) -> dict[str, int]:

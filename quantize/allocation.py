@@ -8,11 +8,11 @@ tensors ``c`` have width ``b``,
     minimize    sum_l,o p[l,o] x[l,o]  +  sum_c,b q[c,b] y[c,b]
     subject to  sum_b y[c,b] = 1                                                    each c
                 sum_{o of width b} x[l,o] = y[c(l),b]                               each l, b
-                sum_l,o bytes[l,o] x[l,o] <= weight_bytes
+                fixed + sum_l,o bytes[l,o] x[l,o] <= weight_bytes
                 sum_l,o bits[l,o] weights[l] x[l,o] <= weight_bits sum_l weights[l]
                 sum_l,o operations[l,o] x[l,o] <= bit_operations
                 seconds + sum_l,o seconds[l,o] x[l,o] <= latency_s
-                sum_{c, t in c alive at s} ceil(elements[t] b / 8) y[c,b] <= ram_bytes   each step s
+                fixed + sum_{c, t in c alive at s} ceil(elements[t] b / 8) y[c,b] <= ram_bytes   each step s
                 x, y binary
 
 where ``p`` are the layers' perturbations and ``q`` the sums of the tied tensors'. Where weights lie in RAM their
@@ -278,11 +278,15 @@ class _Model:
         seconds = [Fraction(float(option.latency_s)) for _, _, option in self.items]
         fixed = Fraction(float(self.problem.fixed_latency_s))
         return {
-            "weight_bytes": [Linear(none, stored)],
+            "weight_bytes": [Linear(none, stored, self.problem.fixed_weight_bytes)],
             "weight_bits": [Linear(none, bits, unit=sum(layer.weights for layer in self.layers) or 1)],
             "bit_operations": [Linear(none, over(lambda weights, option: option.bit_operations))],
             "ram_bytes": [
-                Linear(tuple(self._alive_bytes(group, width, alive) for group, width in self.cells), held)
+                Linear(
+                    tuple(self._alive_bytes(group, width, alive) for group, width in self.cells),
+                    held,
+                    self.problem.fixed_ram_bytes,
+                )
                 for alive in _live_sets(self.problem)
             ],
             "latency_s": [linear(none, seconds, fixed)],

@@ -17,7 +17,12 @@ from compress.graph.module import in_evaluation_mode
 from compress.graph.qdq import insert
 from compress.graph.trace import trace
 from compress.quantize import roster
+from compress.quantize.calibrate import goes_through
+from compress.quantize.mixed import default_activation_bits
 from compress.types import Budget, Context, Plan, Record, State, Target
+
+LIMITS = ("flash_bytes", "ram_bytes", "latency_s", "bit_operations")
+"""What of a budget is met by the choice of bits."""
 
 
 @dataclass(frozen=True)
@@ -57,31 +62,50 @@ def quantize(
         model: any traceable module with one input; it is not changed.
         data: calibration data: a DataLoader, an (inputs, labels) pair, a generator of batches, or just
             a float32 tensor of inputs (N, ...).
-        weight_bits: average over all layers' weights; a method that gives every layer the same bits rounds it.
-        activation_bits: bits of activations, 8 by default.
-        budget: gives both where they aren't given.
+        weight_bits: average over all layers' weights, at most; a method that gives every layer the same bits rounds it.
+        activation_bits: bits of activations, 8 by default. Where a limit of ``budget`` can't be met with as many,
+            single tensors get fewer, as far as the target has kernels for that.
+        budget: gives both where they aren't given, and limits: ``flash_bytes`` of the packed weights and the other
+            parameters (a file's own structure comes on top), ``ram_bytes``, ``latency_s`` as predicted,
+            ``bit_operations``. Its ``macs``, ``params`` and ``max_accuracy_drop`` aren't for this step.
         target: whose precisions are allowed, and whether activations are signed; this machine by default.
         method: one of ``compress.quantize.roster.METHODS``; None for the best for what was asked.
         seed: the source of all randomness.
 
     Raises:
         BadInput: bits that the target can't run, an unknown method, data that can't be used.
+        LimitsUnreachable: limits that can't be met; the least possible is named.
         Untraceable: the network can't be traced.
     """
     budget = budget or Budget()
     model = in_evaluation_mode(model)
-    bits = weight_bits if weight_bits is not None else budget.weight_bits if budget.weight_bits is not None else 8.0
-    activations = activation_bits or budget.activation_bits or 8
     device = targets.load(target or "cpu") if not isinstance(target, Target) else target
+    bits = next((float(b) for b in (weight_bits, budget.weight_bits) if b is not None), 8.0)
+    activations = next(
+        (b for b in (activation_bits, budget.activation_bits) if b is not None), default_activation_bits(device)
+    )
     chosen = method or roster.DEFAULT
     if chosen not in roster.METHODS:
         raise UnknownName("quantization method", chosen, roster.METHODS)
+    limits = {name: getattr(budget, name) for name in LIMITS if getattr(budget, name) is not None}
+    if limits and chosen not in roster.LIMITED:
+        raise BadInput(
+            f"{chosen} chooses no bits under {', '.join(limits)}; take method {' or '.join(sorted(roster.LIMITED))!r}, "
+            "or leave them out of the budget"
+        )
+    for name, limit in limits.items():
+        if not limit > 0:
+            raise BadInput(f"{name}={limit}: a limit must be above 0")
     if not 1 <= bits <= 8:
         raise BadInput(f"weight_bits={bits:g}: integer weights have 1 to 8 bits; leave the network as it is for float")
     dataset = datasets.from_python(data, divisible=False)
     context = Context(device, budget, dataset, torch.Generator().manual_seed(seed), seed=seed)
     example = dataset.train.inputs(2, torch.Generator().manual_seed(seed))
-    before = costs.size(trace(model, (example,)))
+    goes_through(model, dataset.name, example)
+    network = trace(model, (example,))
+    if not costs.layer_operators(network):
+        raise BadInput("the network has no convolution or linear layer, so there is nothing to quantize")
+    before = costs.size(network)
     start = time.perf_counter()
     state = roster.METHODS[chosen](bits, activations)(State(model, Plan(seed=seed)), context)
     seconds = time.perf_counter() - start

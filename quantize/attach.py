@@ -11,6 +11,7 @@ from compress import data as datasets
 from compress import targets
 from compress.errors import BadInput, UnknownName
 from compress.quantize import roster
+from compress.quantize.mixed import default_activation_bits, integer_precisions
 from compress.quantize.session import Asked, Session
 from compress.types import Target
 
@@ -86,11 +87,8 @@ def attach(
     if chosen not in roster.METHODS:
         raise UnknownName("quantization method", chosen, roster.METHODS)
     device = target if isinstance(target, Target) else targets.load(target or "cpu")
-    wide = activation_bits or 8
-    known_widths = sorted({p.activation_bits for p in device.precisions if p.kind == "integer"})
-    if wide not in known_widths:
-        widths = ", ".join(str(width) for width in known_widths) or "none"
-        raise BadInput(f"{device.name} has no integer kernels with {wide}-bit activations; it has {widths}")
+    wide = default_activation_bits(device) if activation_bits is None else activation_bits
+    integer_precisions(device, wide)
     first = round(warmup * steps)
     asked = Asked(bits, wide, chosen, steps, first if data is not None else max(1, first), progressive, device, seed)
     given = datasets.from_python(data, divisible=False) if data is not None else None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from compress.errors import BadData
 from compress.graph.fold import fold_batch_norm
@@ -16,6 +17,18 @@ from compress.graph.trace import Network, kind, trace
 from compress.quantize.placement import Placement, place
 from compress.quantize.ranges import activation_grid, observe, rounded_, weight_grid
 from compress.types import Context, Grid, Plan, Quantization, State
+
+
+def calibration_inputs(context: Context, generator: torch.Generator) -> torch.Tensor:
+    """Training inputs to calibrate on, float32 (N, ...), normalized.
+
+    Raises:
+        BadData: they are all alike.
+    """
+    inputs = context.data.train.inputs(context.samples, generator)
+    if len(inputs) > 1 and bool((inputs == inputs[:1]).all()):
+        raise BadData(context.data.name, "all inputs are alike, so they show no layer's range", "give different ones")
+    return inputs
 
 
 def folded(state: State, inputs: torch.Tensor) -> tuple[State, Network]:
@@ -51,7 +64,7 @@ def calibrated(state: State, network: Network, plan: Plan, inputs: torch.Tensor,
 
 
 def least_scales(
-    network: Network, placement: Placement, activations: Mapping[str, Grid], model: torch.nn.Module
+    network: Network, placement: Placement, activations: Mapping[str, Grid], model: nn.Module
 ) -> dict[str, torch.Tensor]:
     """Weight -> the scale of each output channel below which its bias wouldn't fit into 32 bits, which hold it in
     steps of the weight's scale times the input's.
@@ -97,3 +110,25 @@ def activation_samples(
                 "check the inputs and the weights",
             )
     return samples
+
+
+def goes_through(model: nn.Module, data: str, example: torch.Tensor) -> None:
+    """See that inputs like ``example`` (N, ...) go through ``model``, which is in evaluation mode.
+
+    Raises:
+        BadData: they don't.
+    """
+    try:
+        with torch.no_grad():
+            model(example)
+    except Exception as error:  # the user's own code may raise anything
+        with contextlib.suppress(Exception), torch.no_grad():
+            model(example[:1])
+            return  # its code fixes the batch
+        lines = str(error).splitlines() or [""]
+        raise BadData(
+            data,
+            f"inputs of {' x '.join(map(str, example.shape[1:]))} don't go through the network "
+            f"({type(error).__name__}: {lines[0][:160]})",
+            "give inputs of the size and channels that it takes",
+        ) from error

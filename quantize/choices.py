@@ -88,6 +88,8 @@ class Problem:
         ties: groups of names of tensors that have equal width.
         weights_in_ram: True where the device holds all weights in the memory that activations use.
         fixed_latency_s: seconds that no choice changes.
+        fixed_weight_bytes: what is stored beside the layers' weights: biases, a file's own structure.
+        fixed_ram_bytes: what is held in memory at every step.
 
     Raises:
         BadInput: a name is given twice or is unknown; a number is NaN, infinite or below 0; a layer or a tensor
@@ -99,6 +101,8 @@ class Problem:
     ties: tuple[tuple[str, ...], ...] = ()
     weights_in_ram: bool = False
     fixed_latency_s: float = 0.0
+    fixed_weight_bytes: int = 0
+    fixed_ram_bytes: int = 0
     notes: tuple[Note, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
@@ -108,7 +112,8 @@ class Problem:
         for name in [name for group in self.ties for name in group] + [n for layer in self.layers for n in layer.reads]:
             if name not in names:
                 raise UnknownName("activation tensor", name, names)
-        _sound("the problem", fixed_latency_s=self.fixed_latency_s)
+        fixed = {name: getattr(self, name) for name in ("fixed_latency_s", "fixed_weight_bytes", "fixed_ram_bytes")}
+        _sound("the problem", **fixed)
         notes = [note for layer in self.layers for note in _checked_layer(layer)]
         notes += [note for tensor in self.tensors for note in _checked_tensor(tensor)]
         object.__setattr__(self, "notes", tuple(notes))
@@ -123,10 +128,10 @@ class Limits:
     """Caps that an allocation meets exactly, in any mix; None is unconstrained.
 
     Attributes:
-        weight_bytes: sum of the stored weights.
+        weight_bytes: sum of the stored weights and of the fixed bytes.
         weight_bits: average over all layers, ``sum(bits * weights) / sum(weights)``.
         bit_operations: sum of multiply-accumulates times weight bits times activation bits.
-        ram_bytes: live activations at every step, and all weights where they lie in RAM.
+        ram_bytes: live activations at every step, the fixed bytes, and all weights where they lie in RAM.
         latency_s: sum of the layers' seconds and of the fixed ones.
 
     Raises:
@@ -160,6 +165,11 @@ def options(weights: int, macs: int, perturbations: Mapping[Precision, float]) -
     )
 
 
+def stored_bits(bits: int) -> int:
+    """What a weight takes in the file: ONNX packs integers of 2, 4 and 8 bits."""
+    return next((width for width in (2, 4, 8, 16) if bits <= width), 32)
+
+
 def on_target(
     problem: Problem,
     operators: Sequence[Operator],
@@ -167,6 +177,7 @@ def on_target(
     *,
     inputs: Mapping[str, int],
     precisions: Collection[Precision] | None = None,
+    fixed: Mapping[str, Precision] | None = None,
 ) -> Problem:
     """The problem with the options that a device runs and their seconds by :func:`latency.predict`.
 
@@ -181,6 +192,7 @@ def on_target(
         inputs: elements of each of the network's inputs by name.
         precisions: options with others are left out; the target's own by default. Wider sets make sense where
             weights are stored narrower than they are computed with.
+        fixed: precision of layers that nothing is chosen for; where one isn't named, that of what made its input.
 
     Raises:
         BadInput: a layer is no operator's path, or has no option that the device runs.
@@ -198,7 +210,7 @@ def on_target(
         kept.append(replace(layer, options=fitting))
 
     def seconds(plan: Mapping[str, Precision]) -> float:
-        return predict(operators, plan, target, 0, 0, inputs=inputs).latency_s
+        return predict(operators, {**(fixed or {}), **plan}, target, 0, 0, inputs=inputs).latency_s
 
     plan = {layer.name: layer.options[0].precision for layer in kept}
     fastest = dict(plan)

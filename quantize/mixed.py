@@ -27,7 +27,7 @@ from compress.graph.module import plain_module
 from compress.graph.operators import Operator
 from compress.graph.qdq import on_grid
 from compress.graph.trace import Network, kind, layer_name
-from compress.quantize.calibrate import calibrated, folded
+from compress.quantize.calibrate import calibrated, calibration_inputs, folded
 from compress.quantize.ranges import weight_grid
 from compress.types import Context, LayerPlan, Precision, State, Target
 
@@ -46,7 +46,7 @@ class LayerError:
     def __call__(self, state: State, context: Context) -> State:
         """The quantized state, bits chosen layer by layer."""
         widths = integer_widths(context.target, self.activation_bits)
-        inputs = context.data.train.inputs(context.samples, context.generator)
+        inputs = calibration_inputs(context, context.generator)
         state, network = folded(state, inputs)
         layers = tuple({layer.path: layer for layer in layer_operators(network)}.values())
         errors = layer_errors(network, inputs[:INPUTS], widths)
@@ -70,14 +70,33 @@ def integer_widths(target: Target, activation_bits: int) -> tuple[int, ...]:
     Raises:
         BadInput: it runs none.
     """
-    widths = sorted(
-        {p.weight_bits for p in target.precisions if p.kind == "integer" and p.activation_bits == activation_bits}
-    )
-    if not widths:
+    widths = {
+        p.weight_bits for p in integer_precisions(target, activation_bits) if p.activation_bits == activation_bits
+    }
+    return tuple(sorted(widths))
+
+
+def default_activation_bits(target: Target) -> int:
+    """8, or the most that the target's integer kernels take where they don't take 8."""
+    known = {precision.activation_bits for precision in target.precisions if precision.kind == "integer"}
+    return 8 if 8 in known or not known else max(known)
+
+
+def integer_precisions(target: Target, activation_bits: int) -> tuple[Precision, ...]:
+    """The integer precisions that the target runs with activations of at most so many bits, narrowest weights first.
+
+    Raises:
+        BadInput: it runs none with exactly as many.
+    """
+    integer = [p for p in target.precisions if p.kind == "integer"]
+    known = sorted({p.activation_bits for p in integer})
+    if activation_bits not in known:
+        there = f"it has {', '.join(map(str, known))}: choose --activation-bits among them" if known else "it has none"
         raise BadInput(
-            f"{target.name} has no integer kernels with {activation_bits}-bit activations; use --quantize none"
+            f"{target.name} has no integer kernels with {activation_bits}-bit activations; {there}, "
+            "or use --quantize none"
         )
-    return tuple(widths)
+    return tuple(sorted(p for p in integer if p.activation_bits <= activation_bits))
 
 
 def allocate(

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, fx
 
 from compress.data import Task
+from compress.errors import NoGradient
 from compress.graph.groups import PRODUCES
 from compress.graph.interpret import BATCH, Environment, Steps
 from compress.graph.trace import kind
@@ -72,19 +73,30 @@ def perturbations(
         task: which loss.
         generator: of the draws, on the CPU.
         draws: vectors an input.
+
+    Raises:
+        NoGradient: the output has none with respect to what is rounded, or it is 0 everywhere.
     """
     layers = {
         node.name: name for node in steps.nodes if (name := weight_of(steps, node)) is not None and name in weights
     }
     sums: dict[tuple[str, int], Tensor] = {}
-    count = 0
+    count, heard = 0, False
+    if not layers and not grids:
+        return Perturbations({}, {})
     for x in inputs.split(batch):
         environment, leaves = _forward(steps, x, {*layers, *grids})
-        gradients = _gradients(environment[steps.output], list(leaves.values()), task, draws, generator)
+        output = environment[steps.output]
+        if not output.requires_grad:
+            raise NoGradient("the network's output depends on no layer's in a way that can be differentiated")
+        gradients = _gradients(output, list(leaves.values()), task, draws, generator)
+        heard = heard or any(bool(each.any()) for draw in gradients for each in draw)
         with torch.no_grad():
             for key, squares in _projected(steps, environment, layers, weights, grids, list(leaves), gradients):
                 sums[key] = sums.get(key, torch.zeros(())) + squares
         count += len(x)
+    if not heard:
+        raise NoGradient("it is 0 at every layer, on all inputs")
     cost = {key: 0.5 * float(total) / (count * draws) for key, total in sums.items()}
     known = set(weights)
     return Perturbations(

@@ -52,6 +52,29 @@ JOINS = frozenset({"add", "cat", "mul"})
 AVERAGES = frozenset({"avg_pool2d", "adaptive_avg_pool2d", "mean"})
 """Operators with integer kernels that take one grid and give another."""
 
+FLOATS = {
+    **dict.fromkeys(
+        ("matmul", "bmm", "mm", "baddbmm", "scaled_dot_product_attention"),
+        "a product of two activations; the layers that make and read them are quantized",
+    ),
+    **dict.fromkeys(("softmax", "log_softmax", "softmin"), "exponentials span more than an integer grid holds"),
+    **dict.fromkeys(
+        ("layer_norm", "rms_norm", "group_norm", "instance_norm"),
+        "it divides by a deviation of its own input, which integer kernels don't",
+    ),
+    **dict.fromkeys(
+        (
+            *("gelu", "silu", "mish", "elu", "selu", "celu", "softplus", "tanh", "sigmoid", "log_sigmoid"),
+            *("hardswish", "hardsigmoid", "leaky_relu", "prelu"),
+        ),
+        "integer kernels compute clips alone in the same pass; the tensors before and behind it have grids",
+    ),
+    **dict.fromkeys(("embedding", "embedding_bag"), "its rows are looked up, not multiplied"),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose3d"), "there is no integer kernel for it"),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), "its state passes through many steps"),
+}
+"""Operators that stay float, and why."""
+
 
 @dataclass(frozen=True, slots=True)
 class Placement:
@@ -99,7 +122,20 @@ def place(network: Network, plan: Plan) -> Placement:
     _spread(network, tensors, outputs)
     carried = _carry(network, tensors)
     own = {node.name: bits for node, bits in tensors.items() if node.name not in carried}
-    return Placement(own, carried, weights, tuple(notes))
+    return Placement(own, carried, weights, (*notes, *_floats(network)))
+
+
+def _floats(network: Network) -> list[Note]:
+    """A note for each kind of operator that stays float, with the first place where it stands."""
+    found: dict[str, list[str]] = {}
+    for node in network.nodes:
+        if kind(node) in FLOATS:
+            found.setdefault(kind(node), []).append(module_path(node) or node.name)
+    notes = []
+    for what, places in found.items():
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        notes.append(Note(places[0] + more, what, f"stays float: {FLOATS[what]}"))
+    return notes
 
 
 def _behind_clip(node: fx.Node) -> fx.Node:

@@ -11,6 +11,7 @@ which for 8 bits keeps nearly the whole range and for 4 bits cuts off its tails.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import fx, nn
@@ -65,16 +66,25 @@ def activation_grid(values: torch.Tensor, bits: int, signedness: Signedness) -> 
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     if low == high:
         return Grid((1.0,), 0, bits, signedness == "signed")
-    best, result = float("inf"), None
-    for factor in SHRINK.tolist():
-        grid = _grid(low * factor, high * factor, bits, signedness)
+
+    def error(ends: tuple[float, float]) -> float:
+        grid = _grid(low * ends[0], high * ends[1], bits, signedness)
         step = torch.tensor(grid.scale[0])
         rounded = ((values / step).round() + grid.zero_point).clamp(grid.low, grid.high) - grid.zero_point
-        error = float((values - rounded * step).double().square().sum())
-        if error < best:
-            best, result = error, grid
-    assert result is not None
-    return result
+        return float((values - rounded * step).double().square().sum())
+
+    factors = SHRINK.tolist()
+    best = min(((factor, factor) for factor in factors), key=error)
+    if signedness == "unsigned" and low < 0 < high:
+        # Either end may have the longer tail.
+        best = min([best, *((factor, best[1]) for factor in factors)], key=error)
+        best = min([best, *((best[0], factor) for factor in factors)], key=error)
+    return _grid(low * best[0], high * best[1], bits, signedness)
+
+
+def scaled(grid: Grid, factor: float) -> Grid:
+    """A grid of one scale with its range multiplied by ``factor``."""
+    return replace(grid, scale=tuple(float(torch.tensor(s * factor, dtype=torch.float32)) for s in grid.scale))
 
 
 def _grid(low: float, high: float, bits: int, signedness: Signedness) -> Grid:

@@ -49,12 +49,14 @@ class Layer:
         axis: the weight's output axis.
         reader: the layer as a matrix product; None where it isn't one, or where the weight is used more than once.
         bias: the bias's parameter; None if it has none of its own.
+        node: the first operator that uses the weight.
     """
 
     weight: str
     axis: int
     reader: Reader | None
     bias: str | None
+    node: str
 
 
 def layers_of(steps: Steps) -> dict[str, Layer]:
@@ -73,7 +75,7 @@ def layers_of(steps: Steps) -> dict[str, Layer]:
         bias = _bias(steps, nodes[0])
         alone = len(nodes) == 1 and (bias is None or biases[bias] == 1)
         reader = reader_of(steps, nodes[0]) if alone else None
-        found[name] = Layer(name, PRODUCES[kind(nodes[0])], reader, bias if alone else None)
+        found[name] = Layer(name, PRODUCES[kind(nodes[0])], reader, bias if alone else None, nodes[0].name)
     return found
 
 
@@ -144,7 +146,7 @@ def rebuild(
         progress: told which part is rounded.
     """
     layers = layers_of(whole)
-    at = {layer.reader.node.name: layer for layer in layers.values() if layer.reader is not None}
+    at = {layer.node: layer for layer in layers.values()}
     grids: dict[str, Grid] = {}
     for name, width in bits.items():
         if layers[name].reader is None:
@@ -178,7 +180,9 @@ def _segment(
         for environment in before:
             whole.run(environment, [node])
         layer = layers.get(node.name)
-        if layer is not None and layer.weight in bits:
+        if layer is not None and layer.weight in bits and layer.reader is None and layer.bias is not None:
+            _shifted(made.steps, layer, before, after, at)
+        elif layer is not None and layer.weight in bits and layer.reader is not None:
             wanted, gram = _solved(whole, made.steps, at, layer, before, after, generator)
             weight, bias, grid = rounded_layer(whole, layer, wanted, gram, bits[layer.weight])
             made.steps.parameters[layer.weight], grids[layer.weight] = weight, grid
@@ -190,6 +194,23 @@ def _segment(
             if whole.last_use.get(source) == at and source != segment.exit:
                 for environment in (*before, *after):
                     environment.pop(source, None)
+
+
+def _shifted(steps: Steps, layer: Layer, before: Sequence[Environment], after: Sequence[Environment], at: int) -> None:
+    """Add to a layer's bias what its output lacks on average, channel by channel (Nagel et al., *Data-Free Quantization
+    Through Weight Equalization and Bias Correction*, 2019, section 4.2), measured instead of computed."""
+    node = steps.nodes[at]
+    total, count = None, 0
+    for a, b in zip(before, after, strict=True):
+        made = dict(b)
+        steps.run(made, [node])
+        missing = (a[layer.node] - made[layer.node]).double()
+        missing = missing.movedim(-1 if kind(node) == "linear" else 1, 0).flatten(1)
+        total = missing.sum(1) if total is None else total + missing.sum(1)
+        count += missing.shape[1]
+    assert layer.bias is not None
+    assert total is not None
+    steps.parameters[layer.bias] = steps.parameters[layer.bias] + (total / count).to(steps.parameters[layer.bias])
 
 
 def _solved(
@@ -224,9 +245,14 @@ def _solved(
     square = gram
     if layer.bias is None:
         square, wanted = gram[:, :-1, :-1], wanted[:, :, :-1]
+    # The bias reads a 1, whatever the size of the inputs is: in units of their root mean square a ridge is the same
+    # share of both.
+    mean = gram.diagonal(dim1=1, dim2=2)[:, :-1].mean(1, keepdim=True)
+    unit = torch.ones(square.shape[:2], dtype=square.dtype)
+    unit[:, : gram.shape[1] - 1] = torch.where(mean > 0, mean, 1.0).rsqrt()
+    scaled = square * unit[:, :, None] * unit[:, None]
     # Solved for the change: in directions that no input shows, the weights stay what they were.
-    change = torch.linalg.solve(
-        damped(square, RIDGE + SCARCE * width / seen), (wanted - start @ square).transpose(1, 2)
-    ).transpose(1, 2)
-    solved = start + change
+    missing = (wanted - start @ square) * unit[:, None]
+    change = torch.linalg.solve(damped(scaled, RIDGE + SCARCE * width / seen), missing.transpose(1, 2))
+    solved = start + change.transpose(1, 2) * unit[:, None]
     return (solved if torch.isfinite(solved).all() else start), gram

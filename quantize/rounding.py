@@ -30,7 +30,7 @@ BLOCK = 64
 """Columns whose effect on the others is applied in one product."""
 
 DAMPING = 1e-4
-"""Ridge on ``G``, as a share of its mean diagonal: calibration inputs are few."""
+"""Ridge on ``G``, as a share of its mean diagonal (that of the free columns of theirs): calibration inputs are few."""
 
 SWEEPS = 4
 """Sweeps of coordinate descent at most."""
@@ -136,9 +136,11 @@ def _plain(weight: Tensor, scale: Tensor, grid: Grid, columns: int) -> Tensor:
 
 def _compensated(weight: Tensor, scale: Tensor, gram: Tensor, grid: Grid, columns: int) -> Tensor:
     """GPTQ of many rows at once."""
-    width = weight.shape[2]
-    ridge = DAMPING * gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-    damped = gram + ridge[:, None, None] * torch.eye(width, dtype=gram.dtype)
+    # What the integers read and what the free columns read may be of any size to each other.
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    parts = [diagonal[:, :columns], diagonal[:, columns:]]
+    ridge = torch.cat([part.mean(1, keepdim=True).expand_as(part) for part in parts], 1)
+    damped = gram + torch.diag_embed(DAMPING * ridge.clamp_min(1e-30))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     upper = torch.linalg.cholesky(inverse, upper=True)
     values = weight.clone()

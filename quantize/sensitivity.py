@@ -11,9 +11,10 @@ from compress import data as datasets
 from compress import targets
 from compress.graph.module import in_evaluation_mode
 from compress.graph.trace import layer_name
+from compress.quantize.calibrate import goes_through
 from compress.quantize.hessian import top_eigenvalues, traces
-from compress.quantize.hessian_aware import Study, shared_study
-from compress.quantize.mixed import integer_widths
+from compress.quantize.mixed import integer_precisions
+from compress.quantize.study import Study, shared_study
 from compress.types import Budget, Context, LayerSensitivity, Progress, State, Target
 
 IMAGES = 128
@@ -50,13 +51,14 @@ def sensitivity(
     device = target if isinstance(target, Target) else targets.load(target or "cpu")
     dataset = datasets.from_python(data, divisible=False)
     context = Context(device, Budget(), dataset, torch.Generator().manual_seed(seed), progress=progress, seed=seed)
-    return of_job(State(in_evaluation_mode(model)), context, activation_bits)
+    network = in_evaluation_mode(model)
+    goes_through(network, dataset.name, dataset.train.inputs(2, torch.Generator().manual_seed(seed)))
+    return of_job(State(network), context, activation_bits)
 
 
 def of_job(state: State, context: Context, activation_bits: int) -> tuple[LayerSensitivity, ...]:
     """The same for a job's network, from the study that its candidates share."""
-    widths = integer_widths(context.target, activation_bits)
-    return of_study(shared_study(state, context, widths, activation_bits), context)
+    return of_study(shared_study(state, context, integer_precisions(context.target, activation_bits)), context)
 
 
 def of_study(study: Study, context: Context) -> tuple[LayerSensitivity, ...]:
@@ -73,7 +75,7 @@ def of_study(study: Study, context: Context) -> tuple[LayerSensitivity, ...]:
     top = top_eigenvalues(model, given, loss, generator=torch.Generator().manual_seed(context.seed))
     rows = []
     for weight in study.placement.weights:
-        operator = study.operators[layer_name(weight)]
+        operator = study.operators[layer_name(weight)][0]
         costs = sorted((bits, cost) for (name, bits), cost in study.costs.weights.items() if name == weight)
         trace, value = found[operator.path], top[operator.path]
         rows.append(

@@ -64,6 +64,7 @@ class QuantizationAware:
             device=context.device,
             task=context.data.task,
             teacher=context.teacher,
+            augment=context.data.augment,
             progress=context.progress,
         )
         student.cpu()

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from compress.errors import BadInput
 from compress.graph.costs import layer_operators
-from compress.quantize.calibrate import calibrated, folded
+from compress.quantize.calibrate import calibrated, calibration_inputs, folded
 from compress.types import Context, LayerPlan, Precision, State, Target
 
 
@@ -28,7 +28,7 @@ class Uniform:
     def __call__(self, state: State, context: Context) -> State:
         """The quantized state."""
         precision = runnable(Precision(self.weight_bits, self.activation_bits, "integer"), context.target)
-        inputs = context.data.train.inputs(context.samples, context.generator)
+        inputs = calibration_inputs(context, context.generator)
         state, network = folded(state, inputs)
         layers = {layer.path: layer for layer in layer_operators(network)}
         plan = state.plan.updated(*(LayerPlan(name, state.plan.layer(name).keep, precision) for name in layers))

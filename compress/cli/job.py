@@ -27,6 +27,7 @@ BUDGET = {
     "params": "params",
     "weight_bits": "weight_bits",
     "activation_bits": "activation_bits",
+    "bit_operations": "bit_operations",
     "max_drop": "max_accuracy_drop",
 }
 """Option to the field of :class:`~compress.types.Budget`."""
@@ -163,7 +164,7 @@ def _recorded(configuration: Mapping[str, Any]) -> dict[str, Any]:
     settings = {name: configuration[name] for name in SETTINGS}
     for name in ("prune", "quantize"):
         settings[name] = settings[name] or "none"
-    return {**named, **settings, **{option: budget[field] for option, field in BUDGET.items()}}
+    return {**named, **settings, **{option: budget.get(field) for option, field in BUDGET.items()}}
 
 
 def unreachable(front: Front) -> BudgetUnreachable:
@@ -187,6 +188,7 @@ def _excess(front: Front, candidate: Candidate, name: str, by: float, unit: str)
         "parameters": words.percent(candidate.params / base.params, 1),
         "average weight bits": words.bits(candidate.weight_bits),
         "activation bits": words.bits(candidate.activation_bits),
+        "bit operations": f"{candidate.bit_operations or 0:,}",
     }[name]
     if by >= 1:
         return f"{name} {value}, {words.times(1 + by)} the limit"

@@ -177,6 +177,7 @@ def budget_text(budget: Budget, drop_unit: str = "points") -> tuple[str, ...]:
         ("parameters kept", percent(budget.params, 1) if budget.params is not None else None),
         ("average weight bits", bits(budget.weight_bits) if budget.weight_bits is not None else None),
         ("activation bits", str(budget.activation_bits) if budget.activation_bits is not None else None),
+        ("bit operations", f"{budget.bit_operations:,}" if budget.bit_operations is not None else None),
         (
             "accuracy drop",
             f"{budget.max_accuracy_drop:g} {drop_unit}" if budget.max_accuracy_drop is not None else None,

@@ -64,6 +64,7 @@ def test_every_program_in_the_folder_is_in_the_roster_and_every_result_has_a_pro
         "mlperf_tiny",
         "pruned",
         "pruners",
+        "quantizers",
         "roster",
     }
     programs = {path.stem for path in Path(common.__file__).parent.glob("*.py")} - frame

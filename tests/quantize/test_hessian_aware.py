@@ -16,7 +16,8 @@ from compress.export.onnx import serialize
 from compress.graph.costs import layer_operators, size
 from compress.graph.qdq import insert, on_grid
 from compress.graph.trace import trace
-from compress.quantize import hessian_aware, quantize
+from compress.quantize import quantize
+from compress.quantize import study as studying
 from compress.quantize.hessian_aware import HessianAware
 from compress.types import Precision, State
 from tests.graph.convolutional import Transposed
@@ -124,8 +125,8 @@ def test_the_same_seed_gives_the_same_plan_and_the_same_bytes():
 
 def test_two_budgets_of_a_job_share_one_study_and_get_what_they_get_alone(monkeypatch):
     model, set_of_images, shared, calls = build(Sensitive), random_data(32, 4), {}, []
-    original = hessian_aware.study
-    monkeypatch.setattr(hessian_aware, "study", lambda *args: calls.append(1) or original(*args))
+    original = studying.study
+    monkeypatch.setattr(studying, "study", lambda *args: calls.append(1) or original(*args))
 
     def states(shared_by: dict) -> list[State]:
         found = []
@@ -147,8 +148,8 @@ def test_two_budgets_of_a_job_share_one_study_and_get_what_they_get_alone(monkey
 
 def test_another_network_is_studied_anew(monkeypatch):
     shared, calls = {}, []
-    original = hessian_aware.study
-    monkeypatch.setattr(hessian_aware, "study", lambda *args: calls.append(1) or original(*args))
+    original = studying.study
+    monkeypatch.setattr(studying, "study", lambda *args: calls.append(1) or original(*args))
     for seed in (0, 1):
         HessianAware(6.0)(State(build(Sensitive, seed)), context(shared=shared))
     assert len(calls) == 2
@@ -237,9 +238,9 @@ def test_a_float64_network_is_refused_in_one_line():
 
 def test_the_seed_reaches_what_is_drawn(monkeypatch):
     seeds = []
-    original = hessian_aware.study
+    original = studying.study
     monkeypatch.setattr(
-        hessian_aware,
+        studying,
         "study",
         lambda state, context, *more: seeds.append(context.seed) or original(state, context, *more),
     )

@@ -94,6 +94,23 @@ def test_clipped_activations_have_no_gradient():
     torch.testing.assert_close(x.grad, torch.tensor([0.0, 1.0, 1.0, 0.0]))
 
 
+@pytest.mark.parametrize("grid", [Grid((0.3,), 0, 4, True), Grid((0.25,), 5, 4, False), Grid((0.01,), 128, 8, False)])
+def test_activations_have_the_values_and_gradients_of_brevitas(grid):
+    quantizer, upstream = Quantizer(grid, 0), normal(2000, seed=1)
+    x = torch.cat([3 * normal(1900), (torch.arange(-50, 50) + 0.5) * grid.scale[0]])
+    found = []
+    for run in (quantizer, lambda x: quantizer.round(quantizer._shaped(x), quantizer.zero, quantizer.bits, x)):
+        given = x.clone().requires_grad_(True)
+        quantizer.zero_grad()
+        made = run(given)
+        made.backward(upstream)
+        found.append((made.detach(), given.grad, next(quantizer.parameters()).grad.clone()))
+    (made, gradient, of_scale), (wanted, wanted_gradient, wanted_of_scale) = found
+    assert torch.equal(made, wanted)
+    torch.testing.assert_close(gradient, wanted_gradient)
+    torch.testing.assert_close(of_scale, wanted_of_scale, rtol=1e-4, atol=1e-4)
+
+
 def test_a_binary_scales_gradient_is_that_of_sign_times_scale():
     weight, upstream = normal(3, 20), normal(3, 20, seed=1)
     quantizer = Quantizer(weight_grid(weight, 1, 0), 2)

@@ -159,7 +159,7 @@ def test_the_warm_up_is_the_users_training_and_only_that_is_calibrated_on():
 
 def test_training_wins_back_what_rounding_to_two_bits_lost():
     model = build(Plain)
-    x = images(64, 3)
+    x = images(64, 4)
     y = x.mean((2, 3)).argmax(1)
     losses = []
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

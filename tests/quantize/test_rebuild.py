@@ -261,3 +261,63 @@ def test_a_layer_is_a_product_only_where_its_weight_and_bias_are_its_own():
     assert all(
         layer.reader is None for name, layer in layers_of(prepared(ByWord, 8)[2]).items() if name == "one.weight"
     )
+
+
+class Plainly(nn.Module):
+    """Layers that no reader is known for, each with a bias of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.up = nn.Conv2d(3, 6, 3, padding="same"), nn.ConvTranspose2d(6, 5, 2, 2)
+        self.volume, self.head = nn.Conv3d(5, 4, (1, 3, 3)), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.volume(F.relu(self.up(F.relu(self.conv(x))))[:, :, None])
+        return self.head(F.relu(x).mean((2, 3, 4)))
+
+
+def test_biases_of_layers_that_are_no_products_make_up_for_their_mean_error():
+    """Channel by channel, what the float layer gives on average is what the rounded one gives."""
+    _, _, whole, _ = prepared(Plainly, 2)
+    x = images(64)
+    made, _ = rebuilt(whole, 2, x, {})
+    names = {layer.node: layer for layer in layers_of(whole).values() if layer.reader is None}
+    assert len(names) == 3
+    wanted, found = whole.start((x,)), made.start((x,))
+    for node, twin in zip(whole.nodes, made.steps.nodes, strict=True):
+        whole.run(wanted, [node])
+        made.run(found, [twin])
+        if node.name in names:
+            assert not torch.equal(found[node.name], wanted[node.name])
+            difference = (found[node.name] - wanted[node.name]).transpose(0, 1).flatten(1).mean(1)
+            assert float(difference.abs().max()) < 1e-5
+
+
+class Between(nn.Module):
+    """What passes between its layers is ``size`` times as large as with a size of 1; what comes out is the same."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(48, 24), nn.Linear(24, 6)
+        with torch.no_grad():
+            self.one.weight.mul_(size)
+            self.one.bias.mul_(size)
+            self.two.weight.div_(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(F.relu(self.one(x[:, :, ::4, ::4].flatten(1))))
+
+
+@pytest.mark.parametrize("size", [2.0**-20, 2.0**-10, 2.0**10])
+def test_what_earlier_layers_rounded_is_made_up_for_whatever_the_size_of_inputs(size):
+    """Powers of two: the same integers come out if nothing is measured against the bias's input, which is 1."""
+    made = []
+    for each in (size, 1.0):
+        torch.manual_seed(0)
+        _, traced = folded(State(Between(each).eval()), images(4))
+        simulation, grids = rebuilt(Steps.of(traced), 2, images(256), {})
+        weight = simulation.steps.parameters["two.weight"]
+        made.append((output(simulation, images(16, 7)), integers(weight, grids["two.weight"])))
+    (found, integers_found), (wanted, integers_wanted) = made
+    assert torch.equal(integers_found, integers_wanted)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
