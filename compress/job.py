@@ -12,6 +12,7 @@ from torch import nn
 
 from compress.data import Data
 from compress.errors import BadInput
+from compress.export import onnx as interchange
 from compress.graph import costs
 from compress.graph.operators import Operator
 from compress.graph.trace import Network, trace
