@@ -179,9 +179,18 @@ def models(context: click.Context, as_json: bool) -> int:
 
 
 @cli.command()
+@click.option("--onnx", metavar="FILE", help="Check this ONNX file instead, by the rules of the target's runtime.")
+@click.option("--target", metavar="TARGET", help="The device that the file is for.")
+@click.option("--dla", is_flag=True, help="List what a DLA doesn't take, too.")
 @_shared
-def doctor(context: click.Context, as_json: bool) -> int:
+def doctor(context: click.Context, onnx: str | None, target: str | None, dla: bool, as_json: bool) -> int:
     """What is installed and what is missing; a self-check."""
+    if onnx is None and (target is not None or dla):
+        raise click.UsageError("--target and --dla go with --onnx FILE", context)
+    if onnx is not None:
+        from compress.cli import onnx_check
+
+        return onnx_check.run(onnx, target, dla, _wants_json(context, as_json))
     from compress.cli.doctor import run
 
     return run(_wants_json(context, as_json))

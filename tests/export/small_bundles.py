@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from compress.results import Unavailable
 from tests.graph.networks import Residual, build, images
 
 
+@functools.cache
 def quantized_for(target: str, factory=Residual, bits: float = 8):
     """A quantized state with the activations that a target wants."""
     return quantize(build(factory), images(32), weight_bits=bits, target=target, method="uniform").state
