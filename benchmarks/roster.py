@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from benchmarks import (
     cifar10_ptq,
+    compiled_agreement,
+    compiled_cortex_m,
+    compiled_x86,
     cpu_target,
     criteria,
     default_job,
@@ -25,6 +28,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         cifar10_ptq,
         mixed_precision,
         hessian_trace,
+        compiled_x86,
+        compiled_cortex_m,
+        compiled_agreement,
         cpu_target,
         prune_cifar10,
         prune_finetune,

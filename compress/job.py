@@ -27,11 +27,6 @@ from compress.results import Estimate
 from compress.search import Proposal, ladder
 from compress.types import FLOAT32, Budget, Context, LayerSensitivity, Precision, Progress, Size, Stage, State, Target
 
-FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
-"""How far a device's outputs may lie from the golden ones: float kernels differ in the order of sums,
-integer ones in a rounding step a layer."""
-
-
 @dataclass(frozen=True)
 class Job:
     """What was asked for. ``prune`` and ``quantize`` are method names, None to leave that step out."""

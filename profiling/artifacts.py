@@ -21,6 +21,8 @@ from compress.results import Artifact, Candidate
 
 if TYPE_CHECKING:
     from compress.export.compiled import Compiled
+    from compress.export.kernels.isa import Isa
+    from compress.export.library.building import BuiltLibrary
     from compress.export.library.loader import Library
 
 ONNXRUNTIME, TVM = "onnxruntime", "tvm"
@@ -67,7 +69,7 @@ def _here(compiled: Compiled, stack: ExitStack) -> Library | None:
     built = compiled.library
     if host is None:
         return None
-    if built.isa != host or built.linked_path is None:
+    if not _runs(built, host):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
             code = backends.assemble(compiled.program, host)
@@ -77,6 +79,14 @@ def _here(compiled: Compiled, stack: ExitStack) -> Library | None:
     if built.linked_path is None:
         return None
     return stack.enter_context(Library(built.linked_path))
+
+
+def _runs(built: BuiltLibrary, host: Isa) -> bool:
+    """Whether this machine runs the library itself: it is for its architecture, and for no more than it has."""
+    order = ("neon", "sdot", "avx2", "vnni256", "vnni512")
+    if built.linked_path is None or built.isa.family != host.family or host.dot not in order:
+        return False
+    return built.isa.dot in order and order.index(built.isa.dot) <= order.index(host.dot)
 
 
 def check(compiled: Compiled, folder: Path) -> Checked:

@@ -47,8 +47,12 @@ def test_every_candidate_is_a_measured_file_beside_a_measured_baseline(made):
         best = candidate.best
         assert best.measurement is not None
         assert best.measurement.device == front.baseline.best.measurement.device
-        assert best.accuracy.measured_on == "onnxruntime"
-        assert sha256(out / best.path) == best.sha256
+        assert [a.runtime for a in candidate.artifacts] == ["onnxruntime", "tvm"]
+        for artifact in candidate.artifacts:
+            assert artifact.measurement is not None
+            assert artifact.accuracy.measured_on == artifact.runtime
+            assert sha256(out / artifact.path) == artifact.sha256
+        assert "golden inputs equal the reference" in candidate.artifacts[1].checked
         assert {each.runtime for each in candidate.unavailable} | {a.runtime for a in candidate.artifacts} == set(
             targets.load("cpu").runtimes
         )
@@ -181,8 +185,12 @@ def test_a_device_that_is_not_here_gets_predictions_only(tmp_path):
         assert candidate.best.measurement is None
         assert candidate.best.estimate.error > 0
         assert candidate.best.estimate.latency_s > 0
-        assert "tvm" in {each.runtime for each in candidate.unavailable}
-    assert (tmp_path / "m7" / "bundle" / "model.onnx").is_file()
+        assert candidate.best.runtime == "tvm"
+        assert candidate.best.accuracy.measured_on == "tvm"
+        assert "the same program compiled for this machine" in candidate.best.checked
+    bundle = tmp_path / "m7" / "bundle"
+    assert (bundle / "model.onnx").is_file()
+    assert (bundle / "library" / "src" / "model.h").is_file()
 
 
 def test_a_device_without_room_is_refused_before_anything_is_written(tmp_path):
@@ -322,7 +330,7 @@ def test_recall_by_class_is_that_of_the_file_and_classes_are_protected_to_the_en
     arguments = {"target": "cpu", "out": out, "candidates": 1, "budget": compress.Budget(macs=0.6), "epochs": 0}
     front = compress.run(build(Residual), data, protect_classes=["2", 4], **arguments)
     candidate = front.candidates[0]
-    assert candidate.records[-1].stage == Protect.label
+    assert [record.stage for record in candidate.records][-2:] == [Protect.label, "compile"]
     for each in (front.baseline, candidate):
         recall = each.best.recall
         assert recall.protected == ("2", "4")

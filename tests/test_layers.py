@@ -23,6 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "compress.graph",
+        "compress.integer",
         "compress.profiling.fusion",
         "compress.profiling.memory",
         "compress.profiling.latency",
@@ -43,6 +44,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.report",
         "compress.job",
         "compress.preflight",
+        "compress.building",
         "compress.execution",
         "compress.api",
         "compress.cli",

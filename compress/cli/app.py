@@ -209,13 +209,16 @@ def verify(context: click.Context, bundle: str, data: str | None, as_json: bool)
 
 @cli.command()
 @click.argument("bundle")
-@click.option("--device", metavar="DEVICE", default="local", help="Where to measure: local, this machine.")
+@click.option(
+    "--device", metavar="DEVICE", default="local", help="Where: local, this machine; qemu, its processor emulated."
+)
+@click.option("--runtime", metavar="NAME", help="On this machine: onnxruntime or tvm. Default: the fastest.")
 @_shared
-def profile(context: click.Context, bundle: str, device: str, as_json: bool) -> int:
-    """Time a bundle, after checking its golden inputs."""
+def profile(context: click.Context, bundle: str, device: str, runtime: str | None, as_json: bool) -> int:
+    """Time a bundle, or count its instructions, after checking its golden inputs."""
     from compress.cli import bundles
 
-    return bundles.profile(bundle, device, _wants_json(context, as_json))
+    return bundles.profile(bundle, device, runtime, _wants_json(context, as_json))
 
 
 @cli.command()

@@ -10,13 +10,13 @@ from typing import Any
 from compress import runfolder
 from compress.cli import screen
 from compress.cli.session import resume_command
-from compress.errors import BadInput, CheckFailed, RunFolderError
+from compress.errors import CheckFailed, RunFolderError, UnknownName
 from compress.report import words
 from compress.report.facts import RunFacts
 from compress.results import Front
 from compress.serial import from_json
 
-LOCAL = "local"
+LOCAL, QEMU = "local", "qemu"
 
 
 def verify(bundle: str, data: str | None, as_json: bool) -> int:
@@ -41,18 +41,21 @@ def verify(bundle: str, data: str | None, as_json: bool) -> int:
     return 0
 
 
-def profile(bundle: str, device: str, as_json: bool) -> int:
+def profile(bundle: str, device: str, runtime: str | None, as_json: bool) -> int:
     """Measure a bundle and print what was found.
 
     Raises:
-        BadInput: there is no such folder, or the device isn't this machine.
+        BadInput: there is no such folder, device or runtime.
         CheckFailed: the bundle is damaged or gives other outputs than the golden ones.
     """
-    if device != LOCAL:
-        raise BadInput(f"--device {device}: this version measures on this machine only; leave --device out")
-    from compress.profiling import local
+    from compress.profiling import emulated, local
 
-    found = local.profile(Path(bundle))
+    if device == LOCAL:
+        found = local.profile(Path(bundle), runtime)
+    elif device == QEMU:
+        found = emulated.profile(Path(bundle))
+    else:
+        raise UnknownName("device", device, (LOCAL, QEMU))
     if as_json:
         screen.emit(local.document(found))
     else:
@@ -65,10 +68,12 @@ def profile(bundle: str, device: str, as_json: bool) -> int:
             ("latency, median", words.seconds(found.latency_s)),
             ("latency, p90", words.seconds(found.latency_p90_s)),
             ("MACs", words.count(found.macs)),
-            ("file", words.size(found.flash_bytes)),
+            ("instructions", words.count(found.instructions)),
+            ("working memory", words.size(found.arena_bytes)),
+            ("flash" if found.runtime == "tvm" else "file", words.size(found.flash_bytes)),
             ("conditions", ", ".join(f"{key} {value}" for key, value in found.conditions.items())),
         ]
-        screen.show(rows_table(["", ""], rows))
+        screen.show(rows_table(["", ""], [row for row in rows if row[1] != words.DASH]))
     if not found.golden_equal:
         raise CheckFailed(f"bundle {bundle}", ["the golden inputs give other outputs; see compress verify"])
     return 0

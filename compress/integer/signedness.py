@@ -52,6 +52,8 @@ def _shifted(op: p.Op, offset: int) -> p.Op:
     if isinstance(op, p.Lookup):
         moved = op.table.astype(np.int64) + offset
         changes["table"] = moved.astype(np.int8 if offset < 0 else np.uint8)
+    if isinstance(op, p.Constant):
+        changes["value"] = (op.value.astype(np.int64) + offset).astype(np.int8 if offset < 0 else np.uint8)
     return replace(op, **changes) if changes else op
 
 

@@ -57,6 +57,9 @@ class ArtifactRow:
     accuracy: str
     measured: str
     predicted: str
+    ram: str
+    instructions: str
+    checked: str
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,9 @@ def artifacts(front: Front, candidate: Candidate) -> tuple[ArtifactRow, ...]:
             accuracy=words.accuracy_text(artifact.accuracy),
             measured=latency.text(artifact.measurement.latency_s if artifact.measurement else None),
             predicted=predicted,
+            ram=words.size(artifact.ram_bytes),
+            instructions=words.count(artifact.instructions),
+            checked=artifact.checked or "",
         )
 
     return tuple(row(artifact) for artifact in candidate.artifacts)

@@ -120,7 +120,14 @@ def lanes(isa: Isa) -> int:
 
 def fused(isa: Isa) -> bool:
     """Whether float32 has a fused multiply-add of one instruction; plain C has none."""
-    return isa.family in ("x86", "aarch64") and isa.dot != "none"
+    return has_float(isa) and isa.dot != "none" if isa.family == "x86" else has_float(isa)
+
+
+def has_float(isa: Isa) -> bool:
+    """Whether there is a unit for float32, which takes square roots too; plain C counts as having none."""
+    if isa.family == "cortex-m":
+        return isa.abi == "hard"
+    return isa.family in ("x86", "aarch64") or "+f" in isa.features
 
 
 def vector(dtype: str, width: int) -> str:
@@ -259,6 +266,7 @@ __all__ = [
     "dot",
     "function",
     "fused",
+    "has_float",
     "lanes",
     "load",
     "loops",

@@ -1,7 +1,8 @@
 """Kernels as portable C99: what TVM's C writer leaves to be done before and after it.
 
 It prints float constants with six digits, type punning through pointers, and the headers of its own runtime. So
-constants and punning stand as calls while it writes, and are put in afterwards, in a file that needs ``stdint.h`` alone.
+constants and punning stand as calls while it writes, and are put in afterwards, in a file that needs ``stdint.h``
+alone.
 """
 
 from __future__ import annotations

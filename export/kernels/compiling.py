@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,7 @@ def lower(kernels: Sequence[Kernel], target: Any) -> Any:
 
 def object_file(kernels: Sequence[Kernel], isa: Isa) -> bytes:
     """The kernels as one relocatable object file."""
-    import tvm
-
-    target = isa.tvm_target()
-    built = tvm.get_global_func("target.build.llvm")(lower(kernels, target), target)
+    built = _built(kernels, isa)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernels.o"
         built.write_to_file(str(path))
@@ -51,11 +49,25 @@ def object_file(kernels: Sequence[Kernel], isa: Isa) -> bytes:
 
 def assembly(kernels: Sequence[Kernel], isa: Isa) -> str:
     """The kernels' assembly, to be looked at."""
+    return str(_built(kernels, isa).inspect_source("asm"))
+
+
+def _built(kernels: Sequence[Kernel], isa: Isa) -> Any:
     import tvm
 
     target = isa.tvm_target()
-    built = tvm.get_global_func("target.build.llvm")(lower(kernels, target), target)
-    return str(built.inspect_source("asm"))
+    if isa.family == "cortex-m":
+        kernels = [_of_any_float_abi(kernels[0], isa), *kernels[1:]]
+    return tvm.get_global_func("target.build.llvm")(lower(kernels, target), target)
+
+
+def _of_any_float_abi(kernel: Kernel, isa: Isa) -> Kernel:
+    """The kernel, with a mark for the whole object that it links with programs of either float calling convention."""
+    from tvm import ir, tirx
+
+    module = f'target triple = "{isa.triple}"\nmodule asm ".eabi_attribute 28, 3"\n'  # Tag_ABI_VFP_args: compatible
+    body = tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", ir.StringImm(module), kernel.function.body)
+    return replace(kernel, function=kernel.function.with_body(body))
 
 
 def c_source(kernels: Sequence[Kernel]) -> str:

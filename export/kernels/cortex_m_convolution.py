@@ -9,7 +9,7 @@ shift and a saturation. One kernel serves all layers of one kind: what differs b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,8 @@ from compress.export.kernels.isa import Isa
 from compress.integer.fixed_point import wrap
 from compress.integer.program import Add, Convolution, Op, Requantize, Tensor
 
-PIXELS = 64
-"""Output pixels for which weights are unpacked once, at least, where the image and the scratch memory allow it."""
-SCRATCH_BYTES = 24 * 1024
-"""Scratch memory that more than two rows at once may take."""
+PIXELS = 128
+"""Output pixels for which weights are unpacked once, at most; more hardly spare anything."""
 LARGEST_SHIFT = 54
 """Up to this shift the zero point fits beside the rounding term; see :mod:`cortex_m_tiles`."""
 
@@ -56,18 +54,44 @@ class Layer:
     once: bool
 
 
-def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
-    """The kernel of a convolution of one group without gaps between its columns, with an addition behind it or not;
-    None for others."""
-    convolution = op.convolution if isinstance(op, ConvolutionAdd) else op
-    if not isinstance(convolution, Convolution) or isa.dot != "dsp":
+@dataclass(frozen=True)
+class Emit:
+    """An emitter of convolutions of one group without gaps between their columns, with an addition behind them or not.
+
+    Attributes:
+        budgets: scratch memory that an operator may take, in bytes, by its output. It takes what it needs at least
+            (:func:`scratch_bytes`) without asking.
+    """
+
+    budgets: Mapping[str, int] = field(default_factory=dict)
+
+    def __call__(self, op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
+        """The kernel; None for other operators."""
+        convolution = _convolution(op)
+        if convolution is None or isa.dot != "dsp":
+            return None
+        ends = [placed[name] for name in (*op.inputs, op.output)]
+        if any(place.layout is not None for place in ends) or ends[0].tensor.dtype != "int8":
+            return None
+        return _emitted(op, _layer(convolution, ends[0].tensor, ends[-1].tensor, self.budgets.get(op.output, 0)), isa, symbol)
+
+
+def scratch_bytes(op: Op, tensors: Mapping[str, Tensor]) -> int:
+    """The least scratch memory that an operator's kernel takes."""
+    convolution = _convolution(op)
+    if convolution is None:
+        return 0
+    return _layer(convolution, tensors[op.inputs[0]], tensors[op.output], 0).scratch
+
+
+def _convolution(op: Op) -> Convolution | None:
+    found = op.convolution if isinstance(op, ConvolutionAdd) else op
+    if not isinstance(found, Convolution) or found.groups != 1 or found.dilations[1] != 1:
         return None
-    if convolution.groups != 1 or convolution.dilations[1] != 1:
-        return None
-    ends = [placed[name] for name in (*op.inputs, op.output)]
-    if any(place.layout is not None for place in ends) or ends[0].tensor.dtype != "int8":
-        return None
-    layer = _layer(convolution, ends[0].tensor, ends[-1].tensor)
+    return found
+
+
+def _emitted(op: Op, layer: Layer, isa: Isa, symbol: str) -> Emitted:
     if isinstance(op, ConvolutionAdd):
         layer = _with_addition(layer, op)
     # The addition's second operand is read just before its place is written.
@@ -76,9 +100,9 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
 
 
 def fusable(op: ConvolutionAdd) -> bool:
-    """Whether :func:`emit` has a kernel for a convolution with an addition behind it."""
+    """Whether :class:`Emit` has a kernel for a convolution with an addition behind it."""
     convolution, how = op.convolution, op.convolution.requantize
-    if convolution.groups != 1 or convolution.dilations[1] != 1 or how is None or not _high(how, 0):
+    if convolution.groups != 1 or convolution.dilations[1] != 1 or how is None or not high(how, 0):
         return False
     return abs(_constant(op)) + sum(abs(m) for m in op.add.multipliers) * 128 < 1 << 31
 
@@ -88,7 +112,7 @@ def image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (1,) * (3 - len(shape)) + shape  # type: ignore[return-value]  # at most three axes
 
 
-def _layer(op: Convolution, source: Tensor, target: Tensor) -> Layer:
+def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Layer:
     (height, width, channels), (out_h, out_w, outputs) = image(source.shape), image(target.shape)
     kernel_h, kernel_w = op.weight.shape[1:3]
     if (kernel_h, kernel_w) == (1, 1) and op.strides == (1, 1) and not any(op.padding):
@@ -97,7 +121,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor) -> Layer:
     own = channels + channels % 2
     steps = -(-kernel_w * own // 4)
     weight = _rows(op.weight, own, steps, aligned)
-    bits = _bits(op, weight)
+    bits = stored(op, weight)
     unit = UNITS[bits]
     packed = pack(weight, bits)
     unpacked = register_words(packed.shape[1], bits)
@@ -111,17 +135,17 @@ def _layer(op: Convolution, source: Tensor, target: Tensor) -> Layer:
         return (unpacked + ((rows - 1) * op.strides[0] + span) * row + 2 * steps) * 4
 
     block = min(out_h, 2)
-    while block < out_h and block * out_w < PIXELS and scratch(min(block + 2, out_h)) <= SCRATCH_BYTES:
+    while block < out_h and block * out_w < PIXELS and scratch(min(block + 2, out_h)) <= budget:
         block = min(block + 2, out_h)
     last = max(outputs - 2, 0)
     starts = np.minimum(np.arange(0, outputs, 2), last)
     chosen = np.stack([starts, np.minimum(starts + 1, outputs - 1)], axis=1)
-    high = op.requantize is not None and _high(op.requantize, unit)
     tiles = None
-    if op.requantize is not None and high:
-        limits = _saturation(op.requantize.low, op.requantize.high)
-        tiles = Tiles(cortex_m_tiles.unroll(steps), limits, None)
-    unrolled = cortex_m_dot.unroll(steps) if tiles is None else tiles.unroll
+    if op.requantize is not None and high(op.requantize, unit):
+        limits = saturation(op.requantize.low, op.requantize.high)
+        tiles = Tiles(limits, None)
+    unrolled = cortex_m_dot.unroll(steps) if tiles is None else 1
+    turns, entry = cortex_m_tiles.turns(steps) if tiles is not None else (steps // unrolled, 0)
     geometry = {
         "out_rows": out_h, "block": block, "stride": op.strides[0], "top": op.padding[0], "in_rows": height,
         "span": span, "row": row, "left": op.padding[1] * own // 2,
@@ -129,12 +153,12 @@ def _layer(op: Convolution, source: Tensor, target: Tensor) -> Layer:
         "groups": width * channels // 4 if aligned else width,
         "channels": channels, "zero": (source.zero_point & 0xFFFF) * 0x10001,
         "pairs": len(starts), "last": last, "second": min(outputs - 1, 1), "words": packed.shape[1],
-        "skip": op.dilations[0] * row * 4 - steps * 8, "turns": steps // unrolled, "end": kernel_h * steps * 4,
+        "skip": op.dilations[0] * row * 4 - steps * 8, "turns": turns, "end": kernel_h * steps * 4,
         "images": unpacked, "split": 2 if by_rows else 1, "down": op.strides[0] * row,
         "apart": 0 if by_rows else out_w // 2 * op.strides[1] * own // 2,
         "columns": out_w if by_rows else -(-out_w // 2), "step": op.strides[1] * own // 2,
         "out_row": out_w * outputs, "out_apart": 0 if by_rows else out_w // 2 * outputs, "outputs": outputs,
-        "out_zero": 0, "low": 0, "high": 0,
+        "out_zero": 0, "low": 0, "high": 0, "entry": entry,
     }  # fmt: skip
     correction = op.weight.astype(np.int64).reshape(outputs, -1).sum(axis=1) * source.zero_point
     bias = wrap((op.bias.astype(np.int64) - correction) << unit).astype(np.int32)[chosen]
@@ -149,7 +173,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor) -> Layer:
         multiplier = np.broadcast_to(how.multiplier.ravel(), outputs)[chosen]
         shift = (np.broadcast_to(how.shift.ravel(), outputs) + unit)[chosen]
         columns = [bias, multiplier, shift[:, :1] | shift[:, 1:] << 8]
-    kind = Kind(bits, aligned, tiles, unrolled, target.dtype == "float32")
+    kind = Kind(bits, tiles, unrolled, target.dtype == "float32")
     entries = np.concatenate(columns, axis=1).astype(np.int32).reshape(-1)
     table = np.concatenate([_words([geometry[name] for name in GEOMETRY]), entries])
     once = outputs % 2 == 0 and (by_rows or out_w % 2 == 0)
@@ -182,7 +206,7 @@ def _rows(weight: NDArray[np.int8], own: int, steps: int, aligned: bool) -> NDAr
     return np.ascontiguousarray(both.reshape(len(starts), -1))
 
 
-def _bits(op: Convolution, rows: NDArray[np.int8]) -> int:
+def stored(op: Convolution, rows: NDArray[np.int8]) -> int:
     """The width in which weights are stored: the least that holds them without a sum that could overflow."""
     bits = stored_bits(op.weight_bits)
     if bits == 1 and not rows.all():
@@ -194,12 +218,13 @@ def _bits(op: Convolution, rows: NDArray[np.int8]) -> int:
     return bits
 
 
-def _high(how: Requantize, unit: int) -> bool:
+def high(how: Requantize, unit: int) -> bool:
     """Whether the products' high words are all that is needed."""
     return int(how.shift.min()) + unit >= HIGH and int(how.shift.max()) + UNITS[1] <= LARGEST_SHIFT
 
 
-def _saturation(low: int, high: int) -> Saturation:
+def saturation(low: int, high: int) -> Saturation:
+    """How results are clamped to [low, high]."""
     return {(-128, 127): "int8", (0, 127): "positive"}.get((low, high), "limits")  # type: ignore[return-value]
 
 
@@ -215,8 +240,8 @@ def _with_addition(layer: Layer, op: ConvolutionAdd) -> Layer:
     add, own, tiles = op.add, op.own, layer.kind.tiles
     assert tiles is not None
     words = [add.multipliers[own], add.multipliers[1 - own], _constant(op), add.shift, add.low, add.high]
-    kind = replace(layer.kind, tiles=replace(tiles, addition=_saturation(add.low, add.high)))
+    kind = replace(layer.kind, tiles=replace(tiles, addition=saturation(add.low, add.high)))
     return replace(layer, kind=kind, table=np.insert(layer.table, len(GEOMETRY), _words(words)))
 
 
-__all__ = ["emit", "fusable", "image"]
+__all__ = ["Emit", "fusable", "high", "image", "saturation", "scratch_bytes", "stored"]

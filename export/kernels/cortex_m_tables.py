@@ -9,7 +9,7 @@ from compress.export.kernels.cortex_m_tiles import Tiles
 GEOMETRY = (
     "out_rows", "block", "stride", "top", "in_rows", "span", "row", "left", "right", "groups", "channels", "zero",
     "pairs", "last", "second", "words", "skip", "turns", "end", "images", "split", "down", "apart", "columns", "step",
-    "out_row", "out_apart", "outputs", "out_zero", "low", "high",
+    "out_row", "out_apart", "outputs", "out_zero", "low", "high", "entry",
 )  # fmt: skip
 """Words in front of a layer's table. Lengths of widened images are in words of two int16.
 
@@ -21,7 +21,7 @@ weights; ``skip``: bytes from a segment's end to the next segment; ``turns``: of
 unpacked weights; ``images``: where widened rows start; ``split``: 2 if two pixels are half a block apart, 1 if half a
 row; ``down``, ``step``: from an output's inputs to those of the next row, of the next column; ``apart``, ``out_apart``,
 ``out_row``: between two pixels, in words of inputs and in outputs, and from row to row in outputs; ``columns``: pairs
-of pixels in a row; ``out_zero``, ``low``, ``high``: of requantization."""
+of pixels in a row; ``out_zero``, ``low``, ``high``: of requantization; ``entry``: see :mod:`cortex_m_tiles`."""
 ADDITION = ("add_own", "add_other", "add_constant", "add_shift", "add_low", "add_high")
 """Words behind them where an addition is fused; see :data:`compress.export.kernels.cortex_m_tiles.ADDITION`."""
 
@@ -32,14 +32,12 @@ class Kind:
 
     Attributes:
         bits: of stored weights.
-        aligned: channels are a multiple of four.
         tiles: the inner loops, requantization included; None where that needs 64 bits, or the output is float32.
         unroll: of the inner loop without ``tiles``.
         floats: the output is float32.
     """
 
     bits: int
-    aligned: bool
     tiles: Tiles | None
     unroll: int
     floats: bool

@@ -18,8 +18,10 @@ from typing import Literal
 
 from compress.export.kernels.cortex_m_assembly import Function
 
-UNROLLS = (12, 4, 3, 1)
-"""By how many steps of four inputs the loop may be unrolled, best first."""
+UNROLL = 12
+"""Steps of four inputs in a turn of the loop. The first turn may begin in the middle, so any number will do."""
+STEP_BYTES = 44
+"""Of the instructions of a step."""
 Saturation = Literal["int8", "positive", "limits"]
 """How results are clamped: to [-128, 127], to [0, 127], or to limits that are arguments."""
 
@@ -29,13 +31,14 @@ ARGUMENTS = (
     "x0", "x1", "y0", "y1",
     "bias0", "bias1", "turns", "weights", "skip", "end", "step", "y_step",
     "m0", "half0", "shift0", "m1", "half1", "shift1", "second",
-    "left", "columns", "rows", "x_row", "y_row", "low", "high",
+    "left", "columns", "rows", "x_row", "y_row", "low", "high", "entry",
 )  # fmt: skip
 """``x0``, ``x1``: addresses of the first two pixels' inputs; ``y0``, ``y1``: of their outputs; ``bias``: what sums start
 with; ``weights``, ``end``: addresses of the first weight and behind the last; ``skip``: bytes from the end of a segment
 of inputs to the next one; ``turns``: of the loop in a segment; ``step``, ``y_step``: bytes to the next two pixels;
 ``second``: bytes from an output to the second channel's; ``left`` and ``columns``: pairs of pixels in a row; ``rows``;
-``x_row``, ``y_row``: bytes from a row's end to the next row; ``low``, ``high``: limits."""
+``x_row``, ``y_row``: bytes from a row's end to the next row; ``low``, ``high``: limits; ``entry``: bytes of
+code that a segment's first turn leaves out, and once the function runs the address where it begins."""
 ADDRESSES = ("x0", "x1", "y0", "y1", "weights", "end", "other0")
 ADDITION = ("own", "other", "constant", "shift", "other0", "add_low", "add_high")
 """With an addition: ``clamp((result * own + operand * other + constant) >> shift)``, ``other0``: address of
@@ -47,12 +50,10 @@ class Tiles:
     """What a function does.
 
     Attributes:
-        unroll: of the loop.
         saturation: of the result.
         addition: None, or how the result of the addition behind it is clamped.
     """
 
-    unroll: int
     saturation: Saturation
     addition: Saturation | None
 
@@ -60,7 +61,7 @@ class Tiles:
     def name(self) -> str:
         """The function's name."""
         behind = "" if self.addition is None else f"_add_{self.addition}"
-        return f"compress_tiles_{self.unroll}_{self.saturation}{behind}"
+        return f"compress_tiles_{self.saturation}{behind}"
 
     @property
     def arguments(self) -> tuple[str, ...]:
@@ -77,9 +78,10 @@ class Tiles:
         return f"add {register}, sp, #{self.at(argument)[6:-1]}"
 
 
-def unroll(steps: int) -> int:
-    """The unrolling for segments of ``steps`` steps of four inputs."""
-    return next(each for each in UNROLLS if steps % each == 0)
+def turns(steps: int) -> tuple[int, int]:
+    """Turns of the loop for segments of ``steps`` steps, and bytes of code that the first turn leaves out."""
+    whole = -(-steps // UNROLL)
+    return whole, (whole * UNROLL - steps) * STEP_BYTES
 
 
 def assembly(tiles: Tiles) -> list[str]:
@@ -105,13 +107,20 @@ def assembly(tiles: Tiles) -> list[str]:
     return [
         "push {r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11, lr}",
         *([] if tiles.addition is None else [f"ldr r4, {at('other0')}", "sub r4, r2", f"str r4, {at('other0')}"]),
+        "adr r4, 1f",
+        f"ldr r5, {at('entry')}",
+        "add r4, r5",
+        "add r4, #1",  # Thumb
+        f"str r4, {at('entry')}",
         "0:",  # two pixels
         f"ldrd r8, r9, {at('bias0')}",
         "mov r10, r8",
         "mov r11, r9",
         f"ldrd lr, r12, {at('turns')}",
+        f"ldr pc, {at('entry')}",
+        ".balign 4",
         "1:",  # a segment
-        *step * tiles.unroll,
+        *step * UNROLL,
         "subs lr, #1",
         "bne 1b",
         f"ldrd r2, r3, {at('skip')}",
@@ -119,7 +128,8 @@ def assembly(tiles: Tiles) -> list[str]:
         "add r1, r2",
         f"ldr lr, {at('turns')}",
         "cmp r12, r3",
-        "bne 1b",
+        "it ne",
+        f"ldrne pc, {at('entry')}",
         tiles.address("lr", "m0"),
         "ldmia lr, {r2, r3, r4, r5, r6, r7, r12}",
         "smmla r8, r8, r2, r3",
@@ -197,4 +207,4 @@ def function(tiles: Tiles) -> Function:
     return Function(tiles.name, parameters, tuple(assembly(tiles)))
 
 
-__all__ = ["Saturation", "Tiles", "assembly", "function", "unroll"]
+__all__ = ["Saturation", "Tiles", "assembly", "function", "turns"]

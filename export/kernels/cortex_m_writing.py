@@ -32,11 +32,7 @@ def kernel(kind: Kind, isa: Isa, symbol: str) -> Kernel:
             names += [("y", "float32" if kind.floats else "int8"), ("w", "int32"), ("table", "int32"), ("scratch", "int32")]
             data = {name: T.arg(name, T.ptr(dtype)) for name, dtype in names}
             buffers = {name: T.decl_buffer((HUGE,), dtype, data=data[name]) for name, dtype in names}
-            functions = [FILL, widen(kind.bits)]
-            if not kind.aligned:
-                functions.append(WIDEN_PIXELS)
-            elif kind.bits != 8:
-                functions.append(widen(8))
+            functions = [FILL, WIDEN_PIXELS, *(widen(bits) for bits in sorted({8, kind.bits}))]
             if kind.tiles is not None:
                 functions.append(cortex_m_tiles.function(kind.tiles))
             with imported(isa.triple, functions), cortex_m_dot.imported(isa.triple, kind.unroll):
@@ -88,15 +84,14 @@ class _Writer:
                     self._fill(at, g("left"))
                     start, source = let(at + g("left")), let(y * g("groups"))
                     target = T.address_of(self.scratch[start])
-                    if self.kind.aligned:
-                        # Fours of channels, the inner two exchanged, as unpacked weights are.
-                        widen(8)(target, T.address_of(x[source * 4]), g("groups"))
-                        behind = start + g("groups") * 2
-                    else:
-                        address = T.address_of(x[source * g("channels")])
-                        WIDEN_PIXELS(target, address, g("groups"), g("channels"))
-                        behind = start + g("groups") * ((g("channels") + 1) // 2)
-                    self._fill(behind, g("right"))
+                    with T.If(g("channels") % 4 == 0):
+                        with T.Then():
+                            # Fours of channels, the inner two exchanged, as unpacked weights are.
+                            widen(8)(target, T.address_of(x[source * 4]), g("groups"))
+                        with T.Else():
+                            address = T.address_of(x[source * g("channels")])
+                            WIDEN_PIXELS(target, address, g("groups"), g("channels"))
+                    self._fill(at + g("row") - g("right"), g("right"))
                 with T.Else():
                     self._fill(at, g("row"))
 
@@ -142,7 +137,7 @@ class _Writer:
             "y_step": g("outputs"), "m0": m0, "half0": half[0], "shift0": shift[0], "m1": m1, "half1": half[1],
             "shift1": shift[1], "second": g("second"), "left": columns, "columns": columns, "rows": turns,
             "x_row": (g("down") - columns * g("step")) * 4, "y_row": g("out_row") - columns * g("outputs"),
-            "low": g("low"), "high": g("high"),
+            "low": g("low"), "high": g("high"), "entry": g("entry"),
         }  # fmt: skip
         if tiles.addition is not None:
             values |= {

@@ -88,6 +88,10 @@ class Dot:
         """Whether sums with these weights are exact."""
         return True
 
+    def unit(self, bits: int) -> int:
+        """The logarithm of what unpacked weights are multiplied with."""
+        return UNITS[bits]
+
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
         """``chunk`` operands, each of ``group`` consecutive elements of ``x`` for all lanes."""
         raise NotImplementedError
@@ -262,6 +266,10 @@ class Pairwise(Dot):
         """No weight is -128."""
         return bool((weight > -128).all())
 
+    def unit(self, bits: int) -> int:
+        """0: weights are shifted back, so that none is -128."""
+        return 0
+
     def arrange(self, weight: NDArray[np.int8]) -> NDArray[np.int8]:
         """Weights 0 and 1 of all lanes, then 2 and 3."""
         pairs = np.stack([weight[..., :2], weight[..., 2:]], axis=-3)
@@ -276,7 +284,7 @@ class Pairwise(Dot):
         """Both pairs of channels."""
         if bits == 8:
             return tuple(let(load(w, offset + i * 8, 8)) for i in (0, 1))
-        whole = let(unpacked(w, offset, 16, bits))
+        whole = let(unpacked(w, offset, 16, bits) >> numbers([UNITS[bits]] * 16, "int8"))
         return tuple(part(whole, i * 8, 8) for i in (0, 1))
 
     def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:

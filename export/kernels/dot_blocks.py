@@ -45,7 +45,9 @@ def registers(dot: Dot, block: Block) -> int:
     wide = max(dot.lanes * 4 // 16, 1) if dot.signed else 1  # an accumulator of 8 lanes takes two on Arm
     accumulators = block.pixels * block.vectors * wide
     if dot.streams_weights:
-        return accumulators + block.pixels * (1 if dot.operands == 1 else 3) + 2 + wide
+        # Prepared activations, weights, and products that are under way.
+        held = {1: 1, 2: 1}.get(dot.steps, 3)
+        return accumulators + block.pixels * held + 2 * wide + held
     weights = block.vectors * block.taps * dot.operands
     scratch = 0 if dot.steps == 1 else 1
     return accumulators + weights + dot.operands + scratch

@@ -194,7 +194,7 @@ class _Kernel:
         rows = op.weight.shape[1]
         g = self.g
         self.block = choose(dot, self.width, self.vectors, g.taps, g.stride, g.dilation, rows * g.depth)
-        unit = UNITS[self.bits]
+        unit = dot.unit(self.bits)
         self.epilogue = Epilogue(
             dot, op.requantize, folded_bias(op, source.tensor.zero_point), op.scale, unit, residual
         )

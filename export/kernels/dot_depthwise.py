@@ -105,7 +105,7 @@ class _Kernel:
         return bits if largest < 1 << (31 - UNITS[bits]) else 8
 
     def epilogue(self, part: Part) -> Epilogue:
-        unit = UNITS[self.bits]
+        unit = part.dot.unit(self.bits)
         return Epilogue(part.dot, self.op.requantize, self.bias, None, unit, None, in_order=True)
 
     def order(self, part: Part) -> NDArray[np.int64]:
@@ -169,7 +169,7 @@ class _Kernel:
         acc = [[variable("int32", dot.lanes) for _ in range(self.vectors)] for _ in range(pixels)]
         for q in range(self.vectors):
             start = load(constants[0], vectors[q] * dot.lanes, dot.lanes)
-            initial = numbers([0] * dot.lanes, "int32") if UNITS[self.bits] else let(start)
+            initial = numbers([0] * dot.lanes, "int32") if dot.unit(self.bits) else let(start)
             for p in range(pixels):
                 assign(acc[p][q], initial)
         taps = self.kernel[1]

@@ -186,16 +186,13 @@ def with_sign(x: Any, sign: Any) -> Any:
     return T.reinterpret("float32", bits)
 
 
-def has_square_root(isa: Isa) -> bool:
-    """Whether a single instruction takes square roots of float32; plain C counts as having none."""
-    return isa.family in ("x86", "aarch64") or (isa.family == "cortex-m" and isa.abi == "hard")
-
-
 def sqrt(x: Any, isa: Isa) -> Any:
     """The square root, by instruction or by Newton's method on its inverse, to one unit in the last place."""
     from tvm.tirx.script import builder as T
 
-    if has_square_root(isa):
+    from compress.export.kernels.building import has_float
+
+    if has_float(isa):
         return T.sqrt(x)
     x = named(x)
     small = x < f32(2.0**-100)
@@ -256,7 +253,6 @@ __all__ = [
     "absolute",
     "erf",
     "exp",
-    "has_square_root",
     "is_nan",
     "log",
     "named",

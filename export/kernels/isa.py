@@ -19,7 +19,7 @@ class Isa:
         dot: the best 8-bit dot product: ``vnni512`` (AVX-512 VNNI), ``vnni256`` (AVX-VNNI or AVX-512VL VNNI), ``avx2``,
             ``sdot`` (Arm dot product), ``neon``, ``dsp`` (Cortex-M SMLAD), ``none``.
         signed: 8-bit activations are int8 in the kernels, else uint8.
-        abi: LLVM's name of the float calling convention, where it isn't the triple's own.
+        abi: LLVM's name of the float calling convention that programs have, where it isn't the triple's own.
     """
 
     family: Family
@@ -37,8 +37,13 @@ class Isa:
         keys: dict[str, Any] = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu}
         if self.features:
             keys["mattr"] = list(self.features)
-        if self.abi is not None:
-            keys["mabi" if self.family == "riscv" else "mfloat-abi"] = self.abi
+        if self.family == "riscv":
+            keys["mabi"] = self.abi
+        elif self.abi is not None:
+            # No kernel takes or gives a float. Cores with float32 only compute float64 by functions that take their
+            # arguments in core registers whatever the ABI; for hard LLVM would pass them otherwise.
+            keys["mfloat-abi"] = "soft"
+            keys["vector-width"] = 128  # TVM's own default, which it otherwise warns of at each compilation
         return tvm.target.Target(keys)
 
 
@@ -50,5 +55,7 @@ CORTEX_M4 = Isa("cortex-m", "thumbv7em-none-eabi", "cortex-m4", (), "dsp", signe
 CORTEX_M7 = Isa("cortex-m", "thumbv7em-none-eabi", "cortex-m7", (), "dsp", signed=True, abi="hard")
 CORTEX_M33 = Isa("cortex-m", "thumbv8m.main-none-eabi", "cortex-m33", (), "dsp", signed=True, abi="hard")
 CORTEX_M55 = Isa("cortex-m", "thumbv8.1m.main-none-eabi", "cortex-m55", (), "dsp", signed=True, abi="hard")
-RV64_LINUX = Isa("riscv", "riscv64-unknown-linux-gnu", "generic-rv64", ("+m", "+a", "+f", "+d", "+c"), "none", True, "lp64d")
+RV64_LINUX = Isa(
+    "riscv", "riscv64-unknown-linux-gnu", "generic-rv64", ("+m", "+a", "+f", "+d", "+c"), "none", True, "lp64d"
+)
 RV32_BARE = Isa("riscv", "riscv32-unknown-elf", "generic-rv32", ("+m", "+c"), "none", signed=True, abi="ilp32")

@@ -36,7 +36,8 @@ class Board:
         flash, ram: (first address, bytes).
         clock_hz: of the timer that counts.
         fpu: the core has a floating-point unit that must be switched on.
-        start_up: templates of the start-up code and of the linker script.
+        start_up: the template of the start-up code.
+        modes: more arguments of the emulator.
     """
 
     name: str
@@ -49,7 +50,8 @@ class Board:
     ram: tuple[int, int]
     clock_hz: float
     fpu: bool = True
-    start_up: tuple[str, ...] = ("startup.c", "semihosting.h", "semihosting.c", "board.ld")
+    start_up: str = "startup.c"
+    modes: tuple[str, ...] = ()
 
     @property
     def instructions_per_tick(self) -> float:
@@ -79,6 +81,12 @@ BOARDS: Mapping[str, Board] = {
         "cortex-m55", "Arm MPS3 AN547", "qemu-system-arm", "mps3-an547", "arm-none-eabi-",
         _cortex_m("cortex-m55", "auto"), (0, 512 * 1024), (0x01000000, 2 * _M), 32e6,
     ),
+    # Its counter of retired instructions is the clock.
+    "generic-rv32": Board(
+        "generic-rv32", "QEMU's virt", "qemu-system-riscv32", "virt", "riscv64-unknown-elf-",
+        ("-march=rv32imc", "-mabi=ilp32", "-mcmodel=medany", "-nostdlib", "-ffreestanding"),
+        (0x80000000, 16 * _M), (0x81000000, 16 * _M), 1e9, False, "startup_riscv.c", ("-bios", "none"),
+    ),
 }  # fmt: skip
 """By LLVM's name of the core."""
 
@@ -93,11 +101,11 @@ def files(board: Board, stack_bytes: int = STACK_BYTES) -> dict[str, str]:
     values = {
         "title": board.title, "fpu": board.fpu, "instructions_per_tick": f"{board.instructions_per_tick:g}",
         "flash_origin": board.flash[0], "flash_bytes": board.flash[1], "ram_origin": board.ram[0],
-        "ram_bytes": board.ram[1], "stack_bytes": stack_bytes,
+        "ram_bytes": board.ram[1], "stack_bytes": stack_bytes, "riscv": "riscv" in board.compiler,
     }  # fmt: skip
     return {
         name: environment.from_string((folder / f"{name}.j2").read_text(encoding="utf-8")).render(values)
-        for name in board.start_up
+        for name in (board.start_up, "semihosting.h", "semihosting.c", "board.ld")
     }
 
 
@@ -120,7 +128,7 @@ def link(folder: Path, sources: Sequence[str], board: Board, *, stack_bytes: int
     command = [
         compiler, *board.flags, "-std=gnu99", "-O2", "-Wall", "-ffunction-sections", "-fdata-sections",
         "-nostartfiles", "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments", "-T", "board.ld", *own, *sources,
-        "-o", "program.elf",
+        "-lgcc", "-o", "program.elf",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -139,7 +147,7 @@ def emulate(program: Path, board: Board, timeout_s: float = TIMEOUT_S) -> str:
     if emulator is None:
         raise BadInput(f"{board.emulator} is missing; install QEMU (Debian: qemu-system-arm, qemu-system-misc).")
     command = [
-        emulator, "-machine", board.machine, "-nographic", "-monitor", "none", "-serial", "none",
+        emulator, "-machine", board.machine, *board.modes, "-nographic", "-monitor", "none", "-serial", "none",
         "-icount", "shift=0", "-semihosting-config", "enable=on,target=native", "-kernel", str(program.resolve()),
     ]  # fmt: skip
     try:
@@ -151,7 +159,9 @@ def emulate(program: Path, board: Board, timeout_s: float = TIMEOUT_S) -> str:
         raise CheckFailed(f"the program for {board.name}", [f"it didn't end within {timeout_s:g} s"]) from None
     said = done.stdout + done.stderr
     if done.returncode != 0:
-        raise CheckFailed(f"the program for {board.name}", [f"it ended with status {done.returncode}: {said.strip()[-2000:]}"])
+        raise CheckFailed(
+            f"the program for {board.name}", [f"it ended with status {done.returncode}: {said.strip()[-2000:]}"]
+        )
     return said
 
 

@@ -160,10 +160,13 @@ class Driver:
     def words(self) -> Mapping[str, Any]:
         """What the templates may name."""
         interface, weights = self.interface, self.weights
-        calls: list[dict[str, Any]] = [
-            {"kernel": call.kernel, "arguments": ", ".join(map(self._argument, call.arguments)), "op": call.op}
-            for call in self.code.calls
-        ]
+        calls: list[dict[str, Any]] = []
+        shared: list[dict[str, Any]] = []
+        for call in self.code.calls:
+            place = len(shared) if call.kernel.rows is not None and call.kernel.rows > 1 else None
+            arguments = ", ".join(map(self._argument, call.arguments))
+            calls.append({"kernel": call.kernel, "arguments": arguments, "op": call.op, "shared": place})
+            shared += [] if place is None else calls[-1:]
         return {
             **rendering.words(interface),
             "family": self.isa.family,
@@ -174,8 +177,8 @@ class Driver:
             "large": len(weights.content) > LARGE,
             "kernels": _prototypes(self.code.calls),
             "calls": calls,
-            "groups": _groups(calls),
-            "parted": any(_parted(call["kernel"]) for call in calls),
+            "shared": shared,
+            "parted": bool(shared),
             "processor": PROCESSORS.get(self.isa.dot) if self.isa.family == "x86" else None,
         }
 
@@ -210,21 +213,6 @@ def interface_of(
         inputs,
         outputs,
     )
-
-
-def _parted(kernel: Kernel) -> bool:
-    return kernel.rows is not None and kernel.rows > 1
-
-
-def _groups(calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Calls that one thread does, and calls that all share in."""
-    groups: list[dict[str, Any]] = []
-    for call in calls:
-        parted = _parted(call["kernel"])
-        if parted or not groups or groups[-1]["parted"]:
-            groups.append({"parted": parted, "calls": []})
-        groups[-1]["calls"].append(call)
-    return groups
 
 
 def _prototypes(calls: Sequence[Call]) -> list[dict[str, str]]:

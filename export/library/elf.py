@@ -99,7 +99,7 @@ def read(content: bytes) -> Elf:
         for _, kind_of, _, offset, length in raw:
             if kind_of != _NOBITS and offset + length > len(content):
                 raise Damaged("it is cut off")
-    except struct.error:
+    except (struct.error, OverflowError):
         raise Damaged("it is cut off") from None
     text = content[raw[names][3] : raw[names][3] + raw[names][4]] if raw else b""
     sections = tuple(
@@ -164,7 +164,8 @@ _MAGIC, _HEADER = b"!<arch>\n", 60
 def _member(name: str, content: bytes) -> bytes:
     if len(name) > 16:
         raise ValueError(f"{name!r} is too long for a member of an archive")
-    header = f"{name:<16}{0:<12}{0:<6}{0:<6}{644:<8}{len(content):<10}`\n".encode()
+    mode = 0 if name == "/" else 644
+    header = f"{name:<16}{0:<12}{0:<6}{0:<6}{mode:<8}{len(content):<10}`\n".encode()
     return header + content + b"\n" * (len(content) % 2)
 
 

@@ -67,8 +67,15 @@ def program(built: BuiltLibrary, out: Path, tools: toolchain.Toolchain | None = 
         tools.executable([*objects, *(p for p in built.sources() if p.suffix == ".o")], out)
 
 
-def run_raw(built: BuiltLibrary, inputs: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+def run_raw(
+    built: BuiltLibrary, inputs: Sequence[npt.NDArray[Any]], tools: toolchain.Toolchain | None = None
+) -> list[npt.NDArray[Any]]:
     """Batches in the library's own types and layouts, (N, *shape), one an input, under the emulator; the outputs.
+
+    Args:
+        built: the library.
+        inputs: as the library takes them.
+        tools: as :func:`program` takes it.
 
     Raises:
         BadInput: there is no emulator or compiler, or the program fails.
@@ -82,7 +89,7 @@ def run_raw(built: BuiltLibrary, inputs: Sequence[npt.NDArray[Any]]) -> list[npt
     rows = [np.ascontiguousarray(array).reshape(count, -1).view(np.uint8) for array in inputs]
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "runner"
-        program(built, path)
+        program(built, path, tools)
         try:
             ran = subprocess.run(
                 [*command, str(path)],

@@ -140,14 +140,20 @@ class Library:
             self._give(place)
         return outputs
 
-    def prepared(self, inputs: Sequence[npt.NDArray[Any]]) -> Callable[[], None]:
+    def prepared(
+        self, inputs: Sequence[npt.NDArray[Any]], outputs: Sequence[npt.NDArray[Any]] | None = None
+    ) -> Callable[[], None]:
         """A call that runs the network on one input again and again, for timing: no conversion is in it.
 
         Args:
             inputs: one array an input, in the library's own type and layout, without a batch.
+            outputs: where the outputs go, likewise and in one piece; by default they are lost.
         """
         kept = [np.ascontiguousarray(array) for array in inputs]
-        kept += [np.empty(end.shape, end.dtype) for end in self.interface.outputs]
+        kept += outputs or [np.empty(end.shape, end.dtype) for end in self.interface.outputs]
+        for end, array in zip((*self.interface.inputs, *self.interface.outputs), kept, strict=True):
+            if array.dtype != np.dtype(end.dtype) or array.shape != end.shape or not array.flags.c_contiguous:
+                raise BadInput(f"{end.name!r} is {end.dtype} {end.shape}, not {array.dtype} {array.shape}")
         place = self._take()
         pointers = [ctypes.c_void_p(array.ctypes.data) for array in kept]
 

@@ -115,7 +115,7 @@ class Toolchain:
             return True
         probe = "#include <pthread.h>\n#include <stdio.h>\n"
         command = [*self.command, *self.flags, "-E", "-x", "c", "-"]
-        return subprocess.run(command, input=probe.encode(), capture_output=True, env=_environment()).returncode == 0
+        return subprocess.run(command, input=probe.encode(), capture_output=True, env=environment()).returncode == 0
 
     def for_programs(self) -> Toolchain:
         """The same compiler for programs that are linked with all that they need."""
@@ -127,7 +127,7 @@ class Toolchain:
 
     def _run(self, command: Sequence[str], folder: Path | None = None) -> None:
         made = subprocess.run(
-            list(command), cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=_environment()
+            list(command), cwd=folder, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment()
         )
         if made.returncode != 0:
             lines = (made.stderr or made.stdout).strip().splitlines() or ["no output"]
@@ -144,10 +144,13 @@ def find(isa: Isa) -> Toolchain:
     for candidate in candidates(isa):
         if candidate.complete():
             return candidate
+    raise MissingCompiler(isa.triple, advice(isa), "ziglang", "embedded")
+
+
+def advice(isa: Isa) -> str:
+    """Debian's packages with a compiler for ``isa``, separated by spaces."""
     family = _family(isa)
-    own = ("gcc", "libc6-dev")
-    packages = " ".join(own if native(isa) else filter(None, (family.package, family.libc)))
-    raise MissingCompiler(isa.triple, packages, "ziglang", "embedded")
+    return "gcc libc6-dev" if native(isa) else " ".join(filter(None, (family.package, family.libc)))
 
 
 def candidates(isa: Isa) -> list[Toolchain]:
@@ -208,7 +211,7 @@ def riscv_extensions(isa: Isa) -> str:
     return f"rv{'64' if architecture(isa) == 'riscv64' else '32'}i{letters}{longer}"
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Messages in English; zig's cache out of the way of the user's files."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(cache) / "compress" / "zig"
@@ -220,4 +223,15 @@ def _environment() -> dict[str, str]:
     return {**defaults, **os.environ, "LC_ALL": "C"}
 
 
-__all__ = ["Toolchain", "architecture", "candidates", "find", "gcc_flags", "hosted", "native", "riscv_extensions"]
+__all__ = [
+    "Toolchain",
+    "advice",
+    "architecture",
+    "candidates",
+    "environment",
+    "find",
+    "gcc_flags",
+    "hosted",
+    "native",
+    "riscv_extensions",
+]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.export.lowering import functions
+from compress.export.lowering import affine, functions
 from compress.export.lowering.builder import Value
 from compress.export.lowering.errors import CannotLower
 from compress.export.lowering.functions import Reals
@@ -71,10 +71,14 @@ def _with_constant(walk: Walk, node: Node, name: str, constant: Any, swapped: bo
                 Value(value.tensor, value.shape, value.axes, np.asarray(NUMPY[kind](*pair), np.float32)),
             )
         return
+    if affine.lowered(walk, node, name):
+        return
     shape = np.broadcast_shapes(value.shape, constant.shape)
     to = walk.destination(node)
     if walk.builder.tensors[value.tensor].dtype != "float32":
-        walk.builder.island(node.name, node.op, "its other input is a constant in float")
+        walk.builder.island(
+            node.name, node.op, "its input or its result isn't 8-bit, or its constant differs along several axes"
+        )
     real = walk.builder.real(node.name, _ranked(value, len(shape)))
     if real.shape != shape:
         # The constant is the larger one: all axes of the result in the file's order.
@@ -226,6 +230,8 @@ def _group_norm(walk: Walk, node: Node) -> None:
 
 
 def _batch_norm(walk: Walk, node: Node) -> None:
+    if affine.lowered(walk, node, node.inputs[0], 1):
+        return
     value = walk.value(node.inputs[0], node)
     held = [walk.graph.constant(name) for name in node.inputs[1:5]]
     if any(each is None for each in held):
@@ -234,7 +240,7 @@ def _batch_norm(walk: Walk, node: Node) -> None:
     factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
     to = walk.destination(node)
     if walk.builder.tensors[value.tensor].dtype != "float32":
-        walk.builder.island(node.name, node.op, "it isn't folded into a convolution")
+        walk.builder.island(node.name, node.op, "its input or its result isn't 8-bit")
     real = walk.builder.real(node.name, value)
     reals = Reals(walk, node, walk.builder.tensors[real.tensor].shape)
     scaled = reals.apply("mul", real.tensor, constant=_along(value, real, factor, node.op))
@@ -254,6 +260,8 @@ def _slopes(walk: Walk, node: Node) -> None:
         walk.set(node.outputs[0], Value(value.tensor, value.shape, value.axes, bent))
         return
     to = walk.destination(node)
+    if domain is not None:
+        walk.builder.island(node.name, node.op, "it has a slope a channel")
     real = walk.builder.real(node.name, value)
     reals = Reals(walk, node, walk.builder.tensors[real.tensor].shape)
     channels = slope.reshape(-1)

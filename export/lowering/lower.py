@@ -68,12 +68,12 @@ class Walk:
                 break
             user = users[0]
             if user.op == QUANTIZE:
-                grid = self._grid(user)
+                grid = self.grid(user)
                 if grid is None:
                     break
                 ends = quantized(np.array([low, high]), grid.scale, grid.zero_point, grid.low, grid.high)
-                self._pass([*passed, user])
-                name, grid = self._integer_clip(
+                self.passed([*passed, user])
+                name, grid = self.integer_clip(
                     user.outputs[0], GridSpec(grid.dtype, grid.scale, grid.zero_point, int(ends[0]), int(ends[1]))
                 )
                 return Destination(name, grid)
@@ -85,13 +85,14 @@ class Walk:
             name = user.outputs[0]
         if not clips:
             return Destination(node.outputs[0], None)
-        self._pass(passed)
+        self.passed(passed)
         return Destination(passed[-1].outputs[0] if passed else node.outputs[0], None, low, high)
 
-    def _pass(self, nodes: list[Node]) -> None:
+    def passed(self, nodes: list[Node]) -> None:
+        """These nodes are lowered already: what stands before them took them in."""
         self.done.update(id(node) for node in nodes)
 
-    def _grid(self, node: Node) -> GridSpec | None:
+    def grid(self, node: Node) -> GridSpec | None:
         """The grid of a QuantizeLinear; None where it has several scales."""
         constants = self.graph.constants
         scale = scalar(constants, node.inputs[1])
@@ -106,7 +107,7 @@ class Walk:
             dtype, float(np.float32(scale)), 0 if point is None else int(np.ravel(point)[0]), *p.LIMITS[dtype]
         )
 
-    def _integer_clip(self, name: str, grid: GridSpec) -> tuple[str, GridSpec]:
+    def integer_clip(self, name: str, grid: GridSpec) -> tuple[str, GridSpec]:
         """A Clip of integers behind QuantizeLinear, as brevitas writes narrow grids, narrows the grid's ends."""
         users = self.graph.users.get(name, [])
         if len(users) != 1 or users[0].op != "Clip" or name in self.graph.outputs:
@@ -114,7 +115,7 @@ class Walk:
         ends = clip_ends(self.graph, users[0])
         if ends is None:
             return name, grid
-        self._pass([users[0]])
+        self.passed([users[0]])
         low, high = (int(np.clip(end, *ends)) for end in (grid.low, grid.high))
         return users[0].outputs[0], GridSpec(grid.dtype, grid.scale, grid.zero_point, low, high)
 
@@ -158,7 +159,15 @@ def lower(source: Path | bytes) -> p.Program:
     Raises:
         CannotLower: it isn't a file that can be read, a size is open, or an operator has no rule; named.
     """
-    graph = read(source)
+    return tidy.tidied(walked(read(source)).builder.program())
+
+
+def walked(graph: Graph) -> Walk:
+    """The walk over all of a file: what :func:`lower` tidies, and which tensor holds which value of the file.
+
+    Raises:
+        CannotLower: as :func:`lower`.
+    """
     walk = Walk(graph)
     _inputs(walk)
     for node in graph.nodes:
@@ -179,7 +188,7 @@ def lower(source: Path | bytes) -> p.Program:
             said = " ".join(str(error).split())[:160] or type(error).__name__
             raise CannotLower(f"its attributes or sizes aren't supported ({said})", node.name, node.op) from error
     _outputs(walk)
-    return tidy.tidied(walk.builder.program())
+    return walk
 
 
 def _inputs(walk: Walk) -> None:
@@ -221,11 +230,11 @@ def _outputs(walk: Walk) -> None:
 
 def _quantize(walk: Walk, node: Node) -> None:
     """A QuantizeLinear that no operator took in: of a float32 value, of a function of integers, or between grids."""
-    grid = walk._grid(node)
+    grid = walk.grid(node)
     if grid is None:
         raise CannotLower("activations with a scale a channel aren't lowered; give them one", node.name, node.op)
     value = walk.value(node.inputs[0], node)
-    name, grid = walk._integer_clip(node.outputs[0], grid)
+    name, grid = walk.integer_clip(node.outputs[0], grid)
     held = walk.builder.tensors[value.tensor]
     domain = walk.builder.lookup_domain(value)
     same = (held.dtype, held.scale, held.zero_point) == (grid.dtype, grid.scale, grid.zero_point)

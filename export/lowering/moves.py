@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compress.export.lowering import resizing
-from compress.export.lowering.builder import Value, strides_of
+from compress.export.lowering.builder import GridSpec, Value, strides_of
 from compress.export.lowering.errors import CannotLower
 from compress.export.lowering.graph import Node
 from compress.export.lowering.pools import dropped
@@ -219,18 +219,24 @@ def _pad(walk: Walk, node: Node) -> None:
 
 def _concat(walk: Walk, node: Node) -> None:
     builder = walk.builder
-    values = [_known(walk, node, name) for name in node.inputs]
+    to = walk.destination(node)
+    values = [_known(walk, node, name, to.grid) for name in node.inputs]
     rank = len(values[0].shape)
     axis = int(node.attributes.get("axis", 0)) % rank
     main = max(values, key=lambda value: prod(value.shape))
     order = main.axes if axis in main.axes else (axis, *main.axes)
     missing = [a for a in range(rank) if a not in order and any(v.shape[a] > 1 for v in values)]
     order = (*missing, *order)
-    to = walk.destination(node)
-    whole = [builder.integer(node.name, value) for value in values]
     shape = tuple(sum(v.shape[a] for v in values) if a == axis else s for a, s in enumerate(main.shape))
     laid = tuple(shape[a] for a in order)
     at = order.index(axis)
+    if to.grid is not None and all(builder.lookup_domain(value) is not None for value in values):
+        inputs = [builder.arranged(node.name, regridded(walk, node, v, to.grid), order).tensor for v in values]
+        made = walk.output(to, laid)
+        builder.add(p.Concatenate, node.name, inputs, made.name, at)
+        walk.set(to, Value(made.name, shape, order))
+        return
+    whole = [builder.integer(node.name, value) for value in values]
     if None not in whole:
         tensors = [builder.tensors[value.tensor] for value in whole if value is not None]
         grids = {(t.dtype, t.scale, t.zero_point) for t in tensors}
@@ -240,16 +246,7 @@ def _concat(walk: Walk, node: Node) -> None:
             builder.add(p.Concatenate, node.name, inputs, made.name, at)
             walk.set(to, Value(made.name, shape, order))
             return
-        if to.grid is not None:
-            made = walk.output(to, laid)
-            inputs = []
-            for value in whole:
-                assert value is not None
-                part = builder.arranged(node.name, value, order)
-                inputs.append(regridded(walk, node, part, to.grid).tensor)
-            builder.add(p.Concatenate, node.name, inputs, made.name, at)
-            walk.set(to, Value(made.name, shape, order))
-            return
+    if any(builder.lookup_domain(value) is not None for value in values):
         builder.island(node.name, node.op, "its inputs lie on different grids and its result on none")
     reals = [builder.arranged(node.name, builder.real(node.name, value), order).tensor for value in values]
     made = builder.tensor(f"{node.outputs[0]}_joined", laid, "float32")
@@ -257,28 +254,37 @@ def _concat(walk: Walk, node: Node) -> None:
     walk.finish_real(node, to, made.name, shape, order)
 
 
-def _known(walk: Walk, node: Node, name: str) -> Value:
-    """A value, or a constant as a tensor of float32."""
+def _known(walk: Walk, node: Node, name: str, grid: GridSpec | None) -> Value:
+    """A value, or a constant as a tensor: on ``grid`` where the result lies on one, else of float32."""
     constant = walk.graph.constant(name)
     if constant is None:
         return walk.value(name, node)
     shape = tuple(int(s) for s in np.shape(constant))
-    made = walk.builder.tensor(name, shape, "float32")
-    walk.builder.add(p.Constant, f"{node.name}_constant", [], made.name, np.asarray(constant, np.float32))
+    held: np.ndarray[Any, Any] = np.asarray(constant, np.float32)
+    if grid is None:
+        made = walk.builder.tensor(name, shape, "float32")
+    else:
+        made = walk.builder.tensor(name, shape, grid.dtype, grid.scale, grid.zero_point)
+        held = quantized(held, grid.scale, grid.zero_point, grid.low, grid.high).astype(grid.dtype)
+    walk.builder.add(p.Constant, f"{node.name}_constant", [], made.name, held)
     return Value(made.name, shape, tuple(range(len(shape))))
 
 
-def regridded(walk: Walk, node: Node, value: Value, grid: Any) -> Value:
-    """An 8-bit value on another grid; the same where it is on it already."""
+def regridded(walk: Walk, node: Node, value: Value, grid: GridSpec) -> Value:
+    """An 8-bit value, or a function of one, on another grid; the same where it is on it already."""
     tensor = walk.builder.tensors[value.tensor]
     same = (tensor.dtype, tensor.scale, tensor.zero_point) == (grid.dtype, grid.scale, grid.zero_point)
-    if same and (grid.low, grid.high) == p.LIMITS[grid.dtype]:
+    if value.function is None and same and (grid.low, grid.high) == p.LIMITS[grid.dtype]:
         return value
     made = walk.builder.tensor(f"{tensor.name}_regridded", tensor.shape, grid.dtype, grid.scale, grid.zero_point)
-    ms, shift = small_multipliers([tensor.scale / grid.scale])
-    ends = (grid.zero_point, grid.low, grid.high)
-    walk.builder.add(p.Add, f"{node.name}_regrid", [tensor.name], made.name, ms, shift, *ends)
-    return replace(value, tensor=made.name)
+    if value.function is not None:
+        table = quantized(value.function, grid.scale, grid.zero_point, grid.low, grid.high).astype(grid.dtype)
+        walk.builder.add(p.Lookup, f"{node.name}_function", [value.tensor], made.name, table)
+    else:
+        ms, shift = small_multipliers([tensor.scale / grid.scale])
+        ends = (grid.zero_point, grid.low, grid.high)
+        walk.builder.add(p.Add, f"{node.name}_regrid", [tensor.name], made.name, ms, shift, *ends)
+    return replace(value, tensor=made.name, function=None)
 
 
 def _blocks(walk: Walk, node: Node) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.export.lowering import affine
 from compress.export.lowering.builder import Value
 from compress.export.lowering.errors import CannotLower
 from compress.export.lowering.graph import Node, QuantizedConstant
@@ -104,44 +105,51 @@ def convolve(
         size: (OH, OW).
     """
     builder = walk.builder
-    to = walk.destination(node)
-    outputs = weight.shape[0]
     integer = builder.integer(node.name, value) if quantized_weight is not None else None
     if integer is None:
         why = _why_float(walk, node, weight_name, quantized_weight is None)
         builder.island(node.name, node.op, why)
-        source = builder.view(node.name, builder.real(node.name, value), image)
-        bias = _real_bias(walk, node, bias_name, outputs)
-        ends = (to.low, to.high) if to.grid is None else (-np.inf, np.inf)
-        raw = builder.tensor(f"{to.value}_float" if to.grid else to.value, (*size, outputs), "float32")
-        builder.add(
-            p.FloatConvolution,
-            node.name,
-            [source],
-            raw.name,
-            np.ascontiguousarray(weight, np.float32),
-            bias,
-            *fields,
-            *ends,
-        )
-        if to.grid is None:
-            return to, raw.name
-        made = walk.output(to, raw.shape)
-        builder.add(p.Quantize, f"{node.name}_quantize", [raw.name], made.name, to.grid.low, to.grid.high)
-        return to, made.name
+        return _in_float(walk, node, value, image, weight, bias_name, fields, size)
     assert quantized_weight is not None
     integers, scales = quantized_weight
     step = builder.tensors[integer.tensor].scale * scales
     source = builder.view(node.name, integer, image)
-    bias_integers = _bias(walk, node, bias_name, step)
-    made = walk.output(to, (*size, outputs))
+    bias = _bias(walk, node, bias_name, step)
+    channels = 1 if node.op in ("Conv", "ConvTranspose") else -1
+    last, integers, step, bias = affine.absorbed(walk, node, channels, integers, step, bias)
+    to = walk.destination(last)
+    made = walk.output(to, (*size, weight.shape[0]))
     how = None if to.grid is None else requantize(step, to)
     scale = step.astype(np.float32) if to.grid is None else None
     weights = np.ascontiguousarray(integers)
-    builder.add(
-        p.Convolution, node.name, [source], made.name, weights, narrowest(weights), bias_integers, *fields, how, scale
-    )
+    builder.add(p.Convolution, node.name, [source], made.name, weights, narrowest(weights), bias, *fields, how, scale)
     return to, walk.clipped(node.name, to, made)
+
+
+def _in_float(
+    walk: Walk,
+    node: Node,
+    value: Value,
+    image: tuple[int, int, int],
+    weight: Array,
+    bias_name: str,
+    fields: tuple[Any, ...],
+    size: tuple[int, int],
+) -> tuple[Destination, str]:
+    """:func:`convolve` in float32."""
+    builder = walk.builder
+    to = walk.destination(node)
+    source = builder.view(node.name, builder.real(node.name, value), image)
+    bias = _real_bias(walk, node, bias_name, weight.shape[0])
+    ends = (to.low, to.high) if to.grid is None else (-np.inf, np.inf)
+    raw = builder.tensor(f"{to.value}_float" if to.grid else to.value, (*size, weight.shape[0]), "float32")
+    weights = np.ascontiguousarray(weight, np.float32)
+    builder.add(p.FloatConvolution, node.name, [source], raw.name, weights, bias, *fields, *ends)
+    if to.grid is None:
+        return to, raw.name
+    made = walk.output(to, raw.shape)
+    builder.add(p.Quantize, f"{node.name}_quantize", [raw.name], made.name, to.grid.low, to.grid.high)
+    return to, made.name
 
 
 def _why_float(walk: Walk, node: Node, weight_name: str, no_weight: bool) -> str:

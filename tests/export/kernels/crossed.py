@@ -30,18 +30,14 @@ def missing(isa: Isa) -> str | None:
     return next((tool for tool in (compiler, emulator) if shutil.which(tool) is None), None)
 
 
-def run_all(
-    codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.ndarray]]
-) -> list[dict[str, np.ndarray]]:
+def run_all(codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
     """The outputs of each piece of code; kernels are named apart, guards around all buffers are checked."""
     compiler, flags, emulator = TOOLS[isa.triple.split("-")[0]]
     memories = [Memory(code, values) for code, values in zip(codes, inputs, strict=True)]
     every = [kernel for code in codes for kernel in kernels(code)]
     assert len({kernel.symbol for kernel in every}) == len(every), "kernels need names of their own"
     declared, body, constants = [], [], b""
-    before = []
-    for memory in memories:
-        before.append(sum(other.raw.size for other in memories[: len(before)]))
+    before = [sum(memory.raw.size for memory in memories[:k]) for k in range(len(memories))]
     for code, memory, start in zip(codes, memories, before, strict=True):
         places = []
         for values in code.constants:

@@ -80,8 +80,8 @@ def run_all(codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.nd
 
 
 _MAIN = """
-#include <string.h>
 #include "semihosting.h"
+void *memcpy(void *to, const void *from, size_t bytes);
 static unsigned char ram[%d] __attribute__((aligned(64)));
 %s
 static void run(void (*body)(void), const unsigned char *before, size_t bytes, const char *path) {
