@@ -14,8 +14,8 @@ from compress.serial import write_atomic
 from compress.types import Note, State, Target
 
 RUNTIME = "tensorrt"
-FOLDER = "tensorrt"
-"""Of the typed files, in the bundle."""
+FOLDER = "engine"
+"""Of the typed files, in the bundle. A folder named tensorrt beside the builder would stand in the import's way."""
 TYPED, TYPED_DLA = "model.onnx", "model.dla.onnx"
 BUILDER = "build_engine.py"
 DLA = "dla"
@@ -36,7 +36,7 @@ def make(state: State, folder: Path, target: Target) -> Made | Unavailable:
 
 
 def write(folder: Path, dla: bool = False) -> tuple[Note, ...]:
-    """The typed form of ``model.onnx`` below ``folder/tensorrt``, and the builder beside ``model.onnx``.
+    """The typed form of ``model.onnx`` below ``folder/engine``, and the builder beside ``model.onnx``.
 
     Args:
         folder: a bundle, or one that is being made.

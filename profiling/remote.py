@@ -24,7 +24,7 @@ from compress.profiling.device_address import SshDevice
 from compress.profiling.ssh import Sent, Session
 
 ONNXRUNTIME, TVM, TENSORRT = "onnxruntime", "tvm", "tensorrt"
-TYPED = "tensorrt"
+TYPED = "engine"
 SECONDS = 2.0
 POLL_S, LONGEST_S = 0.5, 3600.0
 MACHINES: Mapping[str, str] = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -260,6 +260,9 @@ def _profile(
             conditions.setdefault(name, probe[name])
     if probe.get("load") is not None and probe["load"] > 1.0:
         conditions["load"] = probe["load"]
+    emulated = bool(device.launcher) and Path(device.launcher[0]).name.startswith("qemu")
+    if emulated:
+        conditions["latency"] = "none: an emulator's time is no device's"
     built = program.compiled.library if program is not None else None
     sizes = {ONNXRUNTIME: (bundle / MODEL).stat().st_size, TENSORRT: measured.get("engine_bytes")}
     flash = built.flash_bytes if built is not None else sizes[runtime]
@@ -267,8 +270,8 @@ def _profile(
         device=measured.get("device") or f"{probe['model']}, {probe['cores']} cores, {probe['machine']}",
         runtime=runtime,
         golden_equal=bool(measured["golden_equal"]),
-        latency_s=measured["latency_s"],
-        latency_p90_s=measured["latency_p90_s"],
+        latency_s=None if emulated else measured["latency_s"],
+        latency_p90_s=None if emulated else measured["latency_p90_s"],
         instructions=None,
         macs=local.macs(bundle / MODEL),
         arena_bytes=built.arena_bytes if built is not None else measured.get("arena_bytes"),

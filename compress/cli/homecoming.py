@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from compress.profiling.remote import Remote
 
 MEASUREMENTS = "measurements.json"
+TYPED = "engine"
+"""Where a bundle has the file that an engine is built from."""
 FRONT = "front.json"
 
 
@@ -41,6 +43,8 @@ def bring(bundle: Path, found: Remote) -> str:
     gets the measurement; an engine, which only the device could build, becomes an artifact once its accuracy was
     measured there too.
     """
+    if found.profile.latency_s is None:
+        return "printed only: it was emulated, so there is no latency"
     run, name = place_of(bundle)
     if run is None or name is None:
         return "printed only: the bundle isn't in the folder of a run"
@@ -98,7 +102,7 @@ def measured(candidate: Candidate, found: Remote, manifest: Manifest) -> Candida
     accuracy = found.measured.get("accuracy")
     if accuracy is None or not profile.golden_equal:
         return None
-    path = f"{profile.runtime}/model.onnx"
+    path = f"{TYPED}/model.onnx"
     entry = next(each for each in manifest.files if each.path == path)
     artifact = Artifact(
         path=f"candidates/{candidate.id}/{path}",

@@ -2,7 +2,7 @@
 
 Needs python 3.8 or later, numpy and tensorrt (10 or 11) and nothing else; without tensorrt's Python bindings, trtexec.
 
-python build_engine.py                     build, check, time; writes tensorrt/model.engine and measured.json
+python build_engine.py                     build, check, time; writes engine/model.engine and measured.json
 python build_engine.py --data FILE.npz     the accuracy too, of arrays "inputs" (as golden.npz has them) and "labels"
 python build_engine.py --dla 0             on a DLA (Jetson AGX Orin); lists the layers that fall back to the GPU
 
@@ -23,7 +23,7 @@ import sys
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-FOLDER = HERE / "tensorrt"
+FOLDER = HERE / "engine"
 WARM_UP_S, STEADY = 0.5, 0.05
 """Seconds of warm-up; the share by which a clock may move before that is reported."""
 
@@ -470,7 +470,7 @@ def with_trtexec(np, options, manifest, source, golden):
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
     (FOLDER / "trtexec.log").write_text(done.stdout, encoding="utf-8")
     if done.returncode != 0:
-        wrong = [line for line in done.stdout.splitlines() if "[E]" in line] or ["see tensorrt/trtexec.log"]
+        wrong = [line for line in done.stdout.splitlines() if "[E]" in line] or ["see engine/trtexec.log"]
         raise Problem("trtexec failed: %s" % wrong[0])
     outputs = json.loads((FOLDER / "output.json").read_text(encoding="utf-8"))
     values = np.array(outputs[0]["values"], np.float32).reshape((options.batch,) + tuple(manifest["output"]["shape"][1:]))

@@ -87,7 +87,7 @@ def test_a_second_call_loads_the_engine_and_another_release_builds_it_again(bund
 
 def test_the_timing_cache_is_kept_and_one_of_another_release_is_dropped(bundle, run):
     run()
-    length = len((bundle / "tensorrt" / "timing.cache").read_bytes())
+    length = len((bundle / "engine" / "timing.cache").read_bytes())
     assert f"cache of {length}" in run("--rebuild")[1].log
     assert run("--rebuild", version="11.4.0")[1].log[1:3] == [f"cache of {length}", "cache of 0"]
 
@@ -111,7 +111,7 @@ def test_wrong_outputs_exit_with_4(bundle, run, capsys):
 def test_what_a_dla_does_not_take_is_listed(bundle, run, capsys):
     import onnx
 
-    names = [node.name for node in onnx.load(bundle / "tensorrt" / "model.dla.onnx").graph.node]
+    names = [node.name for node in onnx.load(bundle / "engine" / "model.dla.onnx").graph.node]
     status, trt = run("--dla", "0", on_dla=names[:-2])
     assert status == 0
     assert measured(bundle)["dla_fallback"] == names[-2:]
@@ -145,10 +145,10 @@ def test_what_goes_wrong_is_one_line(run, capsys, behaviour, says):
 
 
 def test_a_damaged_bundle_is_not_built(bundle, run, capsys):
-    with (bundle / "tensorrt" / "model.onnx").open("ab") as file:
+    with (bundle / "engine" / "model.onnx").open("ab") as file:
         file.write(b"x")
     assert run()[0] == 4
-    assert "tensorrt/model.onnx has been changed" in capsys.readouterr().err
+    assert "engine/model.onnx has been changed" in capsys.readouterr().err
 
 
 def test_without_tensorrt_one_line_says_how_to_get_it(bundle, monkeypatch, capsys):
