@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ from compress.profiling.remote import Remote
 TIMEOUT_S = 120
 """How long a board is held."""
 REPEATS, MIN_MS = 20, 20
+CONNECT_S = 10
 
 
 def profile(bundle: Path, device: RpcDevice, tell: Callable[[str], None] = lambda message: None) -> Remote:
@@ -82,6 +84,8 @@ def _board(device: RpcDevice) -> Any:
     from tvm import rpc
 
     try:
+        with socket.create_connection((device.host, device.port), CONNECT_S):
+            pass  # TVM itself would try for a minute
         with contextlib.redirect_stdout(io.StringIO()):
             tracker = rpc.connect_tracker(device.host, device.port)
     except Exception as error:  # TVM raises whatever its sockets do
