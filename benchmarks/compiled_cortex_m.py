@@ -1,8 +1,8 @@
 """MLPerf Tiny's int8 ResNet-8 compiled for microcontrollers: instructions, working memory, flash, agreement.
 
-Instructions are counted by QEMU (``-icount``), one run of the library's ``model_run``; a count is not a time, and a core
-takes one to two cycles for some of them. Weights of fewer bits are the 8-bit ones rounded: sizes and counts depend on
-nothing else.
+Instructions are counted by QEMU (``-icount``), one run of the library's ``model_run``; a count is not a time, and a
+core takes one to two cycles for some of them. Weights of fewer bits are the 8-bit ones rounded: sizes and counts
+depend on nothing else.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def _row(core: str, target: Isa, bits: int, program: Program, images: NDArray[np
         "instructions_per_mac": round(counted.instructions / program.macs, 4),
         "arena_bytes": built.arena_bytes,
         "lower_bound_bytes": built.lower_bound_bytes,
+        "tensors_bytes": _tensors_bytes(program),
         "stack_bytes": built.stack_bytes,
         "flash_bytes": built.flash_bytes,
         "code_bytes": built.code_bytes,
@@ -89,6 +90,20 @@ def _row(core: str, target: Isa, bits: int, program: Program, images: NDArray[np
         "bit_exact": exact,
         "published_cycles": PUBLISHED_CYCLES.get(core) if bits == 8 else None,
     }
+
+
+def _tensors_bytes(program: Program) -> int:
+    """The most that an interpreter holds which runs operator by operator, each into memory of its own: tensors alone,
+    input and output of the network left out."""
+    ends = {*program.inputs, *program.outputs}
+    last = {name: index for index, op in enumerate(program.ops) for name in op.inputs}
+    alive: set[str] = set()
+    most = 0
+    for index, op in enumerate(program.ops):
+        alive |= {op.output} - ends
+        most = max(most, sum(program.tensors[name].bytes for name in alive))
+        alive -= {name for name in alive if last.get(name, -1) <= index}
+    return most
 
 
 def section(document: Mapping[str, Any]) -> str:
@@ -117,10 +132,13 @@ def section(document: Mapping[str, Any]) -> str:
     most = max(row["images"] for row in rows)
     cycles = ", ".join(f"{core} {figure / 1e6:.1f} million" for core, figure in PUBLISHED_CYCLES.items())
     return (
-        "MLPerf Tiny's image classification network with its own int8 weights, compiled to a library with no runtime and "
-        f"run by QEMU. {exact} of {len(rows)} builds equal the integer reference bit for bit, on up to {most} of the "
-        "images that MLPerf runs. Instructions are counted, requantization and all else included; they are not cycles. "
-        f"MLPerf Tiny v1.2's best entries take, in cycles: {cycles}. The arena excludes input and output; flash holds "
+        "MLPerf Tiny's image classification network with its own int8 weights, compiled to a library with no runtime "
+        f"and run by QEMU. {exact} of {len(rows)} builds equal the integer reference bit for bit, on up to {most} of "
+        "the images that MLPerf runs. Instructions are counted, requantization and all else included; they are no "
+        "cycles. "
+        f"MLPerf Tiny v1.2's best entries take, in cycles: {cycles}. The arena excludes input and output; "
+        f"tensors alone take {common.shown(rows[0]['tensors_bytes'])} bytes where each operator writes into memory of "
+        "its own, as in an interpreter. Flash holds "
         "code, constants and driver. Weights of fewer than 8 bits are rounded ones, for their size and count "
         f"only.\n\n{table}\n"
     )

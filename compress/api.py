@@ -62,6 +62,7 @@ def run(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     protect_classes: Sequence[int | str] = (),
+    tune: float | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
 ) -> Front:
@@ -84,6 +85,8 @@ def run(
         mean, std: of ``(x / 255 - mean) / std``, one number a channel.
         protect_classes: classes (names or indices) whose false negatives must not rise; see
             :mod:`compress.prune.protect`.
+        tune: seconds for timing the compiled kernels' register blocks on this machine, for the target ``cpu``; what was
+            found is kept and used again where this is given, 0 for nothing more than that.
         resume: go on with the unfinished run in ``out``.
         watcher: told how the run goes on.
 
@@ -109,6 +112,7 @@ def run(
         mean=mean,
         std=std,
         protect_classes=protect_classes,
+        tune=tune,
     )
     job = prepared.job
     path = Path(out) if out is not None else runfolder.default_path(job.name, job.target.name)
@@ -133,6 +137,7 @@ def prepare(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     protect_classes: Sequence[int | str] = (),
+    tune: float | None = None,
 ) -> Prepared:
     """Load and check everything that :func:`run` is given, without writing anything."""
     begin = time.perf_counter()
@@ -170,6 +175,7 @@ def prepare(
         runtime=runtime,
         device="cuda" if torch.cuda.is_available() else "cpu",
         protect_classes=class_indices(protect_classes, dataset, "--protect-classes"),
+        tune=tune,
     )
     proposals = check(job)
     configuration = {
@@ -187,6 +193,7 @@ def prepare(
         "samples": samples,
         "candidates": candidates,
         "runtime": runtime,
+        "tune": tune,
         "mean": [float(m) for m in dataset.mean],
         "std": [float(s) for s in dataset.std],
         "protect_classes": [dataset.classes[c] for c in job.protect_classes],

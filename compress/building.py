@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from compress import __version__, pipeline
-from compress.export import bundle
+from compress.export import bundle, tvm
 from compress.export import onnx as interchange
 from compress.export.made import Made
 from compress.export.manifest import GOLDEN, Manifest, TensorSpec
@@ -95,7 +96,11 @@ def build(
     for runtime in job.target.runtimes:
         progress(f"make the artifact for {runtime}")
         start = time.perf_counter()
-        made = EXPORTERS[runtime](state, folder, job.target)
+        settings: dict[str, Any] = {"runtime": runtime}
+        with ExitStack() as stack:
+            if job.tune is not None and runtime == tvm.RUNTIME:
+                settings |= _tuned(job, path, progress, stack)
+            made = EXPORTERS[runtime](state, folder, job.target)
         seconds = time.perf_counter() - start
         if isinstance(made, Unavailable):
             unavailable.append(made)
@@ -106,7 +111,7 @@ def build(
         if made.compiled is not None:
             size = records[-1].after if records else assessed.size
             notes = tuple(made.notes)
-            records.append(Record("compile", {"runtime": runtime}, seconds, size, size, notes))
+            records.append(Record("compile", settings, seconds, size, size, notes))
         progress(f"evaluate in {runtime}")
         artifact = _artifact(job, state, assessed, runtime, made, folder, Path("candidates") / name)
         (unavailable if isinstance(artifact, Unavailable) else found).append(artifact)  # type: ignore[arg-type]
@@ -127,6 +132,24 @@ def build(
     _bundle(job, state, candidate, folder, ends)
     write_json(folder / CANDIDATE, {"schema": SCHEMA, "candidate": candidate_document(candidate, on_front=False)})
     return candidate
+
+
+def _tuned(job: Job, path: Path, progress: Progress, stack: ExitStack) -> dict[str, Any]:
+    """Have kernels compiled with blocks that were timed on this machine; the seconds are the whole job's."""
+    from compress.export.kernels.dot_blocks import fixed
+    from compress.export.lowering import CannotLower, lower
+    from compress.profiling import tuning
+
+    assert job.tune is not None
+    spent = job.shared.setdefault("tuned_s", [0.0])
+    start = time.perf_counter()
+    try:
+        blocks = tuning.tune(lower(path), max(0.0, job.tune - spent[0]), progress)
+    except CannotLower:
+        return {}  # the exporter says why
+    spent[0] += time.perf_counter() - start
+    stack.enter_context(fixed(blocks))
+    return {"tuned_blocks": tuning.described(blocks)}
 
 
 def _artifact(

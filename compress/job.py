@@ -27,6 +27,7 @@ from compress.results import Estimate
 from compress.search import Proposal, ladder
 from compress.types import FLOAT32, Budget, Context, LayerSensitivity, Precision, Progress, Size, Stage, State, Target
 
+
 @dataclass(frozen=True)
 class Job:
     """What was asked for. ``prune`` and ``quantize`` are method names, None to leave that step out."""
@@ -45,6 +46,7 @@ class Job:
     runtime: str | None = None
     device: str = "cpu"
     protect_classes: tuple[int, ...] = ()
+    tune: float | None = None
     shared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property

@@ -35,6 +35,8 @@ def check(job: Job) -> tuple[Proposal, ...]:
         raise UnknownName("quantization method", job.quantize, [*quantizing.METHODS, "none"])
     if job.runtime is not None and job.runtime not in job.target.runtimes:
         raise UnknownName("runtime", job.runtime, job.target.runtimes, f"{job.target.name} runs these")
+    if job.tune is not None and not job.target.host:
+        raise BadInput(f"--tune times kernels on this machine, and {job.target.name} isn't it; leave --tune out")
     _numbers(job)
     check_finite(job.model.state_dict(), job.name)
     _forward(job)
@@ -76,6 +78,8 @@ def _numbers(job: Job) -> None:
     for name, limit in (("--latency", budget.latency_s), ("--ram", budget.ram_bytes), ("--flash", budget.flash_bytes)):
         if limit is not None and limit <= 0:
             raise BadInput(f"{name} must be above 0")
+    if job.tune is not None and not 0 <= job.tune < float("inf"):
+        raise BadInput(f"--tune {job.tune:g}: seconds, 0 or more")
     if budget.max_accuracy_drop is not None and budget.max_accuracy_drop < 0:
         raise BadInput(f"--max-drop {budget.max_accuracy_drop:g}: it is the loss that you allow, 0 or more")
 

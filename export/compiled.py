@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from compress.export.kernels import backends
 from compress.export.kernels.isa import Isa
-from compress.export.library import building
+from compress.export.library import building, toolchain
 from compress.export.library.building import BuiltLibrary
 from compress.export.library.golden import Golden
 from compress.export.library.interface import End
 from compress.export.lowering import lower
+from compress.export.lowering.ends import with_float_ends
 from compress.integer import program as p
 from compress.integer.reference import run
 from compress.integer.signedness import with_signedness
@@ -42,6 +43,9 @@ def compile_file(
 ) -> Compiled:
     """Compile an ONNX file with explicit Q/DQ pairs, or in float, into ``folder``.
 
+    For a device with an operating system the library takes and gives float32 in the file's order; for one without,
+    integers on the grids that its header names, channels last.
+
     Args:
         path: the file.
         isa: what to compile for.
@@ -55,6 +59,8 @@ def compile_file(
         BadInput: there is no kernel for it, or a compiler is there and fails.
     """
     program = with_signedness(lower(path), isa.signed)
+    if toolchain.hosted(isa):
+        program = with_float_ends(program)
     code = backends.assemble(program, isa)
     golden = None if golden_inputs is None else reference_golden(program, golden_inputs)
     built = building.build(code, isa, folder, name=name, golden=golden, file_shapes=program.file_shapes)

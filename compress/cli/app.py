@@ -91,6 +91,7 @@ def _job_options(command: Command) -> Command:
         _option(
             how, "--protect-classes", type=NAMES, metavar="C,C", help="Classes whose false negatives must not rise."
         ),
+        _option(how, "--tune", type=REAL, metavar="SECONDS", help="Time the compiled kernels' blocks here, for cpu."),
         _option(how, "--seed", type=WHOLE, metavar="N", help="Of all randomness. Default: 0."),
         _option(output, "--out", metavar="DIR", help="The run folder. Default: runs/MODEL-TARGET."),
         _option(output, "--resume", is_flag=True, help="Go on with an unfinished run; its options are known."),

@@ -31,7 +31,7 @@ BUDGET = {
 }
 """Option to the field of :class:`~compress.types.Budget`."""
 NAMED = ("model", "target", "data", "weights", "mean", "std", "protect_classes")
-SETTINGS = ("seed", "prune", "quantize", "epochs", "samples", "candidates", "runtime")
+SETTINGS = ("seed", "prune", "quantize", "epochs", "samples", "candidates", "runtime", "tune")
 
 
 def run(session: Session, typed: Mapping[str, Any]) -> int:

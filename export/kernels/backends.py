@@ -68,7 +68,7 @@ def assemble(program: Program, isa: Isa, prefix: str = "kernel") -> Code:
     Raises:
         BadInput: an operator has no kernel.
     """
-    from compress.export.kernels import aarch64, cortex_m, emit, x86
+    from compress.export.kernels import aarch64, cortex_m, emit, halos, x86
 
     program = with_signedness(program, isa.signed)
     if isa.family == "x86":
@@ -77,7 +77,7 @@ def assemble(program: Program, isa: Isa, prefix: str = "kernel") -> Code:
         return aarch64.assemble(program, isa, prefix)
     if isa.family == "cortex-m":
         return cortex_m.code(program, isa, prefix)
-    return emit.assemble(program, isa, prefix=prefix)
+    return emit.assemble(program, isa, layouts=halos.halos, prefix=prefix)
 
 
 __all__ = ["KNOWN", "assemble", "host", "isa_of"]

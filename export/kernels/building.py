@@ -73,7 +73,7 @@ def function(symbol: str, pointers: Sequence[tuple[str, str, int]], rows: int | 
             T.func_attr({"global_symbol": symbol, "tirx.noalias": True})
             data = [T.arg(name, T.ptr(dtype)) for name, dtype, _ in pointers]
             if rows is not None:
-                body.first, body.last = T.arg("first", T.var("int32")), T.arg("last", T.var("int32"))
+                body.first, body.last = T.arg("first", T.int32()), T.arg("last", T.int32())
             for (_, dtype, elements), address in zip(pointers, data, strict=True):
                 body.buffers.append(T.decl_buffer((max(elements, 1),), dtype, data=address))
             yield body
@@ -255,9 +255,10 @@ class Rescaling:
         names = ("multiplier", "half", "shift")
         return [(name, str(table.dtype), table.size) for name, table in zip(names, self.tables, strict=True)]
 
-    def numbers(self, width: int = 1) -> tuple[Any, ...]:
+    def numbers(self, width: int = 1) -> tuple[Any, Any, Any]:
         """The first of each, as numbers in the code."""
-        return tuple(constant(int(table[0]), str(table.dtype), width) for table in self.tables)
+        m, half, shift = (constant(int(table[0]), str(table.dtype), width) for table in self.tables)
+        return m, half, shift
 
 
 def rescaled(acc: Any, multiplier: Any, half: Any, shift: Any, high: bool, width: int = 1) -> Any:
@@ -271,7 +272,7 @@ def rescaled(acc: Any, multiplier: Any, half: Any, shift: Any, high: bool, width
     return (product + half) >> T.cast(shift, wide)
 
 
-def requantized(acc: Any, factors: tuple[Any, ...], to: Requantize, high: bool, dtype: str, width: int = 1) -> Any:
+def requantized(acc: Any, factors: tuple[Any, Any, Any], to: Requantize, high: bool, dtype: str, width: int = 1) -> Any:
     """Accumulators on the output's grid, clamped, of the output's type.
 
     The clamp stands in front of the zero point: factors of more than 1 may leave 32 bits.
@@ -286,7 +287,8 @@ def requantized(acc: Any, factors: tuple[Any, ...], to: Requantize, high: bool, 
     """
     from tvm.tirx.script import builder as T
 
-    value = rescaled(acc, *factors, high, width)
+    m, half, shift = factors
+    value = rescaled(acc, m, half, shift, high, width)
     low, top = (constant(limit - to.zero_point, "int32" if high else "int64", width) for limit in (to.low, to.high))
     bounded = clamp(value, low, top)
     if not high:

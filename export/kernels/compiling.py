@@ -40,16 +40,25 @@ def lower(kernels: Sequence[Kernel], target: Any) -> Any:
 
 def object_file(kernels: Sequence[Kernel], isa: Isa) -> bytes:
     """The kernels as one relocatable object file."""
+    return _object(_built(kernels, isa))
+
+
+def object_and_assembly(kernels: Sequence[Kernel], isa: Isa) -> tuple[bytes, str]:
+    """Both :func:`object_file` and :func:`assembly`, of one compilation."""
     built = _built(kernels, isa)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "kernels.o"
-        built.write_to_file(str(path))
-        return path.read_bytes()
+    return _object(built), str(built.inspect_source("asm"))
 
 
 def assembly(kernels: Sequence[Kernel], isa: Isa) -> str:
     """The kernels' assembly, to be looked at."""
     return str(_built(kernels, isa).inspect_source("asm"))
+
+
+def _object(built: Any) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernels.o"
+        built.write_to_file(str(path))
+        return path.read_bytes()
 
 
 def _built(kernels: Sequence[Kernel], isa: Isa) -> Any:

@@ -9,6 +9,7 @@ from compress.export.kernels.code import Code
 from compress.export.kernels.isa import Isa
 from compress.integer.program import Op, Program
 
+
 def code(program: Program, isa: Isa, prefix: str = "kernel") -> Code:
     """The kernels of a program whose 8-bit tensors are signed; all images lie densely.
 
@@ -35,7 +36,12 @@ def budgets(program: Program) -> dict[str, int]:
         alive |= {op.output} - ends
         sizes = [program.tensors[name].bytes for name in alive]
         held[op.output], largest[op.output] = sum(sizes), max(sizes, default=0)
-        if isinstance(op, fusion.ConvolutionAdd) and last[op.inputs[1]] == index and {op.inputs[1], op.output} <= alive:
+        if (
+            isinstance(op, fusion.ConvolutionAdd)
+            and last[op.inputs[1]] == index
+            and op.inputs[0] != op.inputs[1]
+            and {op.inputs[1], op.output} <= alive
+        ):
             held[op.output] -= program.tensors[op.output].bytes  # the addition is done in place
         kinds = (cortex_m_convolution, cortex_m_depthwise)
         least[op.output] = max(kind.scratch_bytes(op, program.tensors) for kind in kinds)

@@ -1,4 +1,5 @@
-"""The inner loops of Cortex-M's depthwise convolutions, in assembly: four channels of two neighbouring pixels at a time.
+"""The inner loops of Cortex-M's depthwise convolutions, in assembly: four channels of two neighbouring pixels at a
+time.
 
 Inputs and weights stand as pairs of int16, channels 0 and 2 in one word, 1 and 3 in the next. A tap takes an ``ldrd``
 for the weights, one for each pixel and eight ``smlabb`` or ``smlatt``: 11 instructions for 8 products. Requantization
@@ -19,11 +20,12 @@ ARGUMENTS = (
     "channels", "left", "columns", "rows", "x_start", "y_start", "down", "out_row",
     "step", "y_step", "last_step", "y_last", "low", "high",
 )  # fmt: skip
-"""``x``, ``y``: addresses of the first pixel's inputs and outputs, ``x_start``, ``y_start`` again; ``row``: bytes from one row
-of inputs to the next under the kernel; ``weights``, ``end``: addresses of the first weight and behind the last;
-``channels``: bytes from an output pixel to the next; ``left`` and ``columns``: pairs of pixels in a row; ``rows``; ``down``,
-``out_row``: bytes from an output row's inputs, and outputs, to the next row's; ``step``, ``y_step``: bytes to the next pair;
-``last_step``, ``y_last``: to a row's last one, which overlaps where a row is odd; ``low``, ``high``: limits."""
+"""``x``, ``y``: addresses of the first pixel's inputs and outputs, ``x_start``, ``y_start`` again; ``row``: bytes from
+one row of inputs to the next under the kernel; ``weights``, ``end``: addresses of the first weight and behind the
+last; ``channels``: bytes from an output pixel to the next; ``left`` and ``columns``: pairs of pixels in a row;
+``rows``; ``down``, ``out_row``: bytes from an output row's inputs, and outputs, to the next row's; ``step``,
+``y_step``: bytes to the next pair; ``last_step``, ``y_last``: to a row's last one, which overlaps where a row is odd;
+``low``, ``high``: limits."""
 ADDRESSES = ("x", "y", "end", "weights", "x_start", "y_start")
 SUMS = ("r4", "r5", "r6", "r7", "r8", "r9", "r10", "r11")
 

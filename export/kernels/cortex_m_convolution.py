@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from compress.export.kernels import cortex_m_dot, cortex_m_tiles
 from compress.export.kernels.building import HIGH
 from compress.export.kernels.code import Placed
-from compress.export.kernels.cortex_m_tables import GEOMETRY, Kind
+from compress.export.kernels.cortex_m_tables import GEOMETRY, Kind, as_bytes, halves, narrow, words
 from compress.export.kernels.cortex_m_tiles import Saturation, Tiles
-from compress.export.kernels.cortex_m_weights import PLAIN, UNITS, pack, register_words
+from compress.export.kernels.cortex_m_weights import LINE_ZEROS, PLAIN, UNITS, pack, register_words
 from compress.export.kernels.cortex_m_writing import kernel
 from compress.export.kernels.dot import stored_bits
 from compress.export.kernels.emitted import Emitted
@@ -30,6 +30,8 @@ from compress.integer.program import Add, Convolution, Op, Requantize, Tensor
 
 PIXELS = 128
 """Output pixels for which weights are unpacked once, at most; more hardly spare anything."""
+LINE = 4096
+"""Weights of a linear layer from which on a kernel of its own is worth its code."""
 LARGEST_SHIFT = 54
 """Up to this shift the zero point fits beside the rounding term; see :mod:`cortex_m_tiles`."""
 
@@ -40,8 +42,7 @@ class Layer:
 
     Attributes:
         kind: of the kernel.
-        table: int32: :data:`GEOMETRY`, with an addition :data:`ADDITION`, then :attr:`Kind.entry` words a pair of
-            output channels.
+        table: int32: :data:`GEOMETRY`, with an addition :data:`ADDITION`, then what :attr:`Kind.first_entry` says.
         weights: int32 (pairs * words,).
         scratch: bytes.
         once: no output is computed twice, so that an addition may be done in place.
@@ -73,7 +74,8 @@ class Emit:
         ends = [placed[name] for name in (*op.inputs, op.output)]
         if any(place.layout is not None for place in ends) or ends[0].tensor.dtype != "int8":
             return None
-        return _emitted(op, _layer(convolution, ends[0].tensor, ends[-1].tensor, self.budgets.get(op.output, 0)), isa, symbol)
+        layer = _layer(convolution, ends[0].tensor, ends[-1].tensor, self.budgets.get(op.output, 0), op is convolution)
+        return _emitted(op, layer, isa, symbol)
 
 
 def scratch_bytes(op: Op, tensors: Mapping[str, Tensor]) -> int:
@@ -81,7 +83,7 @@ def scratch_bytes(op: Op, tensors: Mapping[str, Tensor]) -> int:
     convolution = _convolution(op)
     if convolution is None:
         return 0
-    return _layer(convolution, tensors[op.inputs[0]], tensors[op.output], 0).scratch
+    return _layer(convolution, tensors[op.inputs[0]], tensors[op.output], 0, op is convolution).scratch
 
 
 def _convolution(op: Op) -> Convolution | None:
@@ -112,7 +114,7 @@ def image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (1,) * (3 - len(shape)) + shape  # type: ignore[return-value]  # at most three axes
 
 
-def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Layer:
+def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int, alone: bool) -> Layer:
     (height, width, channels), (out_h, out_w, outputs) = image(source.shape), image(target.shape)
     kernel_h, kernel_w = op.weight.shape[1:3]
     if (kernel_h, kernel_w) == (1, 1) and op.strides == (1, 1) and not any(op.padding):
@@ -124,7 +126,8 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
     bits = stored(op, weight)
     unit = UNITS[bits]
     packed = pack(weight, bits)
-    unpacked = register_words(packed.shape[1], bits)
+    line = alone and out_h * out_w == 1 == kernel_h * kernel_w and op.weight.size >= LINE
+    unpacked = 0 if line else register_words(packed.shape[1], bits)
     row = max((out_w - 1) * op.strides[1] + kernel_w, op.padding[1] + width) * own // 2
     span = (kernel_h - 1) * op.dilations[0] + 1
     # Two pixels lie half a row apart where rows are even, else half a block of rows.
@@ -132,7 +135,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
 
     def scratch(rows: int) -> int:
         # Behind the last row the last step may read a few numbers that meet weights of zero.
-        return (unpacked + ((rows - 1) * op.strides[0] + span) * row + 2 * steps) * 4
+        return int(unpacked + ((rows - 1) * op.strides[0] + span) * row + 2 * steps + (LINE_ZEROS if line else 0)) * 4
 
     block = min(out_h, 2)
     while block < out_h and block * out_w < PIXELS and scratch(min(block + 2, out_h)) <= budget:
@@ -140,8 +143,9 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
     last = max(outputs - 2, 0)
     starts = np.minimum(np.arange(0, outputs, 2), last)
     chosen = np.stack([starts, np.minimum(starts + 1, outputs - 1)], axis=1)
+    short = op.requantize is not None and high(op.requantize, unit)
     tiles = None
-    if op.requantize is not None and high(op.requantize, unit):
+    if op.requantize is not None and short and not line:
         limits = saturation(op.requantize.low, op.requantize.high)
         tiles = Tiles(limits, None)
     unrolled = cortex_m_dot.unroll(steps) if tiles is None else 1
@@ -151,37 +155,37 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
         "span": span, "row": row, "left": op.padding[1] * own // 2,
         "right": row - (op.padding[1] + width) * own // 2,
         "groups": width * channels // 4 if aligned else width,
-        "channels": channels, "zero": (source.zero_point & 0xFFFF) * 0x10001,
+        "channels": channels, "zero": source.zero_point,
         "pairs": len(starts), "last": last, "second": min(outputs - 1, 1), "words": packed.shape[1],
         "skip": op.dilations[0] * row * 4 - steps * 8, "turns": turns, "end": kernel_h * steps * 4,
-        "images": unpacked, "split": 2 if by_rows else 1, "down": op.strides[0] * row,
+        "images": unpacked, "split": int(by_rows), "down": op.strides[0] * row,
         "apart": 0 if by_rows else out_w // 2 * op.strides[1] * own // 2,
         "columns": out_w if by_rows else -(-out_w // 2), "step": op.strides[1] * own // 2,
         "out_row": out_w * outputs, "out_apart": 0 if by_rows else out_w // 2 * outputs, "outputs": outputs,
         "out_zero": 0, "low": 0, "high": 0, "entry": entry,
+        "blocks": -(-out_h // block),
     }  # fmt: skip
+    geometry["x_row"] = (geometry["down"] - geometry["columns"] * geometry["step"]) * 4
+    geometry["y_row"] = geometry["out_row"] - geometry["columns"] * outputs
     correction = op.weight.astype(np.int64).reshape(outputs, -1).sum(axis=1) * source.zero_point
     bias = wrap((op.bias.astype(np.int64) - correction) << unit).astype(np.int32)[chosen]
     if op.requantize is None:
         assert op.scale is not None
         # Taking 2^unit out of the scale is exact.
         scale = (np.broadcast_to(op.scale, outputs) / np.float32(1 << unit)).astype(np.float32)
-        columns = [bias, scale.view(np.int32)[chosen]]
+        columns, tail = [bias, scale.view(np.int32)[chosen]], np.zeros(0, np.int32)
     else:
         how = op.requantize
         geometry |= {"out_zero": how.zero_point, "low": how.low, "high": how.high}
         multiplier = np.broadcast_to(how.multiplier.ravel(), outputs)[chosen]
         shift = (np.broadcast_to(how.shift.ravel(), outputs) + unit)[chosen]
-        columns = [bias, multiplier, shift[:, :1] | shift[:, 1:] << 8]
-    kind = Kind(bits, tiles, unrolled, target.dtype == "float32")
+        columns, tail = [bias, multiplier], as_bytes(shift.astype(np.int64))
+    numbers = [geometry[name] for name in GEOMETRY]
+    kind = Kind(bits, not narrow(numbers), tiles, unrolled, target.dtype == "float32", line, short)
     entries = np.concatenate(columns, axis=1).astype(np.int32).reshape(-1)
-    table = np.concatenate([_words([geometry[name] for name in GEOMETRY]), entries])
+    table = np.concatenate([words(numbers) if kind.wide else halves(numbers), entries, tail])
     once = outputs % 2 == 0 and (by_rows or out_w % 2 == 0)
     return Layer(kind, table, packed.reshape(-1), scratch(block), once)
-
-
-def _words(numbers: list[int]) -> NDArray[np.int32]:
-    return wrap(np.array(numbers, np.int64)).astype(np.int32)
 
 
 def _folded(pixels: int) -> tuple[int, int]:
@@ -239,9 +243,9 @@ def _with_addition(layer: Layer, op: ConvolutionAdd) -> Layer:
     """The layer with the words of :data:`ADDITION` in front of its pairs."""
     add, own, tiles = op.add, op.own, layer.kind.tiles
     assert tiles is not None
-    words = [add.multipliers[own], add.multipliers[1 - own], _constant(op), add.shift, add.low, add.high]
+    numbers = [add.multipliers[own], add.multipliers[1 - own], _constant(op), add.shift, add.low, add.high]
     kind = replace(layer.kind, tiles=replace(tiles, addition=saturation(add.low, add.high)))
-    return replace(layer, kind=kind, table=np.insert(layer.table, len(GEOMETRY), _words(words)))
+    return replace(layer, kind=kind, table=np.insert(layer.table, kind.head, words(numbers)))
 
 
 __all__ = ["Emit", "fusable", "high", "image", "saturation", "scratch_bytes", "stored"]

@@ -28,7 +28,7 @@ from compress.integer.program import Convolution, Op, Tensor
 GEOMETRY = (
     "out_rows", "block", "stride", "top", "in_rows", "span", "row", "left", "width", "right", "channels", "zero",
     "groups", "words", "end", "images", "dilated", "down", "columns", "last_step", "y_last", "out_row", "out_zero",
-    "low", "high",
+    "low", "high", "blocks",
 )  # fmt: skip
 """Words in front of a layer's table, as in :mod:`cortex_m_tables`; then for each group of channels four biases, four
 multipliers and a word of four shifts."""
@@ -107,7 +107,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
     row, span = columns * 2, (kernel_h - 1) * op.dilations[0] + 1
 
     def scratch(block: int) -> int:
-        return (unpacked + ((block - 1) * op.strides[0] + span) * row) * 4
+        return int(unpacked + ((block - 1) * op.strides[0] + span) * row) * 4
 
     block = min(out_h, ROWS)
     while block < min(out_h, MOST_ROWS) and scratch(block + 1) <= budget:
@@ -122,7 +122,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
         "end": kernel_h * kernel_w * 2, "images": unpacked, "dilated": op.dilations[0] * row * 4,
         "down": op.strides[0] * row * 4, "columns": pairs, "last_step": last * op.strides[1] * 8,
         "y_last": last * channels, "out_row": out_w * channels, "out_zero": how.zero_point, "low": how.low,
-        "high": how.high,
+        "high": how.high, "blocks": -(-out_h // block),
     }  # fmt: skip
     chosen = starts[:, None] + np.arange(4)
     correction = taps.astype(np.int64).sum(axis=1) * source.zero_point
@@ -151,7 +151,7 @@ def _kernel(kind: Kind, isa: Isa, symbol: str) -> Kernel:
         def g(name: str) -> Expr:
             return table[GEOMETRY.index(name)]
 
-        with imported(isa.triple, functions), T.serial((g("out_rows") + g("block") - 1) // g("block")) as block:
+        with imported(isa.triple, functions), T.serial(g("blocks")) as block:
             first = let(block * g("block"))
             rows = let(T.min(g("block"), g("out_rows") - first))
             with T.serial(g("groups")) as group:

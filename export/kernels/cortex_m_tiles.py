@@ -1,13 +1,13 @@
 """The inner loops of Cortex-M's convolutions, in assembly: two pixels by two output channels at a time.
 
 Activations and weights stand as pairs of int16 in memory. Four steps of the sum over inputs take one ``ldm`` for the
-weights of both channels, an ``ldrd`` for each pixel and eight ``smlad``: 11 instructions for 16 products. The loop needs
-four sums, four weights, two activations, three pointers and a counter, which is every register that the core has;
-LLVM's allocator spills there. So the loop over a block's pixels is a function in assembly, and all else is compiled around
-it. Its arguments lie on the stack, where it keeps what changes too.
+weights of both channels, an ``ldrd`` for each pixel and eight ``smlad``: 11 instructions for 16 products. The loop
+needs four sums, four weights, two activations, three pointers and a counter, which is every register that the core
+has; LLVM's allocator spills there. So the loop over a block's pixels is a function in assembly, and all else is
+compiled around it. Its arguments lie on the stack, where it keeps what changes too.
 
-With ``acc * M = 2^32 h + l`` and shifts s of 33 to 54, ``(acc * M + 2^(s-1)) >> s`` plus the zero point z is
-``(h + 2^(s-33) + (z << (s-32))) >> (s-32)``: ``smmla``, a shift and a saturation. Nothing overflows, as |h| <= 2^30, the
+With ``acc * M = 2^32 h + l`` and shifts s of 33 to 54, ``(acc * M + 2^(s-1)) >> s`` plus the zero point z is ``(h +
+2^(s-33) + (z << (s-32))) >> (s-32)``: ``smmla``, a shift and a saturation. Nothing overflows, as |h| <= 2^30, the
 rounding term is at most 2^21 and the zero point's at most 2^29.
 """
 
@@ -18,7 +18,7 @@ from typing import Literal
 
 from compress.export.kernels.cortex_m_assembly import Function
 
-UNROLL = 12
+UNROLL = 8
 """Steps of four inputs in a turn of the loop. The first turn may begin in the middle, so any number will do."""
 STEP_BYTES = 44
 """Of the instructions of a step."""
@@ -33,11 +33,11 @@ ARGUMENTS = (
     "m0", "half0", "shift0", "m1", "half1", "shift1", "second",
     "left", "columns", "rows", "x_row", "y_row", "low", "high", "entry",
 )  # fmt: skip
-"""``x0``, ``x1``: addresses of the first two pixels' inputs; ``y0``, ``y1``: of their outputs; ``bias``: what sums start
-with; ``weights``, ``end``: addresses of the first weight and behind the last; ``skip``: bytes from the end of a segment
-of inputs to the next one; ``turns``: of the loop in a segment; ``step``, ``y_step``: bytes to the next two pixels;
-``second``: bytes from an output to the second channel's; ``left`` and ``columns``: pairs of pixels in a row; ``rows``;
-``x_row``, ``y_row``: bytes from a row's end to the next row; ``low``, ``high``: limits; ``entry``: bytes of
+"""``x0``, ``x1``: addresses of the first two pixels' inputs; ``y0``, ``y1``: of their outputs; ``bias``: what sums
+start with; ``weights``, ``end``: addresses of the first weight and behind the last; ``skip``: bytes from the end of a
+segment of inputs to the next one; ``turns``: of the loop in a segment; ``step``, ``y_step``: bytes to the next two
+pixels; ``second``: bytes from an output to the second channel's; ``left`` and ``columns``: pairs of pixels in a row;
+``rows``; ``x_row``, ``y_row``: bytes from a row's end to the next row; ``low``, ``high``: limits; ``entry``: bytes of
 code that a segment's first turn leaves out, and once the function runs the address where it begins."""
 ADDRESSES = ("x0", "x1", "y0", "y1", "weights", "end", "other0")
 ADDITION = ("own", "other", "constant", "shift", "other0", "add_low", "add_high")
@@ -87,8 +87,8 @@ def turns(steps: int) -> tuple[int, int]:
 def assembly(tiles: Tiles) -> list[str]:
     """The function's instructions.
 
-    r0 and r1 point to the pixels' inputs, r12 to the weights; r2 and r3 are activations, r4 to r7 weights, r8 to r11 the
-    sums (pixel 0 channel 0, pixel 0 channel 1, pixel 1 channel 0, pixel 1 channel 1), lr counts.
+    r0 and r1 point to the pixels' inputs, r12 to the weights; r2 and r3 are activations, r4 to r7 weights, r8 to r11
+    the sums (pixel 0 channel 0, pixel 0 channel 1, pixel 1 channel 0, pixel 1 channel 1), lr counts.
     """
     step = [
         "ldmia r12!, {r4, r5, r6, r7}",

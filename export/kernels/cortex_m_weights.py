@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.export.kernels.cortex_m_assembly import Function
+from compress.export.kernels.vectors import Expr, intrinsic, let, view
 
 UNITS = {8: 0, 4: 4, 2: 6, 1: 6}
 """By stored bits: the logarithm of what an unpacked weight is multiplied with."""
@@ -85,6 +86,35 @@ FILL = Function(
 """``f(int32 *target, int value, int words)``: the value in every word."""
 
 
+LINE_ZEROS = 8
+"""Words of zeros behind inputs that meet the last packed words of weights, whose last fields are no weights."""
+
+
+def unpacked(word: Expr, bits: int) -> list[Expr]:
+    """The ``8 / bits`` words of int8 that a word of packed weights holds, each times ``2^UNITS[bits]``."""
+    from tvm import tirx
+
+    if bits == 8:
+        return [word]
+    found = []
+    for i in range(8 // bits):
+        field = word if i == 0 else word << tirx.const(i * bits, "int32")
+        value = field & tirx.const(_signed((0xFF << (8 - bits)) & 0xFF), "int32")
+        if bits == 1:  # a set bit is -1: 0xc0, else 0x40
+            value = value | tirx.const(_signed(0x40), "int32")
+        found.append(let(value))
+    return found
+
+
+def in_registers(word: Expr) -> tuple[Expr, Expr]:
+    """What :func:`widen` makes of a word of int8: bytes 0 and 2, bytes 1 and 3."""
+    from tvm import tirx
+
+    bits = view(word, "uint32")
+    rotated = view((bits >> tirx.const(8, "uint32")) | (bits << tirx.const(24, "uint32")), "int32")
+    return let(intrinsic("int32", "llvm.arm.sxtb16", word)), let(intrinsic("int32", "llvm.arm.sxtb16", rotated))
+
+
 def pack(weight: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
     """Rows of int8 weights as words; :func:`widen` is the other way.
 
@@ -113,9 +143,24 @@ def _unsigned(byte: int) -> int:
     return byte * 0x01010101
 
 
+def _signed(byte: int) -> int:
+    return int(np.uint32(_unsigned(byte)).astype(np.int32))
+
+
 def register_words(words: int, bits: int) -> int:
     """Words of int16 pairs that unpacking ``words`` packed words writes."""
     return words * 2 * (8 // bits)
 
 
-__all__ = ["FILL", "PLAIN", "UNITS", "WIDEN_PIXELS", "pack", "register_words", "widen"]
+__all__ = [
+    "FILL",
+    "LINE_ZEROS",
+    "PLAIN",
+    "UNITS",
+    "WIDEN_PIXELS",
+    "in_registers",
+    "pack",
+    "register_words",
+    "unpacked",
+    "widen",
+]

@@ -9,10 +9,10 @@ from compress.export.kernels import cortex_m_dot, cortex_m_tiles
 from compress.export.kernels.building import clamp
 from compress.export.kernels.code import Kernel
 from compress.export.kernels.cortex_m_assembly import imported
-from compress.export.kernels.cortex_m_tables import ADDITION, GEOMETRY, Kind
-from compress.export.kernels.cortex_m_weights import FILL, WIDEN_PIXELS, widen
+from compress.export.kernels.cortex_m_tables import ADDITION, ENTRY, GEOMETRY, Kind
+from compress.export.kernels.cortex_m_weights import FILL, LINE_ZEROS, WIDEN_PIXELS, in_registers, unpacked, widen
 from compress.export.kernels.isa import Isa
-from compress.export.kernels.vectors import Expr, let, view
+from compress.export.kernels.vectors import Expr, cast, intrinsic, let, view
 
 HUGE = 1 << 28
 """Elements of buffers whose size the kernel reads from its table."""
@@ -29,12 +29,20 @@ def kernel(kind: Kind, isa: Isa, symbol: str) -> Kernel:
             # The addition's other operand may lie where the output does.
             T.func_attr({"global_symbol": symbol, "tirx.noalias": not kind.add})
             names = [("x", "int8"), *([("other", "int8")] if kind.add else [])]
-            names += [("y", "float32" if kind.floats else "int8"), ("w", "int32"), ("table", "int32"), ("scratch", "int32")]
+            names += [
+                ("y", "float32" if kind.floats else "int8"),
+                ("w", "int32"),
+                ("table", "int32"),
+                ("scratch", "int32"),
+            ]
             data = {name: T.arg(name, T.ptr(dtype)) for name, dtype in names}
             buffers = {name: T.decl_buffer((HUGE,), dtype, data=data[name]) for name, dtype in names}
-            functions = [FILL, WIDEN_PIXELS, *(widen(bits) for bits in sorted({8, kind.bits}))]
+            functions = [FILL, WIDEN_PIXELS, *(widen(bits) for bits in sorted({8} if kind.line else {8, kind.bits}))]
             if kind.tiles is not None:
                 functions.append(cortex_m_tiles.function(kind.tiles))
+            # The same memory as numbers of fewer bits; nothing writes it.
+            for name, dtype in (("halves", "int16"), ("shifts", "int8")):
+                buffers[name] = T.decl_buffer((HUGE,), dtype, data=data["table"])
             with imported(isa.triple, functions), cortex_m_dot.imported(isa.triple, kind.unroll):
                 _Writer(kind, buffers).write()
         return Kernel(symbol, ib.get())
@@ -46,17 +54,28 @@ class _Writer:
     def __init__(self, kind: Kind, buffers: Mapping[str, Any]) -> None:
         self.kind, self.buffers = kind, buffers
         self.scratch, self.table = buffers["scratch"], buffers["table"]
+        self.halves, self.shifts = buffers["halves"], buffers["shifts"]
 
     def geometry(self, name: str) -> Expr:
-        """A word of the table."""
-        return self.table[(GEOMETRY + ADDITION).index(name)]
+        """A number of the table."""
+        if name in ADDITION:
+            return self.table[self.kind.head + ADDITION.index(name)]
+        index = GEOMETRY.index(name)
+        return self.table[index] if self.kind.wide else cast(self.halves[index], "int32")
 
     def write(self) -> None:
         """All of the kernel."""
+        from tvm import tirx
         from tvm.tirx.script import builder as T
 
         g = self.geometry
-        with T.serial((g("out_rows") + g("block") - 1) // g("block")) as block:
+        if self.kind.line:
+            self._widen_rows(tirx.const(0, "int32"), tirx.const(1, "int32"))
+            FILL(T.address_of(self.scratch[g("row")]), tirx.const(0, "int32"), tirx.const(LINE_ZEROS, "int32"))
+            with T.serial(g("pairs")) as pair:
+                self._line(pair)
+            return
+        with T.serial(g("blocks")) as block:
             first = let(block * g("block"))
             rows = let(T.min(g("block"), g("out_rows") - first))
             self._widen_rows(first, rows)
@@ -70,7 +89,8 @@ class _Writer:
     def _fill(self, at: Expr, count: Expr) -> None:
         from tvm.tirx.script import builder as T
 
-        FILL(T.address_of(self.scratch[at]), self.geometry("zero"), count)
+        zero = self.geometry("zero")
+        FILL(T.address_of(self.scratch[at]), (zero & 0xFFFF) | (zero << 16), count)
 
     def _widen_rows(self, first: Expr, rows: Expr) -> None:
         from tvm.tirx.script import builder as T
@@ -103,17 +123,46 @@ class _Writer:
         widen(self.kind.bits)(T.address_of(self.scratch[0]), packed, words)
 
     def _entry(self, pair: Expr) -> list[Expr]:
-        start = let(self.kind.first_entry + pair * self.kind.entry)
-        return [let(self.table[start + i]) for i in range(self.kind.entry)]
+        """Two biases, two multipliers or scales, and two shifts."""
+        start = let(self.kind.first_entry + pair * ENTRY)
+        found = [let(self.table[start + i]) for i in range(ENTRY)]
+        if self.kind.floats:
+            return found
+        behind = (self.kind.first_entry + self.geometry("pairs") * ENTRY) * 4 + pair * 2
+        return found + [let(cast(self.shifts[behind + i], "int32")) for i in range(2)]
 
     def _halves(self, rows: Expr) -> tuple[Expr, Expr, Expr]:
         """Rows of pairs of pixels, and how far apart the two are in the inputs and in the outputs."""
         from tvm.tirx.script import builder as T
 
         g = self.geometry
-        turns, split = let(rows // g("split")), let(g("split") == 2)
+        turns, split = let(rows >> g("split")), let(g("split") == 1)
         apart = let(T.Select(split, turns * g("down"), g("apart")))
         return turns, apart, let(T.Select(split, turns * g("out_row"), g("out_apart")))
+
+    def _line(self, pair: Expr) -> None:
+        """Two output channels of one pixel. A word of packed weights serves steps of both: fields 0, 2, ... are the
+        first channel's, fields 1, 3, ... the second's; of 8 bits two words make a step."""
+        from tvm.tirx.script import builder as T
+
+        g, numbers, w, x = self.geometry, self._entry(pair), self.buffers["w"], self.scratch
+        sums = T.alloc_buffer((2,), "int32", scope="local")
+        for i in range(2):
+            T.buffer_store(sums, numbers[i], [i])
+        at = let(pair * g("words"))
+        each = 2 if self.kind.bits == 8 else 1
+        steps = max(4 // self.kind.bits, 1)
+        with T.serial(g("words") >> (each - 1)) as i:
+            fields = [field for k in range(each) for field in unpacked(let(w[at + i * each + k]), self.kind.bits)]
+            for step in range(steps):
+                inputs = [let(x[(i * steps + step) * 2 + half]) for half in range(2)]
+                for channel in range(2):
+                    for value, weight in zip(inputs, in_registers(fields[step * 2 + channel]), strict=True):
+                        total = intrinsic("int32", "llvm.arm.smlad", value, weight, sums[channel])
+                        T.buffer_store(sums, total, [channel])
+        channel = let(T.min(pair * 2, g("last")))
+        for i, place in enumerate((channel, channel + g("second"))):
+            T.buffer_store(self.buffers["y"], self._scaled(sums[i], numbers, i), [place])
 
     def _tiles(self, first: Expr, rows: Expr, pair: Expr) -> None:
         from tvm import tirx
@@ -121,8 +170,8 @@ class _Writer:
 
         g, tiles = self.geometry, self.kind.tiles
         assert tiles is not None
-        bias0, bias1, m0, m1, shifts = self._entry(pair)
-        shift = [let((shifts & 255) - 32), let((shifts >> 8) - 32)]
+        bias0, bias1, m0, m1, *shifts = self._entry(pair)
+        shift = [let(each - 32) for each in shifts]
         one = tirx.const(1, "int32")
         half = [let((one << (each - 1)) + (g("out_zero") << each)) for each in shift]
         turns, apart, out_apart = self._halves(rows)
@@ -136,7 +185,7 @@ class _Writer:
             "skip": g("skip"), "end": T.address_of(self.scratch[g("end")]), "step": g("step") * 4,
             "y_step": g("outputs"), "m0": m0, "half0": half[0], "shift0": shift[0], "m1": m1, "half1": half[1],
             "shift1": shift[1], "second": g("second"), "left": columns, "columns": columns, "rows": turns,
-            "x_row": (g("down") - columns * g("step")) * 4, "y_row": g("out_row") - columns * g("outputs"),
+            "x_row": g("x_row"), "y_row": g("y_row"),
             "low": g("low"), "high": g("high"), "entry": g("entry"),
         }  # fmt: skip
         if tiles.addition is not None:
@@ -174,9 +223,15 @@ class _Writer:
         g = self.geometry
         if self.kind.floats:
             return T.cast(acc, "float32") * view(numbers[2 + which], "float32")
-        shifts = T.cast((numbers[4] >> 8) if which else (numbers[4] & 255), "int64")
+        shifts = T.cast(numbers[4 + which], "int64")
         one = tirx.const(1, "int64")
         product = T.cast(acc, "int64") * T.cast(numbers[2 + which], "int64")
+        if self.kind.high:
+            # As in cortex_m_tiles.
+            shift = let(numbers[4 + which] - 32)
+            half = (tirx.const(1, "int32") << (shift - 1)) + (g("out_zero") << shift)
+            value = (T.cast(product >> tirx.const(32, "int64"), "int32") + half) >> shift
+            return T.cast(clamp(value, g("low"), g("high")), "int8")
         value = ((product + (one << (shifts - one))) >> shifts) + T.cast(g("out_zero"), "int64")
         return T.cast(clamp(value, T.cast(g("low"), "int64"), T.cast(g("high"), "int64")), "int8")
 

@@ -6,6 +6,9 @@ fewer, and ``ISSUE`` instructions; only ratios matter.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,7 +52,7 @@ def registers(dot: Dot, block: Block) -> int:
         held = {1: 1, 2: 1}.get(dot.steps, 3)
         return accumulators + block.pixels * held + 2 * wide + held
     weights = block.vectors * block.taps * dot.operands
-    scratch = 0 if dot.steps == 1 else 1
+    scratch = 0 if dot.steps == 1 else 2  # a product, and the mask of even bytes
     return accumulators + weights + dot.operands + scratch
 
 
@@ -88,10 +91,59 @@ def cycles(
     )
 
 
-@lru_cache(maxsize=4096)
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What a block is chosen for: a strategy by name, and the arguments of :func:`cycles`."""
+
+    dot: str
+    width: int
+    vectors: int
+    kernel: int
+    stride: int
+    dilation: int
+    steps: int
+
+
+_FIXED: ContextVar[Mapping[Shape, Block]] = ContextVar("_FIXED", default={})  # noqa: B039  # never written to
+_ASKED: ContextVar[dict[Shape, Dot] | None] = ContextVar("_ASKED", default=None)
+
+
+@contextmanager
+def fixed(blocks: Mapping[Shape, Block]) -> Iterator[None]:
+    """Within it these blocks are taken for their shapes, as they were measured, in place of the model's."""
+    token = _FIXED.set(blocks)
+    try:
+        yield
+    finally:
+        _FIXED.reset(token)
+
+
+@contextmanager
+def asked() -> Iterator[dict[Shape, Dot]]:
+    """The shapes that blocks are chosen for within it."""
+    found: dict[Shape, Dot] = {}
+    token = _ASKED.set(found)
+    try:
+        yield found
+    finally:
+        _ASKED.reset(token)
+
+
 def choose(dot: Dot, width: int, vectors: int, kernel: int, stride: int, dilation: int, steps: int) -> Block:
-    """The block of fewest cycles that leaves enough registers; see :func:`cycles`."""
-    best: tuple[float, Block] | None = None
+    """The block that was measured to be best, where :func:`fixed` has one, else the model's."""
+    shape = Shape(f"{type(dot).__name__}{dot.lanes}", width, vectors, kernel, stride, dilation, steps)
+    known = _ASKED.get()
+    if known is not None:
+        known[shape] = dot
+    return _FIXED.get().get(shape) or ranked(dot, width, vectors, kernel, stride, dilation, steps)[0]
+
+
+@lru_cache(maxsize=4096)
+def ranked(
+    dot: Dot, width: int, vectors: int, kernel: int, stride: int, dilation: int, steps: int
+) -> tuple[Block, ...]:
+    """The blocks that leave enough registers, those of fewest cycles first; see :func:`cycles`."""
+    found: list[tuple[float, int, Block]] = []
     for taps in sorted({1, kernel}):
         if dot.streams_weights and taps > 1:
             continue
@@ -100,11 +152,10 @@ def choose(dot: Dot, width: int, vectors: int, kernel: int, stride: int, dilatio
                 block = Block(pixels, count, taps)
                 if registers(dot, block) > dot.registers and pixels * count * taps > 1:
                     continue
-                found = cycles(dot, block, width, vectors, kernel, stride, dilation, steps)
-                if best is None or found < best[0]:
-                    best = found, block
-    assert best is not None
-    return best[1]
+                cost = cycles(dot, block, width, vectors, kernel, stride, dilation, steps)
+                found.append((cost, len(found), block))
+    assert found
+    return tuple(block for _, _, block in sorted(found, key=lambda each: each[:2]))
 
 
-__all__ = ["Block", "choose", "columns", "cycles", "registers"]
+__all__ = ["Block", "Shape", "asked", "choose", "columns", "cycles", "fixed", "ranked", "registers"]

@@ -27,20 +27,13 @@ from compress.export.kernels.dot_blocks import Block, choose, columns
 from compress.export.kernels.dot_requantize import Epilogue, Residual, Sum
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.fusion import ConvolutionAdd
+from compress.export.kernels.halos import needed
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.vectors import Expr, assign, let, load, numbers, variable
 from compress.integer.program import Convolution, Op
 
 RESIDENT_BYTES = 16 * 1024
 """Weights up to this size stay in the first-level cache: then rows are the outer loop, else channel blocks."""
-SHORT = 1
-"""Inner loops of at most so many steps are unrolled."""
-
-
-def reach(size: int, out: int, kernel: int, stride: int, dilation: int, before: int) -> tuple[int, int]:
-    """How far the windows stick out of an axis of ``size``: in front and behind."""
-    last = (out - 1) * stride + (kernel - 1) * dilation - before
-    return max(before, 0), max(last - (size - 1), 0)
 
 
 def image(place: Placed) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
@@ -50,24 +43,17 @@ def image(place: Placed) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     return (1,) * missing + shape, (0,) * missing + strides  # type: ignore[return-value]
 
 
-def halo(op: Convolution, source: tuple[int, ...], target: tuple[int, ...]) -> tuple[int, int, int, int]:
-    """The halo of the input that the operator's windows need: top, left, bottom, right."""
-    top, bottom = reach(source[0], target[0], op.weight.shape[1], op.strides[0], op.dilations[0], op.padding[0])
-    left, right = reach(source[1], target[1], op.weight.shape[2], op.strides[1], op.dilations[1], op.padding[1])
-    return top, left, bottom, right
-
-
 def covered(op: Convolution, source: Placed, target: Placed) -> bool:
     """Whether the input's halo is wide enough."""
-    needed = halo(op, image(source)[0], image(target)[0])
     there = source.layout.halo if source.layout is not None else (0, 0, 0, 0)
-    return all(a <= b for a, b in zip(needed, there, strict=True))
+    return all(a <= b for a, b in zip(needed(op, image(source)[0], image(target)[0]), there, strict=True))
 
 
 def folded_bias(op: Convolution, zero_point: int) -> NDArray[np.int32]:
     """``bias - z * sum of the weights``, modulo 2^32."""
     sums = op.weight.astype(np.int64).reshape(op.weight.shape[0], -1).sum(1)
-    return (op.bias.astype(np.int64) - zero_point * sums).astype(np.int32)
+    folded: NDArray[np.int32] = (op.bias.astype(np.int64) - zero_point * sums).astype(np.int32)
+    return folded
 
 
 @dataclass(frozen=True)
@@ -163,7 +149,7 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
     convolution = op
     if isinstance(op, ConvolutionAdd):
         convolution, residual = op.convolution, Residual(op.add, op.own, op.zero_points)
-    if not isinstance(convolution, Convolution):
+    if not isinstance(convolution, Convolution) or convolution.depthwise:
         return None
     source, target = placed[op.inputs[0]], placed[op.output]
     if source.tensor.dtype != ("int8" if isa.signed else "uint8") or not covered(convolution, source, target):
@@ -220,7 +206,7 @@ class _Kernel:
         if self.other is not None:
             pointers.append(pointer("other", self.other))
         pointers.append(pointer("y", self.target))
-        names = ("weights", "bias", "multiplier" if self.op.scale is None else "scale", "rounding", "shift")
+        names = ("weights", "bias", "multiplier" if self.op.scale is None else "scale", "rounding", "shift", "addition")
         pointers += [(name, str(c.dtype), c.size) for name, c in zip(names, constants, strict=False)]
         with function(symbol, pointers, self.rows) as body:
             self._nest(body)
@@ -358,4 +344,4 @@ def span(first: Expr, last: Expr) -> Iterator[Expr]:
         yield index
 
 
-__all__ = ["Geometry", "covered", "emit", "folded_bias", "geometry", "halo", "image", "span"]
+__all__ = ["Geometry", "covered", "emit", "folded_bias", "geometry", "image", "span"]

@@ -92,7 +92,10 @@ class _Kernel:
         self.groups = -(-self.kernel[0] // ROWS) if self.vectors > 1 else self.kernel[0]
         self.bits = self._bits()
         self.bias = folded_bias(op, source.tensor.zero_point)
-        self.pixels = min(4 if dot.operands == 1 else 2, target.tensor.shape[1])
+        # Beside the weights of a group of rows and a column's vectors, as many pixels' sums as stay in registers.
+        room = dot.registers - self.vectors * (self.kernel[1] * dot.operands + 2)
+        wide = min(max(room // self.vectors, 2), 4)
+        self.pixels = min(4 if self.vectors == 1 else wide, image(target)[0][1])
 
     def _bits(self) -> int:
         """Zero rows fill up groups of rows, so one bit isn't enough there."""

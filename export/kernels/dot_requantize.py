@@ -50,6 +50,14 @@ class Residual:
     own: int
     zero_points: tuple[int, int]
 
+    def constants(self, signed: bool) -> NDArray[np.int32]:
+        """What the kernel reads: the sums' multiplier, the other's, the constant, the shift. They are no part of the
+        code, so that layers of one shape share it."""
+        own, other = self.add.multipliers[self.own], self.add.multipliers[1 - self.own]
+        constant, _ = self.constant(*((-128, 127) if signed else (0, 255)))
+        wrapped = np.int64(constant).astype(np.int32)  # sums are modulo 2^32
+        return np.array([own, other, wrapped, self.add.shift], np.int32)
+
     def constant(self, low: int, high: int) -> tuple[int, bool]:
         """The addition's constant, and whether the zero point is part of it: where sums stay within 32 bits with it.
 
@@ -145,9 +153,8 @@ class Epilogue:
         if self.folded:
             rounding = rounding + (np.int64(self.requantize.zero_point) << shift)
         arrays += [spread(self.requantize.multiplier.astype(np.int32), 0), np.ascontiguousarray(rounding[:, lanes])]
-        if self.upper:
-            return [*arrays, (shift - 32).astype(np.int32)]
-        return [*arrays, np.ascontiguousarray(shift[:, lanes])]
+        arrays.append((shift - 32).astype(np.int32) if self.upper else np.ascontiguousarray(shift[:, lanes]))
+        return arrays if self.residual is None else [*arrays, self.residual.constants(self.dot.signed)]
 
     def store(self, sums: Sequence[Sum], buffers: Sequence[Any], out: Any, base: Expr, other: Any, at: Expr) -> None:
         """Writes the results of a block.
@@ -170,7 +177,7 @@ class Epilogue:
                 loaded[key] = self._load(buffers, one.vector)
             value = self._rescaled(self._whole(one.value, loaded[key][0]), loaded[key])
             if self.residual is not None:
-                value = self._added(value, other, at + one.other)
+                value = self._added(value, other, at + one.other, buffers[-1])
             values.append(let(value))
         low, high = (
             (self.requantize.low, self.requantize.high)
@@ -188,7 +195,7 @@ class Epilogue:
         """Bias, multiplier, rounding of each piece, shift or shifts."""
         lanes = self.dot.lanes
         at = vector * lanes
-        bias, multiplier, rounding, shift = buffers
+        bias, multiplier, rounding, shift = buffers[:4]
         first = let(load(bias, at, lanes)) if self.unit else None
         pieces, step = len(self.pieces()), len(self.pieces()[0])
         roundings = tuple(let(load(rounding, at + i * step, step)) for i in range(pieces))
@@ -232,23 +239,16 @@ class Epilogue:
         words = [view(product, typed("int32", size)) for product in products]
         return shuffle(words, [place[lane] for lane in range(self.dot.lanes)])
 
-    def _added(self, value: Expr, other: Any, at: Expr) -> Expr:
+    def _added(self, value: Expr, other: Any, at: Expr, numbers_of_addition: Any) -> Expr:
         """The residual addition, not clamped."""
         assert self.residual is not None
         assert self.requantize is not None
-        lanes, residual = self.dot.lanes, self.residual
-        to, add = self.requantize, residual.add
-
-        def every(number: int) -> Expr:
-            return numbers([number] * lanes, "int32")
-
-        own, its = add.multipliers[residual.own], add.multipliers[1 - residual.own]
+        lanes, to, add = self.dot.lanes, self.requantize, self.residual.add
         low, high = (-128, 127) if self.dot.signed else (0, 255)
-        constant, folded = residual.constant(low, high)
-        value = bounded(value, every(to.low), every(to.high))
-        addend = cast(load(other, at, lanes), "int32")
-        total = (value * every(own) + (addend * every(its) + every(constant))) >> every(add.shift)
-        return total if folded else total + every(add.zero_point)
+        own, its, constant, shift = (splat(load(numbers_of_addition, i, 1), lanes) for i in range(4))
+        value = bounded(value, numbers([to.low] * lanes, "int32"), numbers([to.high] * lanes, "int32"))
+        total = (value * own + (cast(load(other, at, lanes), "int32") * its + constant)) >> shift
+        return total if self.residual.constant(low, high)[1] else total + numbers([add.zero_point] * lanes, "int32")
 
     def _store_bytes(self, values: list[Expr], sums: Sequence[Sum], out: Any, base: Expr, low: int, high: int) -> None:
         """Up to four vectors as bytes, saturated, clamped, in runs that are as long as can be."""

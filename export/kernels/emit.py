@@ -87,9 +87,11 @@ class _Assembly:
             self.extra[root] = max(self.extra.get(root, 0), emitted.extra_read)
         here = self.placed[op.output]
         shared = []
+        roots = [self.aliases.get(name, (name, 0))[0] for name in op.inputs]
         for index in emitted.in_place:
             there = self.placed[op.inputs[index]]
-            if there.bytes == here.bytes and there.layout == here.layout:
+            # Memory that is an input twice is read in two ways, and one of them may not be done with it.
+            if roots.count(roots[index]) == 1 and there.bytes == here.bytes and there.layout == here.layout:
                 shared.append((op.output, op.inputs[index]))
         self._add(op.inputs, op.output, emitted, tuple(shared), op.name)
         if here.layout is not None and any(here.layout.halo) and not emitted.fills_halo:

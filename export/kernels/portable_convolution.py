@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.export.kernels.axes import Axis, axes_of
 from compress.export.kernels.building import (
     Rescaling,
     clamp,
@@ -30,95 +31,14 @@ from compress.export.kernels.building import (
     vector,
 )
 from compress.export.kernels.code import Placed
-from compress.export.kernels.emitted import Emitted, flat
+from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.packing import Packing
 from compress.integer.program import Convolution, FloatConvolution, Op
 
-ACCUMULATORS: Mapping[int, tuple[int, int, int]] = {16: (24, 12, 4), 8: (12, 6, 3), 4: (24, 8, 4), 1: (16, 4, 4)}
-"""By lanes: vectors of accumulators, most pixels, most vectors of output channels in a block."""
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """Rows or columns of a convolution.
-
-    Attributes:
-        size, out, kernel, stride, dilation, before: of the input, the output, the window; ``before`` is padding.
-        pitch, out_pitch, tap: elements from one to the next in the input, the output and the window.
-        free: no window leaves the memory.
-    """
-
-    size: int
-    out: int
-    kernel: int
-    stride: int
-    dilation: int
-    before: int
-    pitch: int
-    out_pitch: int
-    tap: int
-    free: bool
-
-    @property
-    def inner(self) -> tuple[int, int]:
-        """First output index whose window lies in memory, and the one behind the last."""
-        if self.free:
-            return 0, self.out
-        low = -(-self.before // self.stride)
-        high = (self.size - 1 - (self.kernel - 1) * self.dilation + self.before) // self.stride + 1
-        high = min(high, self.out)
-        return (low, high) if low < high else (0, 0)
-
-    def taps(self, index: Any) -> tuple[Any, Any]:
-        """First tap inside the image of the window of an output index, and the one behind the last."""
-        from tvm.tirx.script import builder as T
-
-        start = index * self.stride - self.before
-        low, high = 0 - start, self.size - start
-        if self.dilation > 1:
-            low, high = ((edge + self.dilation - 1) // self.dilation for edge in (low, high))
-        if isinstance(index, int):
-            low = max(low, 0)
-            return low, max(min(high, self.kernel), low)
-        low = T.max(low, 0)
-        return low, T.max(T.min(high, self.kernel), low)
-
-
-def _axes(op: Convolution | FloatConvolution, x: Placed, y: Placed) -> tuple[Axis, Axis]:
-    """Rows and columns, arranged so that there are many columns."""
-    shape, out = _image(x.tensor.shape), _image(y.tensor.shape)
-    pitches, out_pitches = _pitches(x), _pitches(y)
-    halo = x.layout.halo if x.layout is not None else (0, 0, 0, 0)
-    axes = []
-    for k in range(2):
-        size, count, kernel = shape[k], out[k], op.weight.shape[1 + k]
-        before = op.padding[k]
-        behind = (count - 1) * op.strides[k] + (kernel - 1) * op.dilations[k] - before - (size - 1)
-        free = halo[k] >= before and halo[k + 2] >= behind
-        tap = op.weight.shape[2] if k == 0 else 1
-        pitch, out_pitch = pitches[k], out_pitches[k]
-        axes.append(Axis(size, count, kernel, op.strides[k], op.dilations[k], before, pitch, out_pitch, tap, free))
-    rows, columns = axes
-    pointwise = rows.kernel == columns.kernel == 1 and rows.stride == columns.stride == 1 and not any(op.padding)
-    if pointwise and columns.out < 4 and rows.out > 1 and flat(x) and flat(y):
-        count = rows.out * columns.out
-        one = Axis(1, 1, 1, 1, 1, 0, rows.pitch, rows.out_pitch, 1, True)
-        return one, Axis(count, count, 1, 1, 1, 0, columns.pitch, columns.out_pitch, 1, True)
-    return (columns, rows) if columns.size == columns.out == 1 else (rows, columns)
-
-
-def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(H, W, C); sequences (T, C) are one row."""
-    rows, columns, channels = (1,) * (3 - len(shape)) + shape
-    return rows, columns, channels
-
-
-def _pitches(place: Placed) -> tuple[int, int]:
-    shape = _image(place.tensor.shape)
-    if len(place.tensor.shape) == 3:
-        return place.strides[0], place.strides[1]
-    return shape[1] * shape[2], shape[2]
+REGISTERS: Mapping[int, tuple[int, int, int]] = {16: (32, 12, 4), 8: (16, 8, 3), 4: (32, 8, 4), 1: (16, 4, 4)}
+"""By lanes: registers for accumulators, activations and one vector of weights; most pixels and most vectors of output
+channels in a block."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -137,6 +57,7 @@ class _Plan:
     groups: int
     outputs: int
     inputs: int
+    pairs: bool
 
     @property
     def blocks(self) -> int:
@@ -152,22 +73,34 @@ class _Plan:
 
 
 def _plan(op: Convolution | FloatConvolution, x: Placed, y: Placed, isa: Isa) -> _Plan:
-    rows, columns = _axes(op, x, y)
+    rows, columns = axes_of(op, x, y)
     depthwise = op.weight.shape[3] == 1 and op.groups == op.weight.shape[0] and op.groups > 1
     groups, inputs = (1, 1) if depthwise else (op.groups, op.weight.shape[3])
     outputs = op.weight.shape[0] // groups
     bits = op.weight_bits if isinstance(op, Convolution) else 32
     width = lanes(isa)
-    room, most, vectors = ACCUMULATORS[width]
+    room, most, vectors = REGISTERS[width]
     if isa.family == "cortex-m":
-        room, most, vectors = 4, 2, 2
-    vectors = {4: 2, 3: 8, 2: 4, 1: 8}[bits] if depthwise and bits < 8 else min(vectors, -(-outputs // width))
+        room, most, vectors = 8, 2, 2
+    if width == 1 and bits < 8:
+        room = 11
+    # Two sums in a 64-bit register, one above the other, as long as the lower one can't overflow into the other.
+    pairs = isa.triple.startswith("riscv64") and isinstance(op, Convolution) and not depthwise and 1 < bits <= 8
+    pairs = pairs and outputs > 1 and op.weight[0].size << (bits + 7) < 2**31
+    vectors = {4: 2, 3: 8, 2: 4, 1: 8}[bits] if depthwise and bits < 8 else _fitting(-(-outputs // width), vectors)
+    vectors += vectors % 2 if pairs else 0
     low, high = columns.inner
     count = max(high - low, 1)
-    most = max(1, min(most, room // vectors, count))
+    held = vectors // 2 if pairs else vectors
+    most = max(1, min(most, (room - 1) // (held + 1), count))
     pixels = min(range(1, most + 1), key=lambda p: (-(-count // p) * (p + 1), -p))
     packing = Packing.of(bits, vectors, width, inputs)
-    return _Plan(op, x, y, isa, rows, columns, packing, pixels, depthwise, groups, outputs, inputs)
+    return _Plan(op, x, y, isa, rows, columns, packing, pixels, depthwise, groups, outputs, inputs, pairs)
+
+
+def _fitting(count: int, most: int) -> int:
+    """How many of ``count`` vectors a block takes: few blocks, with little in the last one that doesn't count."""
+    return min(range(1, most + 1), key=lambda v: (-(-count // v) * (v + 0.5), -v))
 
 
 def _constants(plan: _Plan) -> tuple[list[NDArray[Any]], list[tuple[str, str, int]], Rescaling | None]:
@@ -209,10 +142,13 @@ class _Writer:
 
         plan, packing, width = self.plan, self.plan.packing, self.plan.packing.width
         vectors = packing.vectors
-        acc = registers(pixels * vectors * width, plan.kind)
+        held = pixels * vectors // 2 if plan.pairs else pixels * vectors * width
+        acc = registers(held, "int64" if plan.pairs else plan.kind)
         sums = registers(pixels, "int32") if self.masked else None
         first = (group * plan.blocks + block) * packing.block
-        for v in range(vectors):
+        for k in range(held) if plan.pairs else ():
+            put(acc, constant(0, "int64"), k, 1)
+        for v in range(0 if plan.pairs else vectors):
             for p in range(pixels):
                 start = constant(0, plan.kind, width) if self.masked else load(self.bias, first + v * width, width)
                 put(acc, start, (p * vectors + v) * width, width)
@@ -268,6 +204,9 @@ class _Writer:
                     put(values, self._value(corner + p * pitch + u, 1), p, 1)
                     if sums is not None:
                         put(sums, sums[p] + values[p], p, 1)
+            if plan.pairs and values is not None:
+                self._pairs(acc, values, [self._weights(words, weights, u, v) for v in range(vectors)], pixels)
+                continue
             for v in range(vectors):
                 w = self._weights(words, weights, u, v)
                 held = registers(width, plan.kind)
@@ -279,6 +218,19 @@ class _Writer:
                     else:
                         value = splat(values[p], width)
                     put(acc, self._sum(load(acc, place, width), value, load(held, 0, width)), place, width)
+
+    def _pairs(self, acc: Any, values: Any, weights: list[Any], pixels: int) -> None:
+        """``a + 2^32 b += x (u + 2^32 w)``: two products by one multiplication, exact while ``a`` stays in 32 bits."""
+        from tvm.tirx.script import builder as T
+
+        count = len(weights) // 2
+        for k in range(count):
+            both = registers(1, "int64")
+            low, high = (T.cast(w, "int64") for w in weights[2 * k : 2 * k + 2])
+            put(both, low + (high << constant(32, "int64")), 0, 1)
+            for p in range(pixels):
+                place = p * count + k
+                put(acc, acc[place] + T.cast(values[p], "int64") * both[0], place, 1)
 
     def _value(self, offset: Any, width: int) -> Any:
         """Activations less their zero point."""
@@ -346,7 +298,7 @@ class _Writer:
         width, dtype = packing.width, plan.y.tensor.dtype
         for v in range(-(-count // width)):
             for p in range(pixels):
-                value = load(acc, (p * packing.vectors + v) * width, width)
+                value = self._total(acc, p, v, first)
                 if sums is not None:
                     bias = load(self.bias, first + v * width, width)
                     value = bias + value * constant(2, "int32", width) - splat(sums[p], width)
@@ -359,6 +311,19 @@ class _Writer:
                 put(part, result, 0, width)
                 for k in range(count - v * width):
                     put(self.y, part[k], place + k, 1)
+
+    def _total(self, acc: Any, pixel: int, index: int, first: Any) -> Any:
+        """What a block's accumulators hold for a pixel and a vector of channels."""
+        from tvm.tirx.script import builder as T
+
+        packing = self.plan.packing
+        if not self.plan.pairs:
+            return load(acc, (pixel * packing.vectors + index) * packing.width, packing.width)
+        both = acc[(pixel * packing.vectors + index) // 2]
+        value = T.cast(both, "int32")
+        if index % 2:
+            value = T.cast((both - T.cast(value, "int64")) >> constant(32, "int64"), "int32")
+        return value + self.bias[first + index]
 
     def _result(self, value: Any, channel: Any, width: int) -> Any:
         """What stands in the output for an accumulator."""

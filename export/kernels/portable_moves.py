@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from compress.export.kernels.building import at, dot, function, loops, pointer, 
 from compress.export.kernels.code import Placed
 from compress.export.kernels.emitted import Emitted, flat
 from compress.export.kernels.isa import Isa
-from compress.integer.program import Concatenate, Copy, Lookup, Op, View
+from compress.integer.program import Concatenate, Constant, Copy, Lookup, Op, View
 
 
 def number(value: Any, dtype: str) -> Any:
@@ -143,6 +144,19 @@ def lookup(op: Lookup, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> E
     return Emitted(body.done, (np.ascontiguousarray(op.table, target.tensor.dtype),), in_place=(0,))
 
 
+def constant(op: Constant, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
+    """The network's own numbers, written where a tensor is."""
+    target = placed[op.output]
+    held = np.ascontiguousarray(op.value, target.tensor.dtype).reshape(-1)
+    with function(symbol, [pointer("y", target), ("values", target.tensor.dtype, held.size)]) as body:
+        y, values = body.buffers
+        shape = target.tensor.shape
+        dense = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+        with loops(shape) as index:
+            store(y, values[dot(dense, index, 0)], at(target, *index))
+    return Emitted(body.done, (held,))
+
+
 def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
     """The kernel, if the operator only moves numbers."""
     match op:
@@ -154,6 +168,8 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
             return concatenate(op, placed, isa, symbol)
         case Lookup():
             return lookup(op, placed, isa, symbol)
+        case Constant():
+            return constant(op, placed, isa, symbol)
         case _:
             return None
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.export.kernels.axes import Axis
 from compress.export.kernels.building import (
     Rescaling,
     at,
@@ -28,7 +29,6 @@ from compress.export.kernels.building import (
 from compress.export.kernels.code import Placed
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
-from compress.export.kernels.portable_convolution import Axis
 from compress.export.kernels.spans import span, widths
 from compress.integer.program import LIMITS, FloatPool, FloatReduce, Op, Pool, Resize
 

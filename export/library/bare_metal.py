@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from compress.errors import BadInput, CheckFailed
 
@@ -38,6 +38,7 @@ class Board:
         fpu: the core has a floating-point unit that must be switched on.
         start_up: the template of the start-up code.
         modes: more arguments of the emulator.
+        vectors: where the core looks for its vectors, if that isn't the start of flash.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Board:
     fpu: bool = True
     start_up: str = "startup.c"
     modes: tuple[str, ...] = ()
+    vectors: int | None = None
 
     @property
     def instructions_per_tick(self) -> float:
@@ -79,7 +81,7 @@ BOARDS: Mapping[str, Board] = {
     ),
     "cortex-m55": Board(
         "cortex-m55", "Arm MPS3 AN547", "qemu-system-arm", "mps3-an547", "arm-none-eabi-",
-        _cortex_m("cortex-m55", "auto"), (0, 512 * 1024), (0x01000000, 2 * _M), 32e6,
+        _cortex_m("cortex-m55", "auto"), (0x01000000, 2 * _M), (0x21000000, 4 * _M), 32e6, vectors=0,
     ),
     # Its counter of retired instructions is the clock.
     "generic-rv32": Board(
@@ -93,20 +95,47 @@ BOARDS: Mapping[str, Board] = {
 
 def files(board: Board, stack_bytes: int = STACK_BYTES) -> dict[str, str]:
     """Start-up code, linker script and semihosting for the board, by file name."""
+    return _rendered((board.start_up, "semihosting.h", "semihosting.c", "board.ld"), board, stack_bytes, {})
+
+
+def example(board: Board, words: Mapping[str, Any], stack_bytes: int = STACK_BYTES) -> dict[str, str]:
+    """A program that runs the golden inputs on the board, or in the emulator with ``make run``, by file name.
+
+    Args:
+        board: which.
+        words: the library's, as its own templates get them.
+        stack_bytes: what the linker script keeps free.
+    """
+    names = (board.start_up, "semihosting.h", "semihosting.c", "board.ld", "golden_main.c", "Makefile")
+    made = _rendered(names, board, stack_bytes, words)
+    made["main.c"] = made.pop("golden_main.c")
+    return made
+
+
+def _rendered(names: Sequence[str], board: Board, stack_bytes: int, words: Mapping[str, Any]) -> dict[str, str]:
     import jinja2
 
     folder = resources.files("compress.export") / "templates" / "bare_metal"
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                                      keep_trailing_newline=True, autoescape=False)  # fmt: skip
     values = {
-        "title": board.title, "fpu": board.fpu, "instructions_per_tick": f"{board.instructions_per_tick:g}",
-        "flash_origin": board.flash[0], "flash_bytes": board.flash[1], "ram_origin": board.ram[0],
-        "ram_bytes": board.ram[1], "stack_bytes": stack_bytes, "riscv": "riscv" in board.compiler,
+        **words, "title": board.title, "fpu": board.fpu, "riscv": "riscv" in board.compiler,
+        "instructions_per_tick": f"{board.instructions_per_tick:g}", "flash_origin": board.flash[0],
+        "flash_bytes": board.flash[1], "ram_origin": board.ram[0], "ram_bytes": board.ram[1],
+        "stack_bytes": stack_bytes, "vectors": board.vectors, "start_up": board.start_up, "compiler": board.compiler,
+        "flags": " ".join(board.flags), "command": " ".join(_command(board.emulator, board)),
     }  # fmt: skip
     return {
         name: environment.from_string((folder / f"{name}.j2").read_text(encoding="utf-8")).render(values)
-        for name in (board.start_up, "semihosting.h", "semihosting.c", "board.ld")
+        for name in names
     }
+
+
+def _command(emulator: str, board: Board) -> list[str]:
+    return [
+        emulator, "-machine", board.machine, *board.modes, "-nographic", "-monitor", "none", "-serial", "none",
+        "-icount", "shift=0", "-semihosting-config", "enable=on,target=native",
+    ]  # fmt: skip
 
 
 def link(folder: Path, sources: Sequence[str], board: Board, *, stack_bytes: int = STACK_BYTES) -> Path:
@@ -146,10 +175,7 @@ def emulate(program: Path, board: Board, timeout_s: float = TIMEOUT_S) -> str:
     emulator = shutil.which(board.emulator)
     if emulator is None:
         raise BadInput(f"{board.emulator} is missing; install QEMU (Debian: qemu-system-arm, qemu-system-misc).")
-    command = [
-        emulator, "-machine", board.machine, *board.modes, "-nographic", "-monitor", "none", "-serial", "none",
-        "-icount", "shift=0", "-semihosting-config", "enable=on,target=native", "-kernel", str(program.resolve()),
-    ]  # fmt: skip
+    command = [*_command(emulator, board), "-kernel", str(program.resolve())]
     try:
         done = subprocess.run(
             command, cwd=program.parent, capture_output=True, text=True, check=False, timeout=timeout_s,
@@ -165,4 +191,4 @@ def emulate(program: Path, board: Board, timeout_s: float = TIMEOUT_S) -> str:
     return said
 
 
-__all__ = ["BOARDS", "Board", "emulate", "files", "link"]
+__all__ = ["BOARDS", "Board", "emulate", "example", "files", "link"]

@@ -5,7 +5,7 @@
     library/
     ├── README.md, library.json      what it is; the same for programs
     ├── src/NAME.h, NAME.c, ...      the C, for any toolchain
-    ├── lib/NAME_kernels.o           the kernels
+    ├── lib/NAME_kernels.o           the kernels; NAME_kernels.c too, where they are plain scalar code
     ├── lib/libNAME.a, libNAME.so    linked, where a compiler is there
     ├── golden/main.c                runs the golden inputs and says "ok"
     ├── CMakeLists.txt
@@ -28,7 +28,7 @@ from compress.errors import BadInput, CheckFailed, MissingCompiler
 from compress.export.kernels import compiling
 from compress.export.kernels.code import Code
 from compress.export.kernels.isa import Isa
-from compress.export.library import c_driver, elf, layouts, memory_plan, rendering, sizes, toolchain
+from compress.export.library import c_driver, elf, layouts, memory_plan, rendering, sizes, stripping, toolchain
 from compress.export.library.golden import Golden
 from compress.export.library.interface import Interface, checked_name, ends
 from compress.serial import from_json, mismatch, to_json, write_atomic
@@ -124,12 +124,16 @@ def build(
     threads = toolchain.hosted(isa)
     interface = c_driver.interface_of(name, isa, plan, ends(code, file_shapes), threads)
     kernels = c_driver.kernels(code)
-    compiled = compiling.object_file(kernels, isa)
-    stack = sizes.stack_bytes(compiling.assembly(kernels, isa)) + CALLER_STACK
+    whole, listing = compiling.object_and_assembly(kernels, isa)
+    compiled = stripping.stripped(whole)
+    stack = sizes.stack_bytes(listing) + CALLER_STACK
     driver = c_driver.Driver(code, plan, interface, isa, stack)
     files = driver.sources(golden)
     files[f"lib/{name}_kernels.o"] = compiled
-    files |= layouts.files(driver, compiled, golden is not None)
+    portable = isa.dot == "none" and "+f" not in isa.features
+    if portable:
+        files[f"lib/{name}_kernels.c"] = compiling.c_source(kernels).encode()
+    files |= layouts.files(driver, compiled, golden is not None, portable)
     for path, content in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / path, content)

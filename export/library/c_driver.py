@@ -43,7 +43,7 @@ _AVX2 = 1 << 3 | 1 << 5 | 1 << 8  # BMI1, AVX2, BMI2
 _AVX512 = _AVX2 | 1 << 16 | 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31  # F, DQ, CD, BW, VL
 PROCESSORS: Mapping[str, Processor] = {
     "vnni512": Processor("AVX-512 with VNNI", "0xe6", hex(_AVX512), hex(1 << 11)),
-    "vnni256": Processor("AVX2 with AVX-VNNI", "0x6", hex(_AVX2), "", hex(1 << 4)),
+    "vnni256": Processor("AVX2 with AVX-VNNI", "0x6", hex(_AVX2), hex(1 << 8), hex(1 << 4)),  # and GFNI
     "avx2": Processor("AVX2 and FMA", "0x6", hex(_AVX2)),
 }
 """By :attr:`Isa.dot`."""
@@ -189,7 +189,7 @@ class Driver:
             return f"a + {self.plan.offsets[argument]}"
         root = self.roots[argument]
         end = next(end for end in (*self.interface.inputs, *self.interface.outputs) if end.name == root.name)
-        return f"{end.identifier}_ + {root.offset}"
+        return f"bytes_of_{end.identifier} + {root.offset}"
 
     @cached_property
     def roots(self) -> Mapping[str, liveness.Root]:

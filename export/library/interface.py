@@ -7,6 +7,7 @@ QuantizeLinear and DequantizeLinear do, bit for bit.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -164,8 +165,8 @@ def ends(code: Code, file_shapes: Mapping[str, Sequence[int]] | None = None) -> 
             if np.prod(file_shape, dtype=np.int64) != tensor.elements:
                 raise ValueError(f"{name!r} has shape {shape}, which isn't the file's {file_shape}")
             label = kind if len(names) == 1 else f"{kind}_{identifier(name)}"
-            while any(end.identifier == label for end in found):
-                label += "_"
+            used = [end.identifier for end in found]
+            label = next(each for i in itertools.count(1) if (each := label if i == 1 else f"{label}_{i}") not in used)
             scale = float(np.float32(tensor.scale))
             found.append(End(name, label, shape, file_shape, tensor.dtype, scale, tensor.zero_point))
         return tuple(found)

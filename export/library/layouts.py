@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from compress.export.library import elf, rendering, toolchain
+from compress.export.library import bare_metal, elf, rendering, toolchain
 from compress.export.library.c_driver import Driver
 
 
-def files(driver: Driver, kernels: bytes, golden: bool) -> dict[str, bytes]:
+def files(driver: Driver, kernels: bytes, golden: bool, portable: bool) -> dict[str, bytes]:
     """The files by their paths in the library's folder.
 
     Args:
         driver: what the C comes from.
         kernels: the object file of the kernels.
         golden: whether there are golden inputs, so that the programs which run them make sense.
+        portable: whether the kernels are there in C too.
     """
     name = driver.interface.name
     bare = not toolchain.hosted(driver.isa)
-    words = {**driver.words, "golden": golden, "bare": bare, "flags": _flags(driver)}
+    words = {**driver.words, "golden": golden, "portable": portable, "bare": bare, "flags": _flags(driver)}
     made = {"CMakeLists.txt": "CMakeLists.txt", "README.md": "README.md"}
     if bare:
         made |= {"library.properties": "library.properties"}
@@ -26,6 +27,11 @@ def files(driver: Driver, kernels: bytes, golden: bool) -> dict[str, bytes]:
             made |= {f"zephyr/golden/{file}": f"zephyr_golden_{file}" for file in ("CMakeLists.txt", "prj.conf")}
     found = {path: rendering.render(template, **words) for path, template in made.items()}
     if bare:
+        board = bare_metal.BOARDS.get(driver.isa.cpu)
+        if golden and board is not None:
+            stack = max(bare_metal.STACK_BYTES, 2 * driver.stack_bytes)
+            example = bare_metal.example(board, driver.words, stack)
+            found |= {f"emulator/{file}": text.encode() for file, text in example.items()}
         archive = elf.archive([("kernels.o", kernels)])
         found[f"src/{driver.isa.cpu}/lib{name}_kernels.a"] = archive
     return found

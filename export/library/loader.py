@@ -8,9 +8,11 @@ can be known without running it is checked first, from the file's bytes.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import platform
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,10 +40,17 @@ def describe(path: Path) -> Interface:
     Raises:
         BadInput: the file is missing, damaged, for another machine, or no library of ours.
     """
+    return _described(path, _read(path))
+
+
+def _read(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise BadInput(f"library {path}: {error.strerror}; give the lib{{NAME}}.so of a bundle") from None
+
+
+def _described(path: Path, content: bytes) -> Interface:
     try:
         file = elf.read(content)
         text = file.bytes_of(SECTION)
@@ -65,6 +74,26 @@ def describe(path: Path) -> Interface:
     return interface
 
 
+_loaded: dict[bytes, ctypes.CDLL] = {}
+_loading = threading.Lock()
+
+
+def _load(name: str, content: bytes) -> ctypes.CDLL:
+    """The library of these bytes, loaded once.
+
+    From a copy under a name of its own: the system's loader takes a second file at a path for the first one, even if
+    it has been built anew in the meantime. And so what runs is what was looked at.
+    """
+    digest = hashlib.sha256(content).digest()
+    with _loading:
+        if digest not in _loaded:
+            with tempfile.TemporaryDirectory(prefix="compress-") as folder:
+                copy = Path(folder) / name
+                copy.write_bytes(content)
+                _loaded[digest] = ctypes.CDLL(str(copy))
+        return _loaded[digest]
+
+
 class Library:
     """A compiled network, ready to run. Several threads may use one.
 
@@ -77,10 +106,11 @@ class Library:
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        self.path, self.interface, self.threads = path, describe(path), threads
+        content = _read(path)
+        self.path, self.interface, self.threads = path, _described(path, content), threads
         name = self.interface.name
         try:
-            library = ctypes.CDLL(str(path.resolve()))
+            library = _load(path.name, content)
             self._init, self._run = getattr(library, f"{name}_init"), getattr(library, f"{name}_run")
             pooled = [getattr(library, f"{name}_{call}") for call in _POOLED] if self.interface.threads else None
         except (OSError, AttributeError) as error:

@@ -36,11 +36,6 @@ class Sizes:
         )
 
 
-DROPPED = (".text.tvm.fp16.conv",)
-"""Sections that no kernel refers to: the code generator adds conversions of half floats to every object, weak and in a
-section of their own, which linkers drop with ``--gc-sections``."""
-
-
 def of(objects: Iterable[bytes]) -> Sizes:
     """The sizes of relocatable objects or of a linked program, together.
 
@@ -50,7 +45,7 @@ def of(objects: Iterable[bytes]) -> Sizes:
     total = Sizes()
     for content in objects:
         for section in elf.read(content).sections:
-            if section.loaded and section.name not in DROPPED:
+            if section.loaded:
                 total += _sizes(section)
     return total
 

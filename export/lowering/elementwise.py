@@ -131,7 +131,11 @@ def _two(walk: Walk, node: Node, a: Value, b: Value) -> None:
 
 def _softmax(walk: Walk, node: Node) -> None:
     value = walk.value(node.inputs[0], node)
-    axis = int(node.attributes.get("axis", -1)) % len(value.shape)
+    old = walk.graph.opset < 13
+    axis = int(node.attributes.get("axis", 1 if old else -1)) % len(value.shape)
+    if old and prod(value.shape[axis + 1 :]) > 1:
+        said = f"before opset 13 it goes over all axes from {axis} on; export the network with opset 13 or later"
+        raise CannotLower(said, node.name, node.op)
     order = (*(a for a in value.axes if a != axis), axis)
     value = walk.builder.arranged(node.name, value, order)
     to = walk.destination(node)

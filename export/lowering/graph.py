@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from compress.export.lowering.errors import CannotLower
 
 Array = NDArray[Any]
+FLOAT = 1
+"""float32 among ONNX's types."""
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+WIDE = {
+    **dict.fromkeys(("int2", "uint2", "int4", "uint4", "int8", "uint8"), np.int16),
+    **dict.fromkeys(("int16", "uint16"), np.int64),
+    "int32": np.int32,
+}
+"""Types of quantized constants, and what their integers are kept in: int16 for weights, int32 for biases."""
 LARGEST_FOLDED = 1 << 26
 """Elements; a constant above this isn't computed from others."""
 
@@ -110,7 +118,7 @@ def read(source: Path | bytes) -> Graph:
     """
     import onnx
 
-    content = source if isinstance(source, bytes) else source.read_bytes()
+    content = source if isinstance(source, bytes) else _content(source)
     try:
         model = onnx.load_model_from_string(content)
         if not model.graph.node:
@@ -132,10 +140,23 @@ def read(source: Path | bytes) -> Graph:
         raise CannotLower(f"the file can't be read as ONNX: {said or type(error).__name__}") from error
 
 
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise CannotLower(f"{path}: {error.strerror or error}; give an ONNX file") from error
+
+
 def _fix_sizes(model: Any, initializers: set[str]) -> None:
+    from onnx import helper
+
     for value in model.graph.input:
         if value.name in initializers:
             continue
+        kind = value.type.tensor_type.elem_type
+        if kind != FLOAT:
+            said = helper.tensor_dtype_to_string(kind).split(".")[-1] if kind else "no tensor"
+            raise CannotLower(f"input {value.name!r} is {said}; a network whose inputs are float32 can be compiled")
         dims = value.type.tensor_type.shape.dim
         for axis, dim in enumerate(dims):
             if dim.HasField("dim_value") and dim.dim_value > 0:
@@ -286,7 +307,10 @@ class _Reader:
         axis = int(node.attributes.get("axis", 1))
         if node.attributes.get("block_size"):
             raise CannotLower("weights with a scale for each block aren't lowered", node.name, node.op)
-        wide = integers.astype(np.int32 if integers.dtype == np.int32 else np.int16)
+        kind = integers.dtype.name
+        if kind not in WIDE:
+            raise CannotLower(f"constants of type {kind} aren't lowered; integers are", node.name, node.op)
+        wide = integers.astype(WIDE[kind])
         axis = axis % integers.ndim if integers.ndim else 0
         self.quantized[node.outputs[0]] = QuantizedConstant(wide, scale, points, axis)
 

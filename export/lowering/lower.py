@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compress.export.lowering import elementwise, moves, pools, products, tidy
+from compress.export.lowering import elementwise, hoist, moves, pools, products, tidy
 from compress.export.lowering.builder import Builder, GridSpec, Value, default_axes
 from compress.export.lowering.errors import CannotLower
 from compress.export.lowering.graph import DEQUANTIZE, QUANTIZE, Graph, Node, read, scalar
@@ -17,6 +17,13 @@ from compress.export.lowering.lookahead import clip_ends
 from compress.integer import program as p
 from compress.integer.reference import quantized
 
+NO_RULE = "the compiled library has no such operator; replace it in the network, or run the file in ONNX Runtime"
+OTHER_FORM = "quantize with explicit QuantizeLinear and DequantizeLinear (QuantFormat.QDQ), static scales"
+OTHER_FORMS = (
+    *("QLinearConv", "QLinearMatMul", "QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearGlobalAveragePool"),
+    *("QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
+)
+"""Operators of files that hold integers in another form than quantize/dequantize pairs."""
 EIGHT_BITS: Mapping[str, p.DType] = {"uint8": "uint8", "int8": "int8"}
 
 
@@ -98,6 +105,8 @@ class Walk:
         scale = scalar(constants, node.inputs[1])
         if scale is None:
             return None
+        if not (np.isfinite(scale) and scale > 0):
+            raise CannotLower(f"its scale is {scale:g}; calibrate the network again", node.name, node.op)
         point = constants.get(node.input(2))
         kind = "uint8" if point is None else str(np.asarray(point).dtype)
         if kind not in EIGHT_BITS:
@@ -168,6 +177,7 @@ def walked(graph: Graph) -> Walk:
     Raises:
         CannotLower: as :func:`lower`.
     """
+    hoist.hoisted(graph)
     walk = Walk(graph)
     _inputs(walk)
     for node in graph.nodes:
@@ -175,11 +185,7 @@ def walked(graph: Graph) -> Walk:
             continue
         rule = RULES.get(node.op)
         if rule is None:
-            raise CannotLower(
-                "the compiled library has no such operator; replace it in the network, or run the file in ONNX Runtime",
-                node.name,
-                node.op,
-            )
+            raise CannotLower(OTHER_FORM if node.op in OTHER_FORMS else NO_RULE, node.name, node.op)
         try:
             rule(walk, node)
         except (IndexError, KeyError, ValueError, AssertionError) as error:
@@ -200,7 +206,8 @@ def _inputs(walk: Walk) -> None:
         axes = default_axes(shape)
         source = Node("Input", name, [], [name], {})
         to = walk.destination(source, clips=False)
-        tensor = walk.output(to, tuple(shape[axis] for axis in axes))
+        # Named as in the file, whatever QuantizeLinear's output is called there.
+        tensor = walk.output(replace(to, value=name), tuple(shape[axis] for axis in axes))
         if to.grid is not None and (to.grid.low, to.grid.high) != p.LIMITS[to.grid.dtype]:
             # The caller rounds to the whole type; what clips leave of it is the network's own business.
             low, high = p.LIMITS[tensor.dtype]

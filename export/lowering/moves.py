@@ -157,6 +157,9 @@ def _split(walk: Walk, node: Node) -> None:
 
 def _gather(walk: Walk, node: Node) -> None:
     """Constant indices that are one, or evenly spaced."""
+    if walk.graph.constant(node.inputs[0]) is not None:
+        said = "a table is looked up by computed indices; compute the embedding outside of the network"
+        raise CannotLower(said, node.name, node.op)
     value = walk.value(node.inputs[0], node)
     found = walk.graph.constants.get(node.inputs[1])
     if found is None or found.ndim > 1:

@@ -17,7 +17,7 @@ from compress.export.lowering.windows import Window, window
 from compress.integer import program as p
 
 if TYPE_CHECKING:
-    from compress.export.lowering.lower import Walk
+    from compress.export.lowering.lower import Destination, Walk
 
 
 def _image(walk: Walk, node: Node) -> tuple[Value, bool]:
@@ -143,7 +143,7 @@ def _reduce(walk: Walk, node: Node) -> None:
     _finish(walk, node, to, Value(made, shape, real.axes), over, keeps, True)
 
 
-def _finish(walk: Walk, node: Node, to, value: Value, over: list[int], keeps: bool, real: bool) -> None:  # type: ignore[no-untyped-def]
+def _finish(walk: Walk, node: Node, to: Destination, value: Value, over: list[int], keeps: bool, real: bool) -> None:
     """Set the result, without the axes that are reduced where they aren't kept."""
     if not keeps:
         value = dropped(walk, node, value, over)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,8 @@ from numpy.typing import NDArray
 from compress.export.lowering import affine
 from compress.export.lowering.builder import Value
 from compress.export.lowering.errors import CannotLower
-from compress.export.lowering.graph import Node, QuantizedConstant
+from compress.export.lowering.graph import Node
+from compress.export.lowering.weights import OnGrid, narrowest, one_scale, symmetric, two_products
 from compress.export.lowering.windows import window
 from compress.integer import program as p
 from compress.integer.fixed_point import multipliers
@@ -22,31 +22,6 @@ if TYPE_CHECKING:
     from compress.export.lowering.lower import Destination, Walk
 
 Array = NDArray[Any]
-WIDTHS: Mapping[int, tuple[int, int]] = {2: (-2, 1), 3: (-4, 3), 4: (-8, 7), 8: (-128, 127)}
-
-
-def narrowest(weight: Array) -> int:
-    """Bits of the narrowest width that holds all of ``weight``; one bit is -1 and 1."""
-    if np.all(np.abs(weight) == 1):
-        return 1
-    return next(bits for bits, (low, high) in WIDTHS.items() if low <= weight.min() and weight.max() <= high)
-
-
-def symmetric(held: QuantizedConstant | None, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float64]] | None:
-    """Integers of int8 and one scale an index of ``axis``, if a constant's grid is symmetric; else None.
-
-    uint8 weights around 128 are int8 weights around 0.
-    """
-    if held is None or held.integers.dtype == np.int32:
-        return None
-    along = [1] * held.integers.ndim
-    if held.zero_point.size > 1:
-        along[held.axis] = -1
-    steps = held.integers - held.zero_point.reshape(along)
-    if steps.min() < -128 or steps.max() > 127 or (held.scale.size > 1 and held.axis != axis):
-        return None
-    scales = np.broadcast_to(held.scale.astype(np.float64), (held.integers.shape[axis],))
-    return steps.astype(np.int8), np.asarray(scales)
 
 
 def _bias(walk: Walk, node: Node, name: str, step: NDArray[np.float64]) -> p.Ints:
@@ -86,7 +61,7 @@ def convolve(
     image: tuple[int, int, int],
     weight_name: str,
     weight: Array,
-    quantized_weight: tuple[NDArray[np.int8], NDArray[np.float64]] | None,
+    quantized_weight: OnGrid | None,
     bias_name: str,
     fields: tuple[Any, ...],
     size: tuple[int, int],
@@ -99,7 +74,7 @@ def convolve(
         image: see ``value``.
         weight_name: for the note.
         weight: float32 (O, KH, KW, C / groups).
-        quantized_weight: the same as int8 and scales, if it is on a grid.
+        quantized_weight: the same as integers and scales, if it is on a grid.
         bias_name: of a constant, or "".
         fields: strides, padding, dilations, groups.
         size: (OH, OW).
@@ -115,13 +90,14 @@ def convolve(
     step = builder.tensors[integer.tensor].scale * scales
     source = builder.view(node.name, integer, image)
     bias = _bias(walk, node, bias_name, step)
+    source, narrow = two_products(walk, node, source, integers, fields[-1])
     channels = 1 if node.op in ("Conv", "ConvTranspose") else -1
-    last, integers, step, bias = affine.absorbed(walk, node, channels, integers, step, bias)
+    last, weights, step, bias = affine.absorbed(walk, node, channels, narrow, step, bias)
     to = walk.destination(last)
     made = walk.output(to, (*size, weight.shape[0]))
     how = None if to.grid is None else requantize(step, to)
     scale = step.astype(np.float32) if to.grid is None else None
-    weights = np.ascontiguousarray(integers)
+    weights = np.ascontiguousarray(weights)
     builder.add(p.Convolution, node.name, [source], made.name, weights, narrowest(weights), bias, *fields, how, scale)
     return to, walk.clipped(node.name, to, made)
 
@@ -157,7 +133,7 @@ def _why_float(walk: Walk, node: Node, weight_name: str, no_weight: bool) -> str
         return "its input isn't 8-bit"
     if weight_name not in walk.graph.quantized:
         return "the file holds its weight in float"
-    return "the grid of its weight isn't symmetric with one scale an output channel"
+    return "the grid of its weight has scales along another axis than its output channels, or lies above 0"
 
 
 def _image(walk: Walk, node: Node) -> tuple[Value, tuple[int, int, int], bool]:
@@ -223,8 +199,8 @@ def _transposed(walk: Walk, node: Node) -> None:
         flipped = parts[:, :, :, ::-1, ::-1].transpose(0, 2, 3, 4, 1)
         return np.ascontiguousarray(flipped.reshape(groups * per_group, *flipped.shape[2:])).astype(to)
 
-    on_grid = symmetric(held, 1) if groups == 1 else _one_scale(held, groups * weight.shape[1])
-    integers = None if on_grid is None else (turned(on_grid[0], np.int8), on_grid[1])
+    on_grid = symmetric(held, 1) if groups == 1 else one_scale(held, groups * weight.shape[1])
+    integers = None if on_grid is None else (turned(on_grid[0], np.int16), on_grid[1])
     integer = walk.builder.integer(node.name, value)
     value = walk.builder.real(node.name, value) if integer is None or integers is None else integer
     spread, size = _spread(walk, node, value, image, found.strides)
@@ -255,13 +231,6 @@ def _transposed(walk: Walk, node: Node) -> None:
         result,
     )
     walk.set(to, image_value(walk, to.value, tensor, line))
-
-
-def _one_scale(held: QuantizedConstant | None, outputs: int) -> tuple[NDArray[np.int8], NDArray[np.float64]] | None:
-    if held is None or np.unique(held.scale).size > 1:
-        return None
-    found = symmetric(QuantizedConstant(held.integers, held.scale[:1], held.zero_point[:1], 0), 0)
-    return None if found is None else (found[0], np.repeat(found[1][:1], outputs))
 
 
 def _spread(

@@ -209,10 +209,8 @@ def quantize(op: p.Quantize, inputs: list[Array], tensors: Mapping[str, p.Tensor
     out = np.empty(target.shape, object)
     for at in indices(target.shape):
         quotient = float(np.float32(inputs[0][at]) / np.float32(target.scale))
-        if math.isnan(quotient):
-            steps = 0
-        else:
-            steps = round(max(-1e6, min(1e6, quotient)))  # Python rounds halves to even
+        # Python rounds halves to even.
+        steps = 0 if math.isnan(quotient) else round(max(-1e6, min(1e6, quotient)))
         out[at] = clamp(steps + target.zero_point, op.low, op.high)
     return out
 

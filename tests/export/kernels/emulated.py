@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy as np
 from compress.export.kernels.code import Code, Constant
 from compress.export.kernels.compiling import object_file
 from compress.export.kernels.isa import Isa
-from compress.export.library import bare_metal
-from tests.export.kernels.hosted import Memory, kernels
+from compress.export.library import bare_metal, memory_plan
+from tests.export.kernels.hosted import GUARD, NOISE, Memory, kernels
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,32 @@ class Outcome:
     instructions: float
 
 
-def run_all(codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.ndarray]]) -> list[Outcome]:
-    """Each piece of code, with kernels named apart, on its inputs; guards around all buffers are checked."""
+class PlannedMemory(Memory):
+    """The buffers where the memory plan puts them."""
+
+    def __init__(self, code: Code, inputs: Mapping[str, np.ndarray]) -> None:
+        super().__init__(code, inputs)
+        plan = memory_plan.plan(code)
+        start = -(-self.raw.size // 64) * 64
+        self.arena = start, start + plan.arena_bytes
+        self.raw = np.pad(self.raw, (0, self.arena[1] + GUARD - self.raw.size), constant_values=NOISE)
+        self.start |= {name: start + offset for name, offset in plan.offsets.items()}
+
+    def check_guards(self) -> None:
+        assert (self.raw[self.arena[1] :] == NOISE).all(), "a kernel wrote behind the arena"
+
+
+def run_all(
+    codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.ndarray]], *, planned: bool = False
+) -> list[Outcome]:
+    """Each piece of code, with kernels named apart, on its inputs; guards around all buffers are checked.
+
+    With ``planned`` buffers share memory as in a library, and only what lies behind the arena is checked.
+    """
     board = bare_metal.BOARDS[isa.cpu]
-    memories = [Memory(code, values) for code, values in zip(codes, inputs, strict=True)]
+    memories = [
+        (PlannedMemory if planned else Memory)(code, values) for code, values in zip(codes, inputs, strict=True)
+    ]
     room = max(memory.raw.size for memory in memories)
     functions, cases, blobs = [], [], {}
     every = [kernel for code in codes for kernel in kernels(code)]
@@ -49,10 +72,8 @@ def run_all(codes: Sequence[Code], isa: Isa, inputs: Sequence[Mapping[str, np.nd
             rows = call.kernel.rows
             types = ", ".join(["const void *"] * len(pointers) + ["int32_t"] * (2 if rows is not None else 0))
             functions.append(f"void {call.kernel.symbol}({types});")
-            parts = [] if rows is None else sorted({0, 1, rows // 2, rows})
-            spans = list(zip(parts, parts[1:], strict=False)) if rows is not None else [None]
-            for span in spans:
-                extra = [] if span is None else [str(span[0]), str(span[1])]
+            spans = [[]] if rows is None else [[str(a), str(b)] for a, b in pairwise(sorted({0, 1, rows // 2, rows}))]
+            for extra in spans:
                 lines.append(f"    {call.kernel.symbol}({', '.join(pointers + extra)});")
         functions.append(f"extern const unsigned char memory{number}[], constants{number}[];")
         functions.append(f"static void case{number}(void) {{\n" + "\n".join(lines) + "\n}")

@@ -281,6 +281,17 @@ for _axis in range(3):
     _add(f"concatenate_{_axis}", lambda g, a=_axis: _joined(g, a))
 
 
+def _class_token(g: np.random.Generator) -> Case:
+    """A constant in front of the tokens, as vision transformers have one."""
+    c, x = p.Tensor("c", (1, 7), "uint8", 0.1, 5), p.Tensor("x", (4, 7), "uint8", 0.1, 5)
+    y = p.Tensor("y", (5, 7), "uint8", 0.1, 5)
+    ops = (p.Constant("token", (), "c", numbers(g, c)), p.Concatenate("join", ("c", "x"), "y", 0))
+    return p.Program({t.name: t for t in (c, x, y)}, ops, ("x",), ("y",)), {"x": numbers(g, x)}
+
+
+_add("class_token", _class_token)
+
+
 def _copied(g: np.random.Generator, name: str, dtype: str = "uint8") -> Case:
     z = 5 if dtype == "uint8" else 0
     x = p.Tensor("x", (4, 6, 8), dtype, 1.0, z)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.export.kernels import aarch64, x86
+from compress.export.kernels import aarch64, backends, x86
 from compress.export.kernels.code import Code
 from compress.export.kernels.compiling import assembly, object_file
 from compress.export.kernels.dot import pack, strategies
@@ -243,3 +243,11 @@ def test_blocks_fit_into_the_registers(isa):
                     assert 1 <= block.vectors <= vectors
                     assert kernel % block.taps == 0
                     assert registers(dot, block) <= dot.registers
+
+
+def test_avx_vnni_does_without_avx_512():
+    program, _ = network(backends.X86_AVX_VNNI, 4)
+    code = x86.assemble(program, backends.X86_AVX_VNNI)
+    text = assembly(kernels(code), backends.X86_AVX_VNNI)
+    assert "vpdpbusd" in text
+    assert not re.search(r"%zmm|[xy]mm(1[6-9]|2\d|3[01])\b|\{%k", text)

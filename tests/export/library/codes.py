@@ -81,3 +81,29 @@ def expected(x: np.ndarray, seed: int = 0) -> np.ndarray:
 def images(count: int = 4, seed: int = 1) -> np.ndarray:
     """float32 (count, C, H, W), some of them beyond what the input's grid holds."""
     return np.random.default_rng(seed).normal(0, 4, (count, C, H, W)).astype(np.float32)
+
+
+def many_ended_code() -> Code:
+    """Two int8 images in, whose names are one in C; out come int32 of the first, read again, and floats of both."""
+    sizes = {"x:0": N, "x.0": N, "a": 4 * N, "b/1": 4 * N, "c": 4 * N, "y": 4 * C, "z": 4 * C, "scratch": 4 * C}
+    buffers = {name: Buffer(name, size, 1 if name[0] == "x" else 4) for name, size in sizes.items()}
+    one, two, three = weighted(), doubled(), summed()
+    calls = (
+        Call(one, ("x:0", "a", Constant(0)), ("x:0",), ("a",)),
+        Call(two, ("a", "b/1"), ("a",), ("b/1",)),
+        Call(one, ("x.0", "c", Constant(0)), ("x.0",), ("c",)),
+        Call(three, ("b/1", "y", Constant(1), "scratch"), ("b/1",), ("y", "scratch")),
+        Call(three, ("c", "z", Constant(1), "scratch"), ("c",), ("z", "scratch")),
+    )
+    tensors = {name: Tensor(name, (H, W, C), "int8", 0.05, -3) for name in ("x:0", "x.0")}
+    tensors |= {"b/1": Tensor("b/1", (H, W, C), "int32", 0.125), "y": Tensor("y", (C,), "float32")}
+    tensors["z"] = Tensor("z", (C,), "float32")
+    return Code(buffers, calls, (weights(), SCALE), ("x:0", "x.0"), ("b/1", "y", "z"), tensors)
+
+
+def expected_of_many(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What :func:`many_ended_code` gives for two int8 (N, H, W, C)."""
+    b = (2 * (first.reshape(len(first), N).astype(np.int64) * weights() + 5)).astype(np.int32)
+    c = second.reshape(len(second), N).astype(np.int64) * weights() + 5
+    z = c.reshape(len(second), H * W, C).sum(1).astype(np.int32).astype(np.float32) * SCALE
+    return b.reshape(len(first), H, W, C), expected(first), z

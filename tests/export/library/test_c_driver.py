@@ -11,10 +11,12 @@ import pytest
 
 from compress.errors import BadInput
 from compress.export.kernels import isa
+from compress.export.kernels.code import Code
 from compress.export.library import building, c_driver, rendering, toolchain
 from compress.export.library.golden import Golden
 from compress.export.library.interface import End, ends
-from tests.export.library.codes import expected, images, small_code
+from compress.integer.program import Tensor
+from tests.export.library.codes import expected, images, many_ended_code, small_code
 
 STRICT = ("-Wall", "-Wextra", "-Werror", "-pedantic", "-Wconversion", "-Wno-sign-conversion", "-Wshadow")
 DEVICES = {
@@ -72,6 +74,24 @@ def test_all_c_compiles_without_a_warning(device, kind, built, tmp_path):
     assert len(sources) >= 3
     for source in sources:
         compiler.compile(source, tmp_path / "out.o", STRICT)
+
+
+@pytest.mark.parametrize("kind", ["gcc", "zig"])
+@pytest.mark.parametrize("device", ["x86", "cortex-m4"])
+def test_networks_of_several_ends_compile_without_a_warning(device, kind, tmp_path):
+    compiler = tools(device, kind)
+    x = images(1)
+    found = Golden(
+        {"x:0": x, "x.0": x},
+        {"b/1": np.zeros((1, 3, 6, 5), np.float32), "y": np.zeros((1, 3)), "z": np.zeros((1, 3))},
+    )
+    library = building.build(many_ended_code(), DEVICES[device], tmp_path / "library", golden=found)
+    shutil.copytree(library.folder / "src", tmp_path / "work")
+    shutil.copyfile(library.folder / "golden" / "main.c", tmp_path / "work" / "main.c")
+    (tmp_path / "work" / "runner.c").write_bytes(rendering.runner(library.interface))
+    for source in (tmp_path / "work").glob("*.c"):
+        if toolchain.hosted(library.isa) or source.name not in ("main.c", "runner.c"):
+            compiler.compile(source, tmp_path / "out.o", STRICT)
 
 
 @pytest.mark.parametrize("kind", ["gcc", "zig"])
@@ -227,6 +247,14 @@ def test_names_that_c_does_not_take_are_refused(tmp_path):
         with pytest.raises(BadInput, match="can't be named"):
             building.build(small_code(), isa.X86_AVX2, tmp_path, name=name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ends_have_names_of_their_own_in_c():
+    names = ("x", "X", "x.2", "2", "", "größe/a:0")
+    tensors = {name: Tensor(name, (4,), "int8") for name in names}
+    inputs, _ = ends(Code({}, (), (), names, (), tensors))
+    found = [end.identifier for end in inputs]
+    assert found == ["input_x", "input_x_2", "input_x_2_2", "input_2", "input_x_3", "input_gr_e_a_0"]
 
 
 def test_constants_are_aligned_and_kept_once():

@@ -9,9 +9,9 @@ import pytest
 
 from compress.errors import BadData, BadInput
 from compress.export.kernels import isa
-from compress.export.library import building, loader, toolchain
+from compress.export.library import building, emulate, loader, toolchain
 from compress.export.library.interface import End
-from tests.export.library.codes import expected, images, small_code
+from tests.export.library.codes import expected, expected_of_many, images, many_ended_code, small_code
 
 pytestmark = pytest.mark.skipif(not toolchain.native(isa.X86_AVX2), reason="this machine isn't x86")
 
@@ -117,6 +117,34 @@ def test_quantizing_is_onnx_runtimes(dtype, zero):
     ours = end.to_library(values)
     assert np.array_equal(ours.transpose(0, 3, 1, 2), integers)
     assert np.array_equal(end.from_library(ours), real)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_networks_of_several_ends(threads, tmp_path):
+    built = building.build(many_ended_code(), isa.X86_AVX2, tmp_path)
+    assert [end.identifier for end in built.interface.inputs] == ["input_x_0", "input_x_0_2"]
+    first, second = images(3, 1), images(3, 2)
+    with loader.Library(built.linked_path, threads) as library:
+        raw = [end.to_library(x) for end, x in zip(built.interface.inputs, (first, second), strict=True)]
+        found = library.run_named({"x:0": first, "x.0": second})
+        with pytest.raises(BadInput, match="2 inputs and 3 outputs"):
+            library.run(first)
+    b, y, z = expected_of_many(*raw)
+    assert found["b/1"].tolist() == (b * np.float32(0.125)).transpose(0, 3, 1, 2).tolist()
+    assert found["y"].tolist() == y.tolist()
+    assert found["z"].tolist() == z.tolist()
+    emulated = emulate.run_raw(built, raw)
+    assert [a.tolist() for a in emulated] == [b.tolist(), y.tolist(), z.tolist()]
+
+
+def test_a_library_that_was_built_again_is_the_new_one(tmp_path):
+    """The system's own loader would give the old one at the same path."""
+    x = images(2)
+    for seed in (0, 3, 0, 5):
+        built = building.build(small_code(seed), isa.X86_AVX2, tmp_path)
+        library = loader.Library(built.linked_path)
+        raw = library.interface.inputs[0].to_library(x)
+        assert library.run(x).tolist() == expected(raw, seed).tolist()
 
 
 def test_batches_that_do_not_fit_are_refused(path):

@@ -91,7 +91,7 @@ class Net:
 
 def islands(program: p.Program) -> set[str]:
     """Operators that are computed in float."""
-    return {note.what for note in program.notes}
+    return {note.what for note in program.notes if note.why.startswith("computed in float: ")}
 
 
 def check(model: bytes, *, floats: set[str] | None = None, steps: int = 1, close: float = 0.1) -> p.Program:

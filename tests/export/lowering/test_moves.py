@@ -207,6 +207,14 @@ def test_padding_in_front_of_a_convolution_is_its_own():
     assert used(program) == {"Convolution", "Dequantize"}
 
 
+@pytest.mark.parametrize("name", ["flatten", "tokens", "max pool", "pixel shuffle", "slice backwards"])
+def test_quantizers_go_in_front_of_what_only_moves(name):
+    net = Net(1, 3, 8, 7)
+    y = MOVES[name](net, net.conv(net.quantized("x"), 4, 3, 3, 3))
+    program = check(net.file(net.quantized(y, 0.05)))
+    assert "Quantize" not in used(program)
+
+
 REFUSED = {
     "reflection": (lambda n, x: n.node("Pad", x, ints(n, 0, 0, 1, 1, 0, 0, 1, 1), mode="reflect"), "reflect"),
     "off the grid": (lambda n, x: n.node("Pad", x, ints(n, 0, 0, 1, 1, 0, 0, 1, 1), n.constant(0.31)), "grid"),

@@ -119,6 +119,19 @@ def test_unsigned_weights_around_128(axis):
     check(net.file(net.quantized(y, 0.05)))
 
 
+@pytest.mark.parametrize("zero", [1, 100, 255])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_weights_off_the_middle_of_their_grid_are_two_products(zero, groups):
+    net = Net(1, 4, 6, 6)
+    integers = net.constant(net.random.integers(0, 256, (8, 4 // groups, 3, 3)), np.uint8)
+    weight = net.node("DequantizeLinear", integers, net.constant(0.004), net.constant(zero, np.uint8))
+    y = net.node("Conv", net.quantized("x"), weight, net.bias(8), group=groups, pads=[1, 1, 1, 1])
+    program = check(net.file(net.quantized(y, 0.2)))
+    (note,) = program.notes
+    assert "two products" in note.why
+    assert used(program) == {"Copy", "Convolution", "Dequantize"}
+
+
 TRANSPOSED = {
     "plain": ((2, 2), {"strides": [2, 2]}),
     "padded": ((4, 4), {"strides": [2, 2], "pads": [1, 1, 1, 1]}),

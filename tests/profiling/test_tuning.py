@@ -1,0 +1,107 @@
+"""Measured register blocks: which are timed, that results stay what they are, and what is kept."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from compress.errors import BadInput
+from compress.export.kernels import backends, dot_blocks
+from compress.export.kernels.dot_blocks import Block
+from compress.export.library import building
+from compress.export.library.loader import Library
+from compress.export.library.toolchain import find
+from compress.integer import program as p
+from compress.integer import reference
+from compress.integer.fixed_point import multipliers
+from compress.integer.signedness import with_signedness
+from compress.profiling import tuning
+
+
+def network() -> p.Program:
+    generator = np.random.default_rng(0)
+    weight = generator.integers(-127, 128, (32, 3, 3, 16)).astype(np.int8)
+    m, s = multipliers(np.full(32, 1e-3))
+    how = p.Requantize(m, s, 3, 0, 255)
+    bias = generator.integers(-1000, 1000, 32).astype(np.int32)
+    op = p.Convolution("conv", ("x",), "y", weight, 8, bias, padding=(1, 1, 1, 1), requantize=how)
+    tensors = {
+        "x": p.Tensor("x", (8, 12, 16), "uint8", 0.1, 5),
+        "y": p.Tensor("y", (8, 12, 32), "uint8", 0.2, 3),
+    }
+    return p.Program(tensors, (op,), ("x",), ("y",), {"x": (16, 8, 12), "y": (32, 8, 12)})
+
+
+@pytest.fixture(autouse=True)
+def _here():
+    host = backends.host()
+    if host is None or host.family not in ("x86", "aarch64"):
+        pytest.skip("no kernels with register blocks for this machine")
+    try:
+        find(host)
+    except BadInput as error:
+        pytest.skip(error.sentence)
+
+
+def test_the_blocks_that_are_timed_are_kept_and_not_timed_again(tmp_path):
+    said: list[str] = []
+    path = tmp_path / "blocks.json"
+    found = tuning.tune(network(), 60, said.append, path)
+    assert len(found) == 1
+    assert len(said) == 1
+    assert "conv, layer 1 of 1" in said[0]
+    assert tuning.known(backends.host(), path) == found
+    assert tuning.tune(network(), 60, said.append, path) == found
+    assert len(said) == 1, "a shape that is known isn't timed again"
+
+
+def test_no_seconds_time_nothing(tmp_path):
+    assert tuning.tune(network(), 0, pytest.fail, tmp_path / "blocks.json") == {}
+    assert not (tmp_path / "blocks.json").exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"schema": 1, "machines": {"x": 3}}', '{"schema": 9, "machines": {}}']
+)
+def test_a_damaged_file_counts_as_empty(tmp_path, content):
+    path = tmp_path / "blocks.json"
+    path.write_text(content)
+    assert tuning.known(backends.host(), path) == {}
+    damaged = json.dumps({"schema": 1, "machines": {tuning.machine(backends.host()): [{"shape": {"dot": 1}}]}})
+    path.write_text(damaged)
+    assert tuning.known(backends.host(), path) == {}
+
+
+@pytest.mark.parametrize("rank", [0, 3, 7])
+def test_every_block_gives_the_references_integers(tmp_path, rank):
+    host = backends.host()
+    program = with_signedness(network(), host.signed)
+    with dot_blocks.asked() as shapes:
+        backends.assemble(program, host)
+    ((shape, dot),) = shapes.items()
+    arguments = (shape.width, shape.vectors, shape.kernel, shape.stride, shape.dilation, shape.steps)
+    block = dot_blocks.ranked(dot, *arguments)[rank]
+    with dot_blocks.fixed({shape: block}):
+        code = backends.assemble(program, host)
+    built = building.build(code, host, tmp_path, file_shapes=program.file_shapes)
+    x = np.random.default_rng(1).integers(0, 256, (8, 12, 16)).astype(np.uint8)
+    x = x if not host.signed else (x.astype(np.int16) - 128).astype(np.int8)
+    with Library(built.linked_path) as library:
+        assert np.array_equal(library.run_raw([x[None]])[0][0], reference.run(program, {"x": x})["y"])
+
+
+def test_a_block_is_fixed_only_within_its_context():
+    host = backends.host()
+    program = with_signedness(network(), host.signed)
+    with dot_blocks.asked() as shapes:
+        backends.assemble(program, host)
+    ((shape, dot),) = shapes.items()
+    arguments = (shape.width, shape.vectors, shape.kernel, shape.stride, shape.dilation, shape.steps)
+    model = dot_blocks.choose(dot, *arguments)
+    other = Block(1, 1, 1)
+    assert model != other
+    with dot_blocks.fixed({shape: other}):
+        assert dot_blocks.choose(dot, *arguments) == other
+    assert dot_blocks.choose(dot, *arguments) == model
