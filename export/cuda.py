@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -14,11 +15,34 @@ from compress.export.cuda_module import CudaModule, build
 from compress.export.kernels import cuda
 from compress.export.library.interface import ends
 from compress.export.lowering import lower
+from compress.export.made import Made
 from compress.export.manifest import GOLDEN, MODEL
+from compress.integer.program import Program
 from compress.serial import to_json, write_atomic, write_json
 from compress.types import Target
 
 FOLDER, ABOUT, REFERENCE, RUNNER = "cuda", "network.json", "reference.npy", "run_cuda.py"
+
+
+@dataclass(frozen=True, eq=False)
+class CudaCompiled:
+    """A module and the program that it computes; as :class:`compress.export.compiled.Compiled`, without a library."""
+
+    program: Program
+    module: CudaModule
+    library: None = None
+
+    @property
+    def in_float(self) -> bool:
+        """Whether some of its arithmetic is in float32."""
+        return any(type(op).__name__.startswith("Float") for op in self.program.ops)
+
+
+def make(folder: Path, target: Target) -> Made:
+    """The module as the artifact of TVM; see :func:`write`."""
+    module = write(folder, target)
+    size = module.path.stat().st_size
+    return Made(module.path, size, None, module.program.notes, CudaCompiled(module.program, module))
 
 
 def write(folder: Path, target: Target) -> CudaModule:
@@ -42,12 +66,11 @@ def write(folder: Path, target: Target) -> CudaModule:
     content = io.BytesIO()
     np.save(content, wanted, allow_pickle=False)
     write_atomic(folder / FOLDER / REFERENCE, content.getvalue())
-    floats = any(type(op).__name__.startswith("Float") for op in program.ops)
     about = {
         "gpu": made.gpu,
         "input": to_json(inputs[0]),
         "output": to_json(outputs[0]),
-        "tolerance": FLOAT_TOLERANCE if floats else 0.0,
+        "tolerance": FLOAT_TOLERANCE if CudaCompiled(program, made).in_float else 0.0,
         "tvm": metadata.version("apache-tvm"),
     }
     write_json(folder / FOLDER / ABOUT, about)
@@ -56,4 +79,4 @@ def write(folder: Path, target: Target) -> CudaModule:
     return made
 
 
-__all__ = ["FOLDER", "RUNNER", "write"]
+__all__ = ["FOLDER", "RUNNER", "CudaCompiled", "make", "write"]

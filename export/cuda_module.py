@@ -67,8 +67,13 @@ def build(program: Program, target: Target, folder: Path) -> CudaModule:
     module = as_relax(code)
     sources: list[str] = []
     device = tvm.target.Target({"kind": "cuda", "arch": target.gpu, "max_num_threads": 1024}, host=_host(target))
-    with _compiling(compiler, target.gpu, sources):
-        built = tvm.compile(module, device, relax_pipeline=_pipeline(relax))
+    with _compiling(compiler, target.gpu, sources) as compiling:
+        try:
+            built = tvm.compile(module, device, relax_pipeline=_pipeline(relax))
+        except Exception:
+            if compiling.failed is not None:  # TVM makes an error of its own of it
+                raise compiling.failed from None
+            raise
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     arguments: dict[str, Any] = {}
@@ -125,8 +130,9 @@ class _compiling:  # noqa: N801  # a context
 
     def __init__(self, compiler: str, gpu: str, sources: list[str]) -> None:
         self.compiler, self.gpu, self.sources = compiler, gpu, sources
+        self.failed: BadInput | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _compiling:
         import tvm_ffi
         from tvm.support import nvcc
 
@@ -136,12 +142,17 @@ class _compiling:  # noqa: N801  # a context
             text = code.decode() if isinstance(code, bytes) else str(code)
             self.sources.append(text)
             if self.compiler == "nvcc":
-                made = cubin(text, self.gpu)
+                try:
+                    made = cubin(text, self.gpu)
+                except BadInput as error:
+                    self.failed = error
+                    raise
             else:
                 made = bytes(nvcc.compile_cuda(text, target_format="cubin", arch=self.gpu, compiler="nvrtc"))
             return self.create(made, "cubin", functions, sources)
 
         tvm_ffi.register_global_func(cuda_runtime.CREATE, compiled, override=True)
+        return self
 
     def __exit__(self, *error: object) -> None:
         import tvm_ffi

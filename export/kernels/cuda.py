@@ -222,9 +222,9 @@ class _Products:
                 put(held, weight[((first + q) * taps + tap) * count + w], q, 1)
             for g in range(present):
                 for p in range(self.pixels):
-                    loaded = T.reinterpret("int32", load(source, corners[p] + (w * groups + g) * 4, 4))
-                    value = registers(1, "int32")
-                    put(value, T.if_then_else(inside[p], loaded, constant(self._filling(), "int32")), 0, 1)
+                    loaded = load(source, corners[p] + (w * groups + g) * 4, 4)
+                    value = registers(1, "int8x4")
+                    put(value, T.if_then_else(inside[p], loaded, constant(self.zero, "int8", 4)), 0, 1)
                     for q in range(self.channels):
                         place = p * self.channels + q
                         put(acc, _dp4a(value[0], self._taken(held[q], g), acc[place]), place, 1)
@@ -236,10 +236,6 @@ class _Products:
                 word(w, groups)
         if fours % groups:
             word(whole, fours % groups)
-
-    def _filling(self) -> int:
-        """The zero point, four times."""
-        return int(np.array([self.zero] * 4, np.int8).view(np.int32)[0])
 
     def _taken(self, word: Any, group: int) -> Any:
         """Four weights of a word as four bytes."""
