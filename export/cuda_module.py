@@ -1,7 +1,7 @@
 """A program as a CUDA module: TVM's runtime loads it and needs no compiler, since machine code is inside.
 
-A function ``main`` of TVM's virtual machine calls the kernels of :mod:`compress.export.kernels.cuda` one after the other
-on flat tensors; TVM plans their memory. Constants lie in the module.
+A function ``main`` of TVM's virtual machine calls the kernels of :mod:`compress.export.kernels.cuda` one after the
+other on flat tensors; TVM plans their memory. Constants lie in the module.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def build(program: Program, target: Target, folder: Path) -> CudaModule:
         arguments["cc"] = linker
     built.export_library(str(path), **arguments)
     if target.gpu not in architectures(path.read_bytes()):
-        raise BadInput(f"the module holds no machine code for {target.gpu}; is nvcc of CUDA 12 or later complete, with ptxas?")
+        raise BadInput(
+            f"the module holds no machine code for {target.gpu}; is nvcc of CUDA 12 or later complete, with ptxas?"
+        )
     return CudaModule(path, signed, target.gpu, "\n".join(sources))
 
 
@@ -212,7 +214,9 @@ def as_relax(code: Code) -> Any:
                     if isinstance(a, Constant) or a not in call.writes
                 ]
                 kinds = [relax.TensorType(*_flat(call, name)) for name in written]
-                made = builder.emit(relax.call_tir(names[call.kernel.symbol], given, kinds if len(kinds) > 1 else kinds[0]))
+                made = builder.emit(
+                    relax.call_tir(names[call.kernel.symbol], given, kinds if len(kinds) > 1 else kinds[0])
+                )
                 for index, name in enumerate(written):
                     held[name] = builder.emit(relax.TupleGetItem(made, index)) if len(kinds) > 1 else made
             ends = [held[code.aliases.get(name, (name, 0))[0]] for name in code.outputs]

@@ -1,8 +1,8 @@
 """TVM's CUDA runtime on a machine without a driver, so that modules can be written there: stubs for what it links to.
 
-TVM's own constructor of CUDA modules, ``ffi.Module.create.cuda``, lives in ``libtvm_runtime_cuda.so``, which loads where
-``libcuda`` and ``libcudart`` do. Where they aren't, libraries of the same names are made, whose functions all return
-"no device"; nothing is computed with them.
+TVM's own constructor of CUDA modules, ``ffi.Module.create.cuda``, lives in ``libtvm_runtime_cuda.so``, which loads
+where ``libcuda`` and ``libcudart`` do. Where they aren't, libraries of the same names are made, whose functions all
+return "no device"; nothing is computed with them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def constructor() -> Any:
         try:
             _held.append(ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL))
         except OSError as error:
-            raise BadInput(f"TVM's CUDA runtime can't be loaded ({error}); compile on a machine with a driver") from None
+            raise BadInput(
+                f"TVM's CUDA runtime can't be loaded ({error}); compile on a machine with a driver"
+            ) from None
     return tvm.get_global_func(CREATE)
 
 
@@ -65,7 +67,9 @@ def stubs(library: bytes, folder: Path) -> list[Path]:
         command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{file}", f"-Wl,--version-script={script}"]
         done = subprocess.run([*command, "-o", str(target), str(source)], capture_output=True, text=True)
         if done.returncode != 0:
-            raise BadInput(f"the stubs of CUDA can't be compiled ({done.stderr.strip()[:120]}); is the compiler complete?")
+            raise BadInput(
+                f"the stubs of CUDA can't be compiled ({done.stderr.strip()[:120]}); is the compiler complete?"
+            )
         made.append(target)
     return made
 

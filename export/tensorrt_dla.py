@@ -16,7 +16,9 @@ ACTIVATIONS = frozenset({"Relu", "Sigmoid", "Tanh", "LeakyRelu", "PRelu", "Clip"
 ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Max", "Min", "Div", "Pow", "Equal", "Greater", "Less"})
 POOLS = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 OTHERS = frozenset({"Concat", "LRN", "Resize", "Softmax", "Slice", "Cast", "Reshape", "Flatten", "Gemm", "MatMul"})
-OTHERS_TOO = frozenset({"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Transpose", "Abs", "Exp", "Sqrt", "Identity"})
+OTHERS_TOO = frozenset(
+    {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Transpose", "Abs", "Exp", "Sqrt", "Identity"}
+)
 LARGEST, LARGEST_KERNEL, LARGEST_STRIDE = 8192, 32, 8
 """Of any dimension but the batch; of a convolution's kernel; of its strides."""
 LARGEST_POOL, LARGEST_POOL_STRIDE = 8, 16
@@ -31,7 +33,10 @@ def fallbacks(model: Any) -> tuple[Violation, ...]:
             continue
         reason = _reason(view, node)
         if reason is not None:
-            fix = "it falls back to the GPU; keep such layers at the network's ends, as every change of device costs a copy"
+            fix = (
+                "it falls back to the GPU; keep such layers at the network's "
+                "ends, as every change of device costs a copy"
+            )
             found.append(Violation("DLA", called(node), reason, fix, "slow", VERSIONS))
     return tuple(found)
 

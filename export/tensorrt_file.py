@@ -147,7 +147,11 @@ class _Typing:
             if scale is not None and not representable(scale):
                 reason = "a scale is too small for float16"
             values = self.view.array(name) if name and scale is None else None
-            if values is not None and values.dtype == np.float32 and np.abs(values[np.isfinite(values)]).max(initial=0) > LARGEST:
+            if (
+                values is not None
+                and values.dtype == np.float32
+                and np.abs(values[np.isfinite(values)]).max(initial=0) > LARGEST
+            ):
                 reason = "a constant is too large for float16"
         for name in node.output:
             for reader, _ in self.view.readers.get(name, []):
@@ -166,7 +170,11 @@ class _Typing:
             schema = onnx.defs.get_schema(node.op_type, min(self.view.opset, OPSET_INT4), node.domain)
         except onnx.defs.SchemaError:
             return False
-        wanted = {schema.inputs[min(i, len(schema.inputs) - 1)].type_str for i, n in enumerate(node.input) if n and self._is_float(n)}
+        wanted = {
+            schema.inputs[min(i, len(schema.inputs) - 1)].type_str
+            for i, n in enumerate(node.input)
+            if n and self._is_float(n)
+        }
         types = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
         return all("tensor(float16)" in types.get(each, [each, "tensor(float16)"]) for each in wanted)
 
@@ -235,7 +243,9 @@ class _Typing:
                 "--target jetson"
             )
         if values is not None and values.dtype not in (np.int8, np.int32):
-            raise BadInput(f"{called(node)}: it reads {values.dtype}, and TensorRT takes int8; make the file with --target jetson")
+            raise BadInput(
+                f"{called(node)}: it reads {values.dtype}, and TensorRT takes int8; make the file with --target jetson"
+            )
         axis = attribute(node, "axis", 1)
         if values is not None and (values.dtype == np.int32 or self.dla):
             return self._constant(f"{name}.{kind}", (values * _along(scale, values.ndim, axis)).astype(kind))
@@ -251,7 +261,8 @@ class _Typing:
         return self.pairs[key]
 
     def _splits_a_layer(self, node: Any) -> bool:
-        """Whether the pair stands between a layer and its activation function, which TensorRT computes in one kernel."""
+        """Whether the pair stands between a layer and its activation function, which TensorRT computes in one
+        kernel."""
         pair = self.view.producers.get(node.input[0])
         if pair is None or pair.op_type != "QuantizeLinear":
             return False
@@ -314,7 +325,8 @@ class _Typing:
 
         maker = self.view.producers[node.input[1]]
         values, scale = self.view.array(maker.input[0]), self.view.array(maker.input[1])
-        assert values is not None and scale is not None
+        assert values is not None
+        assert scale is not None
         outputs, inputs = values.shape
         block = 128 if inputs % 128 == 0 else 64
         steps = np.broadcast_to(_rounded(scale).astype(np.float16).reshape(-1), (outputs,))

@@ -60,7 +60,9 @@ def load(path: Path) -> Any:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf raises whatever the damage leads to
-        raise BadInput(f"ONNX file {path} can't be read ({' '.join(str(error).split())[:120]}); export it again") from None
+        raise BadInput(
+            f"ONNX file {path} can't be read ({' '.join(str(error).split())[:120]}); export it again"
+        ) from None
     if not model.graph.node:
         raise BadInput(f"ONNX file {path} holds no network; export it again")
     return model
@@ -99,13 +101,17 @@ def _opset(view: View) -> Iterator[Violation]:
     older = tuple(version for version, largest in support.LARGEST_OPSET.items() if opset > largest)
     if older:
         said = f"opset {opset} is newer than the parser documents"
-        yield Violation("opset", "the file", said, "export it with a lower opset if the parser refuses it", "warning", older)
+        yield Violation(
+            "opset", "the file", said, "export it with a lower opset if the parser refuses it", "warning", older
+        )
 
 
 def _operators(view: View, node: Any) -> Iterator[Violation]:
     if node.domain not in ("", "ai.onnx"):
         said = f"operator {node.domain}.{node.op_type} isn't one of ONNX's"
-        yield Violation("operator", called(node), said, "rewrite it with ONNX's operators, or give TensorRT a plugin of that name")
+        yield Violation(
+            "operator", called(node), said, "rewrite it with ONNX's operators, or give TensorRT a plugin of that name"
+        )
         return
     missing = tuple(version for version in support.VERSIONS if not support.supported(node.op_type, version))
     if missing:
@@ -122,7 +128,9 @@ def _restrictions(view: View, node: Any) -> Iterator[Violation]:
     if kind in ("Conv", "ConvTranspose", "MaxPool", "AveragePool"):
         shape = view.shapes.get(node.input[0])
         if shape is not None and len(shape) not in (3, 4, 5):
-            yield Violation("rank", name, f"its input has {len(shape)} dimensions", "2D and 3D windows only: reshape it")
+            yield Violation(
+                "rank", name, f"its input has {len(shape)} dimensions", "2D and 3D windows only: reshape it"
+            )
     if kind == "Resize":
         mode = _text(attribute(node, "mode", b"nearest"))
         where = _text(attribute(node, "coordinate_transformation_mode", b"half_pixel"))
@@ -178,7 +186,9 @@ def _quantizers(view: View, node: Any) -> Iterator[Violation]:
     if kind != "INT4" and attribute(node, "block_size", 0):
         yield Violation("granularity", name, "blocks with a scale each are for INT4 weights", "use one scale a channel")
     if scale is not None and np.asarray(scale).size > 1 and view.array(node.input[0]) is None:
-        yield Violation("granularity", name, "an activation has several scales", "give it one scale for the whole tensor")
+        yield Violation(
+            "granularity", name, "an activation has several scales", "give it one scale for the whole tensor"
+        )
 
 
 def _quantized_type(view: View, node: Any) -> str:
@@ -193,7 +203,9 @@ def _int4(view: View, node: Any, name: str) -> Iterator[Violation]:
     if node.op_type == "QuantizeLinear" or view.array(node.input[0]) is None:
         yield Violation("INT4", name, "INT4 is for weights only", "quantize activations to int8")
         return
-    others = [reader.op_type for reader, _ in view.readers.get(node.output[0], []) if reader.op_type not in ("MatMul", "Gemm")]
+    others = [
+        reader.op_type for reader, _ in view.readers.get(node.output[0], []) if reader.op_type not in ("MatMul", "Gemm")
+    ]
     if others:
         fix = "store those weights as INT8 (the typed file of a bundle does)"
         yield Violation("INT4", name, f"INT4 weights of a {others[0]}: matrix products only", fix)
@@ -213,7 +225,9 @@ def _weights(view: View, node: Any) -> Iterator[Violation]:
     if maker is None or maker.op_type != "DequantizeLinear":
         if quantized_input and view.array(node.input[1]) is not None:
             fix = "put QuantizeLinear and DequantizeLinear on the weights too, or take them off the input"
-            yield Violation("weights", name, "its input is quantized, its weights aren't: it runs in float", fix, "slow")
+            yield Violation(
+                "weights", name, "its input is quantized, its weights aren't: it runs in float", fix, "slow"
+            )
         return
     weights, scale = view.array(maker.input[0]), view.array(maker.input[1])
     kind = _type_name(view.types.get(maker.input[0], 0))

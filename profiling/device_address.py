@@ -71,14 +71,19 @@ def parse(address: str) -> SshDevice | RpcDevice:
     user, _, place = parts.netloc.rpartition("@")
     host = place if place.endswith("]") else place.rpartition(":")[0] if port is not None else place
     if not _HOST.fullmatch(host):
-        raise BadInput(f"--device {address}: {host!r} isn't the name of a host; give {SSH_FORM if scheme == 'ssh' else RPC_FORM}")
+        raise BadInput(
+            f"--device {address}: {host!r} isn't the name of a host; give {SSH_FORM if scheme == 'ssh' else RPC_FORM}"
+        )
     if scheme == "rpc":
         key = parts.path.removeprefix("/")
         if port is None or not key or "/" in key or query or user:
             raise BadInput(f"--device {address}: give {RPC_FORM}, the tracker's port and the key of the boards")
         return RpcDevice(host, port, key)
     if ":" in user:
-        raise BadInput(f"--device {address}: no passwords here; put your key on the device: ssh-copy-id {user.partition(':')[0]}@{host}")
+        raise BadInput(
+            f"--device {address}: no passwords here; put your key on the "
+            f"device: ssh-copy-id {user.partition(':')[0]}@{host}"
+        )
     if user and not _USER.fullmatch(user):
         raise BadInput(f"--device {address}: {user!r} isn't the name of a user; give {SSH_FORM}")
     if set(query) - {"launcher"}:

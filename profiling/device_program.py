@@ -58,7 +58,9 @@ def make(bundle: Path, inputs: npt.NDArray[np.float32], folder: Path) -> DeviceP
     compiled, how = rebuild(bundle, folder / "library")
     built = compiled.library
     if not toolchain.hosted(built.isa):
-        raise BadInput(f"the bundle's library is for {built.isa.triple}, which has no operating system to reach; try --device qemu")
+        raise BadInput(
+            f"the bundle's library is for {built.isa.triple}, which has no operating system to reach; try --device qemu"
+        )
     (name,), (result,) = compiled.program.inputs, compiled.program.outputs
     path = folder / "program"
     _link(built, path)

@@ -18,9 +18,9 @@ import numpy as np
 from compress.errors import BadInput, CheckFailed, CompressError
 from compress.export import bundle as bundles
 from compress.export import checked
-from compress.export.manifest import GOLDEN, MANIFEST, MODEL, Manifest, read_manifest
+from compress.export.manifest import GOLDEN, MANIFEST, MODEL, FileEntry, Manifest, read_manifest
 from compress.profiling import device_program, local
-from compress.profiling.device_address import SshDevice
+from compress.profiling.device_address import RpcDevice, SshDevice
 from compress.profiling.ssh import Sent, Session
 
 ONNXRUNTIME, TVM, TENSORRT = "onnxruntime", "tvm", "tensorrt"
@@ -37,14 +37,17 @@ class Remote:
     """What came home: the profile, what the device is, and its own words."""
 
     profile: local.Profile
-    device: SshDevice
+    device: SshDevice | RpcDevice
     probe: Mapping[str, Any]
     measured: Mapping[str, Any]
     reconnections: int
 
 
 def profile(
-    bundle: Path, device: SshDevice, runtime: str | None = None, tell: Callable[[str], None] = lambda message: None,
+    bundle: Path,
+    device: SshDevice,
+    runtime: str | None = None,
+    tell: Callable[[str], None] = lambda message: None,
     seconds: float = SECONDS,
 ) -> Remote:
     """Measure a bundle on one device.
@@ -52,7 +55,8 @@ def profile(
     Args:
         bundle: its folder; what is in it is checked first.
         device: where.
-        runtime: ``onnxruntime``, ``tvm`` or ``tensorrt``; None for the first of tensorrt, tvm, onnxruntime that both have.
+        runtime: ``onnxruntime``, ``tvm`` or ``tensorrt``; None for the first
+            of tensorrt, tvm, onnxruntime that both have.
         tell: told what is happening.
         seconds: of timing.
 
@@ -95,9 +99,7 @@ def several(
         return list(zip(devices, pool.map(one, devices), strict=True))
 
 
-def choose(
-    bundle: Path, manifest: Manifest, device: SshDevice, probe: Mapping[str, Any], wanted: str | None
-) -> str:
+def choose(bundle: Path, manifest: Manifest, device: SshDevice, probe: Mapping[str, Any], wanted: str | None) -> str:
     """The runtime to measure.
 
     Raises:
@@ -143,14 +145,20 @@ def _no_library(bundle: Path, manifest: Manifest, device: SshDevice, probe: Mapp
         return f"the library is for {isa.triple}, which has no operating system"
     machine = MACHINES.get(probe["machine"].lower(), probe["machine"].lower())
     if machine != toolchain.architecture(isa) and not device.launcher:
-        return f"the library is for {toolchain.architecture(isa)}, the device is {machine}: make the bundle for it, with --target"
+        return (
+            f"the library is for {toolchain.architecture(isa)}, the device is "
+            f"{machine}: make the bundle for it, with --target"
+        )
     return None
 
 
 def _no_onnxruntime(device: SshDevice, probe: Mapping[str, Any]) -> str | None:
     missing = [name for name in ("numpy", "onnxruntime") if probe["packages"].get(name) is None]
     if missing:
-        return f"{' and '.join(missing)} missing for {device.python} there: {device.python} -m pip install {' '.join(missing)}"
+        return (
+            f"{' and '.join(missing)} missing for {device.python} there: "
+            f"{device.python} -m pip install {' '.join(missing)}"
+        )
     return None
 
 
@@ -186,15 +194,19 @@ def _prepared(
 def _engine_files(bundle: Path) -> list[Sent]:
     """The typed files with the builder of this version: no program of a bundle is run, on the device either."""
     script = resources.files("compress.export").joinpath("templates", "build_engine.py").read_bytes()
-    files = [Sent(MODEL, bundle / MODEL), Sent(GOLDEN, bundle / GOLDEN), Sent(f"{TYPED}/{MODEL}", bundle / TYPED / MODEL)]
+    files = [
+        Sent(MODEL, bundle / MODEL),
+        Sent(GOLDEN, bundle / GOLDEN),
+        Sent(f"{TYPED}/{MODEL}", bundle / TYPED / MODEL),
+    ]
     entries = []
     for each in files:
         digest, size = each.digest()
-        entries.append(bundles.FileEntry(each.path, digest, size))
+        entries.append(FileEntry(each.path, digest, size))
     return [*files, Sent("build_engine.py", script), Sent(MANIFEST, _manifest_of(bundle, entries))]
 
 
-def _manifest_of(bundle: Path, entries: Sequence[bundles.FileEntry]) -> bytes:
+def _manifest_of(bundle: Path, entries: Sequence[FileEntry]) -> bytes:
     import json
 
     from compress.serial import to_json

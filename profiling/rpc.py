@@ -95,8 +95,12 @@ def _board(device: RpcDevice) -> Any:
         keys = {server["key"].removeprefix("server:") for server in tracker.summary()["server_info"]}
         if device.key not in keys:
             known = ", ".join(sorted(keys)) or "none"
-            fix = f"register one: python -m tvm.exec.rpc_server --tracker {device.host}:{device.port} --key {device.key}"
-            raise DeviceUnreachable(str(device), f"the tracker has no board of the key {device.key!r} (it has: {known})", fix)
+            fix = (
+                f"register one: python -m tvm.exec.rpc_server --tracker {device.host}:{device.port} --key {device.key}"
+            )
+            raise DeviceUnreachable(
+                str(device), f"the tracker has no board of the key {device.key!r} (it has: {known})", fix
+            )
         return tracker.request(device.key, session_timeout=TIMEOUT_S)
     except (RuntimeError, TimeoutError, OSError) as error:
         fix = "look at what holds them: python -m tvm.exec.query_rpc_tracker"
@@ -122,7 +126,9 @@ def _run(device: RpcDevice, session: Any, built: BuiltLibrary, module: Path, inp
     except (RuntimeError, OSError, tvm.error.TVMError) as error:
         said = _short(error)
         if "wrong ELF" in said or "cannot open shared object" in said or "invalid ELF" in said:
-            raise BadInput(f"--device {device}: the board's processor isn't {built.isa.triple}; make the bundle for it") from None
+            raise BadInput(
+                f"--device {device}: the board's processor isn't {built.isa.triple}; make the bundle for it"
+            ) from None
         raise CheckFailed(str(device), [f"the board failed: {said}"]) from None
     finally:
         with contextlib.suppress(Exception):  # the board may be gone

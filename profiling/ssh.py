@@ -1,7 +1,8 @@
 """A device over SSH: the system's own OpenSSH client, with an agent on the far side that is sent along.
 
-The client rather than a library: it is there, it is kept up to date by the system, and it knows the user's keys, agents,
-jump hosts and known hosts. ``COMPRESS_SSH`` names another command, with options, in its place (``ssh -F FILE``).
+The client rather than a library: it is there, it is kept up to date by the system, and it knows the user's keys,
+agents, jump hosts and known hosts. ``COMPRESS_SSH`` names another command, with options, in its place
+(``ssh -F FILE``).
 
 One connection carries requests to the agent (``export/templates/device_agent.py``) as lines of JSON and files as
 bytes. Nothing that the user typed is ever part of what a shell reads but the interpreter's path, which is quoted; the
@@ -92,7 +93,9 @@ class Connection:
             )
         except OSError as error:
             self.errors.close()
-            raise BadInput(f"--device ssh: the client can't be started ({error.strerror}): apt install openssh-client") from None
+            raise BadInput(
+                f"--device ssh: the client can't be started ({error.strerror}): apt install openssh-client"
+            ) from None
         self.answers: queue.Queue[bytes | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         self._write(b"%d\n" % len(source) + source)
@@ -131,7 +134,9 @@ class Connection:
         lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("Warning")]
         raise ConnectionLost(lines[-1][:160] if lines else f"the client ended with {self.process.returncode}")
 
-    def ask(self, request: Mapping[str, Any], send: Callable[[Callable[[bytes], None]], None] | None = None) -> dict[str, Any]:
+    def ask(
+        self, request: Mapping[str, Any], send: Callable[[Callable[[bytes], None]], None] | None = None
+    ) -> dict[str, Any]:
         """One request and its answer; ``send`` writes what follows the line.
 
         Raises:
@@ -183,7 +188,10 @@ def explained(said: str, status: int | None, device: SshDevice) -> tuple[str, st
     target = f"{device.user}@{device.host}" if device.user else device.host
     port = f" -p {device.port}" if device.port else ""
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
-        return "the host's key isn't the one that is known", f"if the device was set up again: ssh-keygen -R {device.host}"
+        return (
+            "the host's key isn't the one that is known",
+            f"if the device was set up again: ssh-keygen -R {device.host}",
+        )
     if "Host key verification failed" in said or "host key is known" in said:
         return "the host's key isn't known", f"connect once and compare its fingerprint: ssh{port} {target}"
     if "Permission denied" in said:
@@ -237,7 +245,9 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             if self.connected and not isinstance(error, DeviceUnreachable):
                 self.ask({"do": "clean"})

@@ -230,7 +230,8 @@ def profile(
     as_json: bool,
 ) -> int:
     """Time a bundle, or count its instructions, after checking its golden inputs."""
-    from compress.cli import bundles, devices as far
+    from compress.cli import bundles
+    from compress.cli import devices as far
 
     here = not any("://" in device for device in devices)
     if queue is not None and bundle is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,13 +40,19 @@ def profile(bundle: str, devices: Sequence[str], runtime: str | None, as_json: b
     errors = [found for _, found in results if isinstance(found, CompressError)]
     if errors:
         raise errors[0]
-    wrong = [address for address, found in results if not isinstance(found, CompressError) and not found.profile.golden_equal]
+    wrong = [
+        address for address, found in results if not isinstance(found, CompressError) and not found.profile.golden_equal
+    ]
     if wrong:
-        raise CheckFailed(f"bundle {bundle}", [f"the golden inputs give other outputs on {address}" for address in wrong])
+        raise CheckFailed(
+            f"bundle {bundle}", [f"the golden inputs give other outputs on {address}" for address in wrong]
+        )
     return 0
 
 
-def _all(bundle: Path, addresses: Sequence[SshDevice | RpcDevice], runtime: str | None, quiet: bool) -> list[tuple[Any, Any]]:
+def _all(
+    bundle: Path, addresses: Sequence[SshDevice | RpcDevice], runtime: str | None, quiet: bool
+) -> list[tuple[Any, Any]]:
     from compress.profiling import remote, rpc
 
     def tell(message: str) -> None:
@@ -102,7 +107,9 @@ def enqueue(queue: str, bundle: str, devices: Sequence[str], runtime: str | None
     from compress.profiling import local
 
     path = local.existing(Path(bundle)).resolve()
-    lines = [json.dumps({"bundle": str(path), "device": device, "runtime": runtime}) for device in devices if parse(device)]
+    lines = [
+        json.dumps({"bundle": str(path), "device": device, "runtime": runtime}) for device in devices if parse(device)
+    ]
     try:
         with Path(queue).open("a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
@@ -159,7 +166,7 @@ def _read(queue: str) -> list[dict[str, Any]]:
 def _write(queue: str, entries: Sequence[Mapping[str, Any]]) -> None:
     partial = Path(f"{queue}.partial")
     partial.write_text("".join(f"{json.dumps(entry)}\n" for entry in entries), encoding="utf-8")
-    os.replace(partial, queue)
+    partial.replace(queue)
 
 
 __all__ = ["enqueue", "profile", "work_off"]

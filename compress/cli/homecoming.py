@@ -27,7 +27,13 @@ def document(found: Remote) -> dict[str, Any]:
     from compress.profiling import local
 
     extra = {k: found.measured[k] for k in ("latency_p99_s", "gpu_s", "gpu_p90_s", "accuracy") if k in found.measured}
-    return {**local.document(found.profile), **extra, "probe": dict(found.probe), "predicted_s": predicted(found), "reconnections": found.reconnections}
+    return {
+        **local.document(found.profile),
+        **extra,
+        "probe": dict(found.probe),
+        "predicted_s": predicted(found),
+        "reconnections": found.reconnections,
+    }
 
 
 def predicted(found: Remote) -> float | None:
@@ -67,7 +73,10 @@ def bring(bundle: Path, found: Remote) -> str:
     with disk_errors(run):
         _append(folder, found)
         if changed is None:
-            return f"in {folder / MEASUREMENTS}: the front takes an engine with its accuracy, and the data isn't on this machine"
+            return (
+                f"in {folder / MEASUREMENTS}: the front takes an engine with its "
+                f"accuracy, and the data isn't on this machine"
+            )
         front = _with(front, changed)
         write_json(run / FRONT, front.document())
         write_json(folder / CANDIDATE, {"schema": SCHEMA, "candidate": candidate_document(changed, on_front=False)})
@@ -94,10 +103,14 @@ def measured(candidate: Candidate, found: Remote, manifest: Manifest) -> Candida
     assert profile.latency_s is not None
     assert profile.latency_p90_s is not None
     conditions = {k: v for k, v in profile.conditions.items() if k not in ("runs", "clocks", "clocks_after")}
-    measurement = Measurement(profile.latency_s, profile.latency_p90_s, int(found.measured["runs"]), profile.device, conditions)
+    measurement = Measurement(
+        profile.latency_s, profile.latency_p90_s, int(found.measured["runs"]), profile.device, conditions
+    )
     have = {artifact.runtime: artifact for artifact in candidate.artifacts}
     if profile.runtime in have:
-        artifacts = tuple(replace(a, measurement=measurement) if a.runtime == profile.runtime else a for a in candidate.artifacts)
+        artifacts = tuple(
+            replace(a, measurement=measurement) if a.runtime == profile.runtime else a for a in candidate.artifacts
+        )
         return replace(candidate, artifacts=artifacts)
     accuracy = found.measured.get("accuracy")
     if accuracy is None or not profile.golden_equal:

@@ -22,7 +22,10 @@ def run(file: str, target: str | None, dla: bool, as_json: bool) -> int:
         raise BadInput("doctor --onnx needs --target too: the device that the file is for, such as jetson")
     device = targets.load(target)
     if "tensorrt" not in device.runtimes:
-        raise BadInput(f"--target {target}: only TensorRT's rules are known, and {device.name} doesn't run TensorRT; leave --onnx out")
+        raise BadInput(
+            f"--target {target}: only TensorRT's rules are known, and "
+            f"{device.name} doesn't run TensorRT; leave --onnx out"
+        )
     if dla and "dla" not in device.accelerators:
         raise BadInput(f"--dla: {device.name} has no DLA; leave it out, or take --target jetson-agx-orin")
     from compress.export import tensorrt_dla, tensorrt_rules
@@ -41,7 +44,11 @@ def run(file: str, target: str | None, dla: bool, as_json: bool) -> int:
         tables = [rows_table(["", "node", "what", "do", "TensorRT"], rows)] if rows else []
         screen.show(*tables, said)
     if errors:
-        raise CheckFailed(file, [f"{v.node}: {v.found}; {v.fix}" for v in errors[:1]] + ([f"and {len(errors) - 1} more"] if len(errors) > 1 else []))
+        raise CheckFailed(
+            file,
+            [f"{v.node}: {v.found}; {v.fix}" for v in errors[:1]]
+            + ([f"and {len(errors) - 1} more"] if len(errors) > 1 else []),
+        )
     return 0
 
 

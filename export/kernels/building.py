@@ -15,7 +15,6 @@ from compress.export.kernels.code import Kernel, Placed
 from compress.export.kernels.isa import Isa
 from compress.integer.program import Requantize
 
-
 THREADS: ContextVar[int] = ContextVar("threads", default=0)
 """Threads of a block where kernels are written for a GPU, one row of work a thread; 0 on processors."""
 

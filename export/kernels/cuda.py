@@ -2,8 +2,8 @@
 
 Tensors lie densely, channels last. A convolution's thread computes a few pixels of a row by a few output channels; each
 ``dp4a`` adds four products of int8. Padding is the zero point, so ``bias - z * sum(weights)`` is all that zero points
-cost. Weights of fewer bits stay packed, ``32 / bits`` a word, shifted to be unsigned by their offset, and are taken apart
-in the kernel: with ``u = w + offset``, ``sum w x = sum u x - offset * sum x``.
+cost. Weights of fewer bits stay packed, ``32 / bits`` a word, shifted to be unsigned by their offset, and are taken
+apart in the kernel: with ``u = w + offset``, ``sum w x = sum u x - offset * sum x``.
 
 Other operators are the portable kernels, one row a thread, or one element where all operands have one shape.
 """
@@ -324,7 +324,9 @@ def _pool(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitte
     """One output a thread."""
     from tvm.tirx.script import builder as T
 
-    if not isinstance(op, Pool) or (op.kind == "average" and (op.requantize is None or op.requantize.multiplier.size > 1)):
+    if not isinstance(op, Pool) or (
+        op.kind == "average" and (op.requantize is None or op.requantize.multiplier.size > 1)
+    ):
         return None
     x, y = placed[op.inputs[0]], placed[op.output]
     (height, width, channels), out = _image(x.tensor.shape), _image(y.tensor.shape)

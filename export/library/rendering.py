@@ -120,4 +120,15 @@ def _environment() -> Any:
     return environment
 
 
-__all__ = ["SECTION", "cfloat", "comment", "description", "golden_header", "packed", "render", "runner", "timed", "words"]
+__all__ = [
+    "SECTION",
+    "cfloat",
+    "comment",
+    "description",
+    "golden_header",
+    "packed",
+    "render",
+    "runner",
+    "timed",
+    "words",
+]

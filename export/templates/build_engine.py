@@ -39,7 +39,9 @@ class Cuda:
         try:
             self.lib = ctypes.CDLL("libcuda.so.1")
         except OSError:
-            raise Problem("there is no NVIDIA driver here (libcuda.so.1): run this on the device with the GPU") from None
+            raise Problem(
+                "there is no NVIDIA driver here (libcuda.so.1): run this on the device with the GPU"
+            ) from None
         self.call("cuInit", 0)
         device, context = ctypes.c_int(), ctypes.c_void_p()
         self.call("cuDeviceGet", ctypes.byref(device), 0)
@@ -67,11 +69,23 @@ class Cuda:
 
     def upload(self, pointer, array, stream):
         source = ctypes.c_void_p(array.ctypes.data)
-        self.call("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(pointer), source, ctypes.c_size_t(array.nbytes), ctypes.c_void_p(stream))
+        self.call(
+            "cuMemcpyHtoDAsync_v2",
+            ctypes.c_uint64(pointer),
+            source,
+            ctypes.c_size_t(array.nbytes),
+            ctypes.c_void_p(stream),
+        )
 
     def download(self, array, pointer, stream):
         target = ctypes.c_void_p(array.ctypes.data)
-        self.call("cuMemcpyDtoHAsync_v2", target, ctypes.c_uint64(pointer), ctypes.c_size_t(array.nbytes), ctypes.c_void_p(stream))
+        self.call(
+            "cuMemcpyDtoHAsync_v2",
+            target,
+            ctypes.c_uint64(pointer),
+            ctypes.c_size_t(array.nbytes),
+            ctypes.c_void_p(stream),
+        )
 
     def stream(self):
         handle = ctypes.c_void_p()
@@ -181,7 +195,9 @@ def tensorrt():
 def how_to_get_it():
     """What to type on this device."""
     if os.path.exists("/etc/nv_tegra_release"):
-        return "sudo apt install python3-libnvinfer-dev (it comes with JetPack 6), and run this with the system's python3"
+        return (
+            "sudo apt install python3-libnvinfer-dev (it comes with JetPack 6), and run this with the system's python3"
+        )
     if platform.machine() == "aarch64":
         return "on a Jetson it comes with JetPack: sudo apt install nvidia-jetpack; elsewhere pip install tensorrt"
     return "pip install tensorrt"
@@ -343,7 +359,9 @@ class Runner:
         inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = [name for name in names if name not in inputs]
         if len(inputs) != 1 or len(outputs) != 1:
-            raise Problem("the engine has %d inputs and %d outputs: this program runs one of each" % (len(inputs), len(outputs)))
+            raise Problem(
+                "the engine has %d inputs and %d outputs: this program runs one of each" % (len(inputs), len(outputs))
+            )
         shape = (batch,) + tuple(manifest["input"]["shape"][1:])
         self.context.set_input_shape(inputs[0], shape)
         self.input = np.zeros(shape, np.float32)
@@ -374,7 +392,8 @@ class Runner:
         return np.concatenate(found)
 
     def timed(self, seconds, inputs):
-        """Latency of a run: on the GPU alone, and from an array to an array; with a CUDA graph where one can be made."""
+        """Latency of a run: on the GPU alone, and from an array to an array; with a CUDA graph where one can be
+        made."""
         np, cuda = self.np, self.cuda
         self.run(np.concatenate([inputs[:1]] * self.batch))
         try:
@@ -430,7 +449,9 @@ def layers(trt, engine):
 
 def trtexec():
     """Its path; None if it isn't installed."""
-    return shutil.which("trtexec") or next((p for p in ("/usr/src/tensorrt/bin/trtexec",) if os.access(p, os.X_OK)), None)
+    return shutil.which("trtexec") or next(
+        (p for p in ("/usr/src/tensorrt/bin/trtexec",) if os.access(p, os.X_OK)), None
+    )
 
 
 def with_trtexec(np, options, manifest, source, golden):
@@ -473,7 +494,9 @@ def with_trtexec(np, options, manifest, source, golden):
         wrong = [line for line in done.stdout.splitlines() if "[E]" in line] or ["see engine/trtexec.log"]
         raise Problem("trtexec failed: %s" % wrong[0])
     outputs = json.loads((FOLDER / "output.json").read_text(encoding="utf-8"))
-    values = np.array(outputs[0]["values"], np.float32).reshape((options.batch,) + tuple(manifest["output"]["shape"][1:]))
+    values = np.array(outputs[0]["values"], np.float32).reshape(
+        (options.batch,) + tuple(manifest["output"]["shape"][1:])
+    )
     n = min(options.batch, len(inputs))
     times = json.loads((FOLDER / "times.json").read_text(encoding="utf-8"))
     found = compare(np, values[:n], golden["outputs"][:n], manifest)
@@ -492,7 +515,11 @@ def with_trtexec(np, options, manifest, source, golden):
         "arena_bytes": None,
         "peak_device_bytes": None,
         "peak_host_bytes": None,
-        "conditions": {"runtime": "trtexec of TensorRT %s" % (version or "?"), "batch": options.batch, "host": platform.platform()},
+        "conditions": {
+            "runtime": "trtexec of TensorRT %s" % (version or "?"),
+            "batch": options.batch,
+            "host": platform.platform(),
+        },
     }
     measured.update(percentiles(np, [each["latencyMs"] / 1e3 for each in times], "latency"))
     measured.update(percentiles(np, [each["computeMs"] / 1e3 for each in times], "gpu"))
@@ -501,7 +528,9 @@ def with_trtexec(np, options, manifest, source, golden):
 
 def trtexec_version(program):
     """The major version that its first line names, such as "TensorRT v100300"; None if it can't be told."""
-    said = subprocess.run([program, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+    said = subprocess.run(
+        [program, "--help"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True
+    )
     for word in said.stdout.replace("]", " ").split():
         if word.startswith("v") and word[1:].isdigit() and len(word) >= 5:
             return int(word[1:]) // 10000 if len(word) >= 7 else int(word[1:]) // 1000
@@ -512,14 +541,21 @@ def trtexec_version(program):
 
 
 def compare(np, found, wanted, manifest):
-    """The largest difference, relative to the largest golden output. Kernels in float16 round more than float32 ones."""
+    """The largest difference, relative to the largest golden output. Kernels in float16 round more than float32
+    ones."""
     scale = float(np.abs(wanted).max()) or 1.0
     difference = float(np.abs(found - wanted).max()) / scale
     tolerance = max(manifest["tolerance"], 2e-2)
     same = None
     if manifest["task"] == "classification":
         same = int((found.argmax(1) == wanted.argmax(1)).sum())
-    return {"difference": difference, "tolerance": tolerance, "equal": bool(difference <= tolerance), "classes_equal": same, "n": len(found)}
+    return {
+        "difference": difference,
+        "tolerance": tolerance,
+        "equal": bool(difference <= tolerance),
+        "classes_equal": same,
+        "n": len(found),
+    }
 
 
 def accuracy(np, runner, options, manifest):
@@ -530,7 +566,10 @@ def accuracy(np, runner, options, manifest):
         raise Problem("%s must hold the arrays inputs and labels" % options.data)
     inputs, labels = data["inputs"].astype(np.float32), data["labels"]
     if inputs.shape[1:] != tuple(manifest["input"]["shape"][1:]):
-        raise Problem("%s holds inputs of %s, the network takes %s" % (options.data, inputs.shape[1:], manifest["input"]["shape"][1:]))
+        raise Problem(
+            "%s holds inputs of %s, the network takes %s"
+            % (options.data, inputs.shape[1:], manifest["input"]["shape"][1:])
+        )
     right = int((runner.all(inputs).argmax(1) == labels).sum())
     return {"value": 100.0 * right / len(labels), "n": len(labels), "metric": "top1_percent"}
 
@@ -560,7 +599,12 @@ def clocks():
         found["cpu"] = max(fastest) / 1e3
     for zone in glob.glob("/sys/class/thermal/thermal_zone*"):
         kind, value = text(zone + "/type"), text(zone + "/temp")
-        if kind and value and value.lstrip("-").isdigit() and any(word in kind.lower() for word in ("gpu", "cpu", "tj")):
+        if (
+            kind
+            and value
+            and value.lstrip("-").isdigit()
+            and any(word in kind.lower() for word in ("gpu", "cpu", "tj"))
+        ):
             found["celsius " + kind] = int(value) / 1e3
     said = ask(["nvidia-smi", "--query-gpu=clocks.sm,clocks.mem,temperature.gpu", "--format=csv,noheader,nounits"])
     if said:
@@ -580,7 +624,9 @@ def power_mode():
     found = {}
     said = ask(["nvpmodel", "-q"])
     if said:
-        found["power_mode"] = next((line.split(":", 1)[1].strip() for line in said.splitlines() if "Mode" in line and ":" in line), said)
+        found["power_mode"] = next(
+            (line.split(":", 1)[1].strip() for line in said.splitlines() if "Mode" in line and ":" in line), said
+        )
     release = text("/etc/nv_tegra_release")
     if release:
         found["l4t"] = release.splitlines()[0]
@@ -591,7 +637,9 @@ def ask(command):
     if shutil.which(command[0]) is None:
         return None
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, timeout=20)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, universal_newlines=True, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
@@ -609,18 +657,25 @@ def peak_host_bytes():
 
 def report(measured):
     golden = measured["golden"]
-    print("golden inputs: largest relative difference %.2g of %.2g allowed" % (golden["difference"], golden["tolerance"]))
+    print(
+        "golden inputs: largest relative difference %.2g of %.2g allowed" % (golden["difference"], golden["tolerance"])
+    )
     if measured["accuracy"]:
         print("accuracy: %.2f%% of %d inputs" % (measured["accuracy"]["value"], measured["accuracy"]["n"]))
     print(
         "latency: median %.3f ms, p90 %.3f ms, p99 %.3f ms; on the GPU alone %.3f ms; %d runs"
-        % (tuple(1e3 * measured[key] for key in ("latency_s", "latency_p90_s", "latency_p99_s", "gpu_s")) + (measured["runs"],))
+        % (
+            tuple(1e3 * measured[key] for key in ("latency_s", "latency_p90_s", "latency_p99_s", "gpu_s"))
+            + (measured["runs"],)
+        )
     )
     for layer in measured["dla_fallback"] or ():
         print("not on the DLA: %s" % layer)
     for name in measured["conditions"]["moved"]:
         print("warning: the clock %s moved while this ran: fix it with sudo jetson_clocks and run again" % name)
-    print("ok" if measured["golden_equal"] else "error: the outputs differ from the golden ones by more than is allowed")
+    print(
+        "ok" if measured["golden_equal"] else "error: the outputs differ from the golden ones by more than is allowed"
+    )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ def ask(command, seconds=20):
     if shutil.which(command[0]) is None:
         return None
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=seconds)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=seconds
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
@@ -91,7 +93,9 @@ def probe(request):
     memory = text("/proc/meminfo") or ""
     packages = {name: version(name) for name in ("numpy", "onnxruntime", "tensorrt")}
     packages["onnxruntime"] = packages["onnxruntime"] or version("onnxruntime-gpu")
-    trtexec = shutil.which("trtexec") or ("/usr/src/tensorrt/bin/trtexec" if os.access("/usr/src/tensorrt/bin/trtexec", os.X_OK) else None)
+    trtexec = shutil.which("trtexec") or (
+        "/usr/src/tensorrt/bin/trtexec" if os.access("/usr/src/tensorrt/bin/trtexec", os.X_OK) else None
+    )
     return {
         "machine": platform.machine(),
         "system": platform.platform(),
@@ -103,7 +107,9 @@ def probe(request):
         "jetpack": version_of_jetpack(),
         "l4t": (text("/etc/nv_tegra_release") or "").splitlines()[0] if text("/etc/nv_tegra_release") else None,
         "power_mode": ask(["nvpmodel", "-q"]),
-        "ram_bytes": next((1024 * int(line.split()[1]) for line in memory.splitlines() if line.startswith("MemTotal")), None),
+        "ram_bytes": next(
+            (1024 * int(line.split()[1]) for line in memory.splitlines() if line.startswith("MemTotal")), None
+        ),
         "free_bytes": shutil.disk_usage(HOME).free,
         "clocks": clocks(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -217,7 +223,11 @@ def start(request):
         file.write(AGENT)  # noqa: F821  # its own source, which the connection's first line defines
     with open(os.path.join(folder(job), "log"), "wb") as log:
         child = subprocess.Popen(
-            [sys.executable, script, "measure", job], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, script, "measure", job],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     with open(os.path.join(folder(job), "pid"), "w", encoding="utf-8") as file:
         file.write("%d" % child.pid)
@@ -273,7 +283,7 @@ def measure(job):
     with open(os.path.join(folder(job), "spec.json"), encoding="utf-8") as file:
         spec = json.load(file)
     os.chdir(folder(job))
-    lock = open(os.path.join(HOME, "lock"), "w")  # noqa: SIM115  # held until the process ends
+    lock = open(os.path.join(HOME, "lock"), "w")  # held until the process ends
     print("waiting for another measurement to end", flush=True)
     fcntl.flock(lock, fcntl.LOCK_EX)
     print("measuring", flush=True)
@@ -350,13 +360,20 @@ def of(times):
 
 def with_program(spec):
     """The compiled network in a program of its own: golden inputs in, outputs out, then the times, in nanoseconds."""
-    command = spec.get("launcher", []) + ["./program", "%g" % spec["seconds"], "%d" % spec["inputs"], "%d" % spec["threads"]]
+    command = spec.get("launcher", []) + [
+        "./program",
+        "%g" % spec["seconds"],
+        "%d" % spec["inputs"],
+        "%d" % spec["threads"],
+    ]
     try:
         with open("inputs.bin", "rb") as given, open("outputs.bin", "wb") as out:
             done = subprocess.run(command, stdin=given, stdout=out, stderr=subprocess.PIPE)
     except OSError as error:
         if error.errno == 8:
-            raise Refused("architecture", "the program is for %s, this is %s" % (spec["triple"], platform.machine()))
+            raise Refused(
+                "architecture", "the program is for %s, this is %s" % (spec["triple"], platform.machine())
+            ) from None
         raise
     said = done.stderr.decode(errors="replace")
     if done.returncode == 2:

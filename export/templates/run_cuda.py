@@ -28,7 +28,10 @@ def main():
         return 2
     found = device.compute_version.replace(".", "")
     if "sm_" + found != about["gpu"]:
-        print("error: the module is for %s, this GPU is sm_%s: make the bundle for it" % (about["gpu"], found), file=sys.stderr)
+        print(
+            "error: the module is for %s, this GPU is sm_%s: make the bundle for it" % (about["gpu"], found),
+            file=sys.stderr,
+        )
         return 2
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(HERE / "cuda" / "network.so")), device)
     given, result = about["input"], about["output"]
@@ -53,14 +56,19 @@ def main():
         device.sync()
         times.append((begun, time.perf_counter() - begun))
     late = sorted(t for begun, t in times if begun > end - SECONDS) or sorted(t for _, t in times)
-    print("latency: median %.3f ms, p90 %.3f ms, %d runs" % (1e3 * late[len(late) // 2], 1e3 * late[int(0.9 * len(late))], len(late)))
+    print(
+        "latency: median %.3f ms, p90 %.3f ms, %d runs"
+        % (1e3 * late[len(late) // 2], 1e3 * late[int(0.9 * len(late))], len(late))
+    )
     print("ok")
     return 0
 
 
 def to_module(np, x, end):
     """One input in the file's order, float32, as the module takes it: channels last, flat, on its grid."""
-    laid = x.transpose(1, 2, 0) if len(end["shape"]) == 3 and list(x.shape) == [end["shape"][2]] + end["shape"][:2] else x
+    laid = (
+        x.transpose(1, 2, 0) if len(end["shape"]) == 3 and list(x.shape) == [end["shape"][2]] + end["shape"][:2] else x
+    )
     if end["dtype"] == "float32":
         return np.ascontiguousarray(laid, np.float32).reshape(-1)
     low, high = np.iinfo(end["dtype"]).min, np.iinfo(end["dtype"]).max

@@ -89,7 +89,11 @@ def compiler() -> str:
 def compiled(source: str, target: Path, *options: str) -> None:
     path = target.with_suffix(".cpp")
     path.write_text(source, encoding="utf-8")
-    done = subprocess.run([compiler(), "-O1", "-w", "-shared", "-fPIC", *options, "-o", str(target), str(path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [compiler(), "-O1", "-w", "-shared", "-fPIC", *options, "-o", str(target), str(path)],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[:3000]
 
 
@@ -98,7 +102,9 @@ def kernels(source: str, target: Path) -> None:
     start = source.index('extern "C" __global__')
     wrappers = []
     for name, parameters in re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{", source):
-        kinds = [parameter.rpartition(" ")[0].replace("__restrict__", "").strip() for parameter in parameters.split(",")]
+        kinds = [
+            parameter.rpartition(" ")[0].replace("__restrict__", "").strip() for parameter in parameters.split(",")
+        ]
         given = ", ".join(f"*({kind} *)p[{k}]" for k, kind in enumerate(kinds))
         wrappers.append(
             f'extern "C" void run_{name}(unsigned grid, unsigned block, void **p) {{\n'
@@ -116,7 +122,11 @@ def runtime(folder: Path, gpu: str) -> None:
     library = (Path(tvm.__file__).parent / "lib" / "libtvm_runtime_cuda.so").read_bytes()
     names = {name.decode() for name in re.findall(rb"(?<=\0)cu(?:da)?[A-Z][A-Za-z0-9_]*(?=\0)", library)}
     (soname,) = {match.decode() for match in re.findall(rb"libcudart\.so\.\d+", library)}
-    others = "".join(f"int {name}(void) {{ return 0; }}\n" for name in sorted(names) if f" {name}(" not in RUNTIME and f"*{name}(" not in RUNTIME)
+    others = "".join(
+        f"int {name}(void) {{ return 0; }}\n"
+        for name in sorted(names)
+        if f" {name}(" not in RUNTIME and f"*{name}(" not in RUNTIME
+    )
     script = folder / "map"
     script.write_text(f"{soname} {{ global: *; }};\n")
     source = RUNTIME.replace("OTHERS", others).replace("GPU", gpu.removeprefix("sm_"))
@@ -135,7 +145,8 @@ def run(bundle: Path, source: str, gpu: str, folder: Path) -> subprocess.Complet
     code = (
         "import ctypes, pathlib, runpy, sys, tvm\n"
         "import tvm.base\n"
-        "ctypes.CDLL(str(pathlib.Path(tvm.__file__).parent / 'lib' / 'libtvm_runtime_cuda.so'), mode=ctypes.RTLD_GLOBAL)\n"
+        "library = pathlib.Path(tvm.__file__).parent / 'lib' / 'libtvm_runtime_cuda.so'\n"
+        "ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)\n"
         f"found = runpy.run_path({str(bundle / script.name)!r}, run_name='run_cuda')\n"
         "main = found['main']; main.__globals__.update(WARM_UP_S=0.0, SECONDS=0.01)\n"
         "sys.exit(main())\n"

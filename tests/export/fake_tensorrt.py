@@ -1,4 +1,5 @@
-"""TensorRT as build_engine.py sees it, recorded from the bindings' classes: engines run in ONNX Runtime, memory is numpy's.
+"""TensorRT as build_engine.py sees it, recorded from the bindings' classes: engines run in ONNX Runtime, memory is
+numpy's.
 
 Only names that the script touches are here; ``test_tensorrt_bindings.py`` checks that the real bindings have each.
 """
@@ -244,7 +245,13 @@ def module(version: str, cuda: FakeCuda, **behaviour: Any) -> types.ModuleType:
         def __init__(self):
             pass
 
-    trt.Logger, trt.Builder, trt.OnnxParser, trt.Runtime, trt.IProgressMonitor = Logger, Builder, OnnxParser, Runtime, Monitor
+    trt.Logger, trt.Builder, trt.OnnxParser, trt.Runtime, trt.IProgressMonitor = (
+        Logger,
+        Builder,
+        OnnxParser,
+        Runtime,
+        Monitor,
+    )
     trt.BuilderFlag = Flags
     trt.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
     trt.MemoryPoolType = enum.IntEnum("MemoryPoolType", {"WORKSPACE": 0})

@@ -25,7 +25,9 @@ def quantized_for(target: str, factory=Residual, bits: float = 8):
     return quantize(build(factory), images(32), weight_bits=bits, target=target, method="uniform").state
 
 
-def make_bundle(folder: Path, target: str = "jetson", factory=Residual, bits: float = 8, runtimes=("tensorrt",)) -> Path:
+def make_bundle(
+    folder: Path, target: str = "jetson", factory=Residual, bits: float = 8, runtimes=("tensorrt",)
+) -> Path:
     """A bundle of a small network; ``runtimes`` of the target are exported beside ``model.onnx``."""
     folder.mkdir(parents=True)
     state = quantized_for(target, factory, bits)

@@ -1,4 +1,5 @@
-"""What build_engine.py touches of TensorRT, read from its source, and the real bindings over a stub of nine functions."""
+"""What build_engine.py touches of TensorRT, read from its source, and the real bindings over a stub of nine
+functions."""
 
 from __future__ import annotations
 
@@ -73,7 +74,9 @@ def touched() -> dict[str, bool]:
         dotted = ast.unparse(node)
         head, _, rest = dotted.partition(".")
         head, rest = (rest.partition(".")[0], rest.partition(".")[2]) if head == "self" else (head, rest)
-        if head == "trt" and rest.isidentifier() or (head == "trt" and all(p.isidentifier() for p in rest.split("."))):
+        if (head == "trt" and rest.isidentifier()) or (
+            head == "trt" and all(p.isidentifier() for p in rest.split("."))
+        ):
             found[rest] = False
         elif head in CLASSES and rest.isidentifier():
             found[f"{CLASSES[head]}.{rest}"] = (head, rest) in asked
@@ -96,10 +99,22 @@ def stub(folder: Path, major: int) -> Path:
 
 def installed(package: str, version: str, folder: Path) -> Path:
     """The bindings alone, in a folder of their own."""
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), f"{package}=={version}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--target",
+        str(folder),
+        f"{package}=={version}",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        pytest.skip(f"pip can't install {package} {version} here: {(done.stderr.strip().splitlines() or ['?'])[-1][:120]}")
+        pytest.skip(
+            f"pip can't install {package} {version} here: {(done.stderr.strip().splitlines() or ['?'])[-1][:120]}"
+        )
     return folder
 
 

@@ -1,4 +1,5 @@
-"""build_engine.py of a bundle, against recorded behaviour of TensorRT: engines run in ONNX Runtime on fake GPU memory."""
+"""build_engine.py of a bundle, against recorded behaviour of TensorRT: engines run in ONNX Runtime on fake GPU
+memory."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ def run(bundle, monkeypatch):
         builder = script(bundle)
         monkeypatch.setattr(builder, "Cuda", lambda: cuda)
         monkeypatch.setattr(builder, "WARM_UP_S", 0.01)
-        monkeypatch.setattr(builder, "clocks", lambda values=iter(behaviour.get("clocks", [{}, {}])): next(values))
+        values = iter(behaviour.get("clocks", [{}, {}]))
+        monkeypatch.setattr(builder, "clocks", lambda: next(values))
         return builder.main(["--seconds", "0.01", *arguments]), trt
 
     return call
@@ -122,7 +124,9 @@ def test_what_a_dla_does_not_take_is_listed(bundle, run, capsys):
 
 
 def test_clocks_that_move_are_reported(bundle, run, capsys):
-    run(clocks=[{"gpu": 1000.0, "cpu": 2000.0, "celsius gpu": 40.0}, {"gpu": 600.0, "cpu": 2010.0, "celsius gpu": 60.0}])
+    run(
+        clocks=[{"gpu": 1000.0, "cpu": 2000.0, "celsius gpu": 40.0}, {"gpu": 600.0, "cpu": 2010.0, "celsius gpu": 60.0}]
+    )
     assert measured(bundle)["conditions"]["moved"] == ["gpu"]
     assert "the clock gpu moved" in capsys.readouterr().out
 

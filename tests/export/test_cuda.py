@@ -1,7 +1,7 @@
 """CUDA through TVM: machine code for each device is inside, and the module computes what the reference does.
 
-No GPU is needed: the module's own host code, TVM's virtual machine and the CUDA source of the kernels run on an emulated
-CUDA, thread by thread (``emulated_cuda.py``). What that can't show is nvcc's machine code and a GPU's speed.
+No GPU is needed: the module's own host code, TVM's virtual machine and the CUDA source of the kernels run on an
+emulated CUDA, thread by thread (``emulated_cuda.py``). What that can't show is nvcc's machine code and a GPU's speed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.export import emulated_cuda
-from tests.export.small_bundles import make_bundle
 
 from compress import targets
 from compress.errors import BadInput
@@ -20,13 +18,25 @@ from compress.export import cuda, cuda_module, tvm
 from compress.export.kernels.cuda import Words
 from compress.integer.program import Convolution
 from compress.results import Unavailable
+from tests.export import emulated_cuda
+from tests.export.small_bundles import make_bundle
 from tests.graph.networks import Dense, Depthwise, Grouped, Plain, Residual, Squeeze
 
-needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None or shutil.which("ptxas") is None, reason="needs nvcc and ptxas")
+needs_nvcc = pytest.mark.skipif(
+    shutil.which("nvcc") is None or shutil.which("ptxas") is None, reason="needs nvcc and ptxas"
+)
 
 
 @needs_nvcc
-@pytest.mark.parametrize(("name", "gpu", "machine"), [("jetson-orin-nano", "sm_87", 183), ("jetson-agx-orin", "sm_87", 183), ("jetson-agx-thor", "sm_110", 183), ("gpu", "sm_86", 62)])
+@pytest.mark.parametrize(
+    ("name", "gpu", "machine"),
+    [
+        ("jetson-orin-nano", "sm_87", 183),
+        ("jetson-agx-orin", "sm_87", 183),
+        ("jetson-agx-thor", "sm_110", 183),
+        ("gpu", "sm_86", 62),
+    ],
+)
 def test_machine_code_for_the_gpu_and_for_its_host(name, gpu, machine, tmp_path):
     target = targets.load(name)
     if machine == 183 and shutil.which("aarch64-linux-gnu-g++") is None:

@@ -28,7 +28,9 @@ def run(content: bytes, x: np.ndarray) -> np.ndarray:
 
 def file_for(factory, bits, tmp_path):
     path = tmp_path / "model.onnx"
-    path.write_bytes(serialize(quantized_for("jetson" if bits == 8 else "raspberry-pi-4", factory, bits), inputs_of(factory, 2)[0]))
+    path.write_bytes(
+        serialize(quantized_for("jetson" if bits == 8 else "raspberry-pi-4", factory, bits), inputs_of(factory, 2)[0])
+    )
     return path
 
 
@@ -64,13 +66,20 @@ def test_integers_and_scales_are_those_of_the_file(tmp_path):
     old, new = onnx.load(path), onnx.load_from_string(tensorrt_file.typed(path).content)
     have = {i.name: numpy_helper.to_array(i) for i in new.graph.initializer}
     weights = {
-        i.name: numpy_helper.to_array(i) for i in old.graph.initializer if i.data_type == TensorProto.INT8 and len(i.dims) > 1
+        i.name: numpy_helper.to_array(i)
+        for i in old.graph.initializer
+        if i.data_type == TensorProto.INT8 and len(i.dims) > 1
     }
     integers = [a for a in have.values() if a.dtype == np.int8 and a.ndim > 1]
     assert len(weights) == len(integers) > 5
     for array in weights.values():
         assert any(array.shape == other.shape and np.array_equal(array, other) for other in integers)
-    assert {i.data_type for i in new.graph.initializer} <= {TensorProto.INT8, TensorProto.FLOAT16, TensorProto.FLOAT, TensorProto.INT64}
+    assert {i.data_type for i in new.graph.initializer} <= {
+        TensorProto.INT8,
+        TensorProto.FLOAT16,
+        TensorProto.FLOAT,
+        TensorProto.INT64,
+    }
     for node in new.graph.node:
         if node.op_type == "Add":
             makers = [next(n for n in new.graph.node if name in n.output).op_type for name in node.input]
@@ -80,7 +89,11 @@ def test_integers_and_scales_are_those_of_the_file(tmp_path):
 def test_small_scales_keep_their_layer_in_float32(tmp_path):
     path = file_for(Plain, 8, tmp_path)
     model = onnx.load(path)
-    dequantize = next(n for n in model.graph.node if n.op_type == "DequantizeLinear" and "conv2" in n.input[0] and "weight" in n.input[0])
+    dequantize = next(
+        n
+        for n in model.graph.node
+        if n.op_type == "DequantizeLinear" and "conv2" in n.input[0] and "weight" in n.input[0]
+    )
     scale = next(i for i in model.graph.initializer if i.name == dequantize.input[1])
     values = numpy_helper.to_array(scale) * 1e-6
     scale.CopyFrom(numpy_helper.from_array(values.astype(np.float32), scale.name))
@@ -95,7 +108,9 @@ def test_small_scales_keep_their_layer_in_float32(tmp_path):
 
 def test_int4_stays_with_matrix_products_alone(tmp_path):
     path = file_for(Plain, 4, tmp_path)
-    kinds = {i.data_type for i in onnx.load_from_string(tensorrt_file.typed(path, int4=False).content).graph.initializer}
+    kinds = {
+        i.data_type for i in onnx.load_from_string(tensorrt_file.typed(path, int4=False).content).graph.initializer
+    }
     assert TensorProto.INT4 not in kinds
     model = onnx.load_from_string(tensorrt_file.typed(path).content)
     (packed,) = [i for i in model.graph.initializer if i.data_type == TensorProto.INT4]

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  # a table: one broken network a line
 """The checker of TensorRT's rules: a network that breaks each one, and the node that it names."""
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from compress.export.tensorrt_rules import check
 def model(nodes, constants=None, inputs=(("x", (1, 4, 8, 8)),), kind=TensorProto.FLOAT, opset=19, domain=None):
     """A model of nodes ``(operator, inputs, output, attributes)`` and constants by name."""
     made = [
-        helper.make_node(op, ins, [out] if isinstance(out, str) else out, name=f"n_{op}{k}", domain=domain if k == 0 else None, **more)
+        helper.make_node(
+            op,
+            ins,
+            [out] if isinstance(out, str) else out,
+            name=f"n_{op}{k}",
+            domain=domain if k == 0 else None,
+            **more,
+        )
         for k, (op, ins, out, more) in enumerate(nodes)
     ]
     last = made[-1].output[0]
@@ -22,7 +30,10 @@ def model(nodes, constants=None, inputs=(("x", (1, 4, 8, 8)),), kind=TensorProto
         "g",
         [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs],
         [helper.make_tensor_value_info(last, TensorProto.FLOAT, None)],
-        [c if isinstance(c, onnx.TensorProto) else numpy_helper.from_array(c, name) for name, c in (constants or {}).items()],
+        [
+            c if isinstance(c, onnx.TensorProto) else numpy_helper.from_array(c, name)
+            for name, c in (constants or {}).items()
+        ],
     )
     opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
     return helper.make_model(graph, opset_imports=opsets)
@@ -60,7 +71,13 @@ BROKEN = {
     "opset": (model([("Relu", ["x"], "y", {})], opset=25), "the file", "warning"),
     "old opset": (model([("Relu", ["x"], "y", {})], opset=8), "the file", "error"),
 }  # fmt: skip
-RULE = {"own operator": "operator", "computed scale": "scale", "weights in float": "weights", "bias": "quantized type", "old opset": "opset"}
+RULE = {
+    "own operator": "operator",
+    "computed scale": "scale",
+    "weights in float": "weights",
+    "bias": "quantized type",
+    "old opset": "opset",
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -39,7 +39,8 @@ class Sshd:
         self.home = folder / "home"
         self.home.mkdir()
         (folder / "sshd_config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
+            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n"
+            f"AuthorizedKeysFile {folder}/authorized\n"
             f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPidFile none\n"
             f"PermitRootLogin yes\nSetEnv HOME={self.home}\nPermitUserEnvironment no\n"
         )
@@ -86,7 +87,9 @@ class Sshd:
         found, front = [], [self.process.pid]
         while front:
             pid = front.pop()
-            listed = subprocess.run(["ps", "-o", "pid=,comm=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+            listed = subprocess.run(
+                ["ps", "-o", "pid=,comm=", "--ppid", str(pid)], capture_output=True, text=True
+            ).stdout
             for line in listed.splitlines():
                 child, name = line.split(None, 1)
                 if name.strip().startswith("sshd"):
