@@ -70,10 +70,11 @@ def build(program: Program, target: Target, folder: Path) -> CudaModule:
     with _compiling(compiler, target.gpu, sources) as compiling:
         try:
             built = tvm.compile(module, device, relax_pipeline=_pipeline(relax))
-        except Exception:
-            if compiling.failed is not None:  # TVM makes an error of its own of it
+        except Exception as error:  # TVM makes an error of its own of whatever was raised
+            if compiling.failed is not None:
                 raise compiling.failed from None
-            raise
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise BadInput(f"TVM can't compile it for {target.gpu} ({lines[-1][:160]}); keep the ONNX file") from error
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     arguments: dict[str, Any] = {}

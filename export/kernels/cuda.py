@@ -50,7 +50,7 @@ BLOCK = 128
 """Threads of a block."""
 PIXELS, CHANNELS = 4, 4
 """Of a thread's part of a convolution."""
-SCALAR = Isa("riscv", "nvptx64-nvidia-cuda", "cuda", ("+m", "+f"), "none", signed=True)
+SCALAR = Isa("x86", "nvptx64-nvidia-cuda", "cuda", (), "none", signed=True)
 """What the portable kernels are told: no vectors, and a unit for float32."""
 
 

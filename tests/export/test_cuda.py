@@ -16,11 +16,13 @@ from compress import targets
 from compress.errors import BadInput
 from compress.export import cuda, cuda_module, tvm
 from compress.export.kernels.cuda import Words
+from compress.export.onnx import export
 from compress.integer.program import Convolution
 from compress.results import Unavailable
+from compress.types import State
 from tests.export import emulated_cuda
 from tests.export.small_bundles import make_bundle
-from tests.graph.networks import Dense, Depthwise, Grouped, Plain, Residual, Squeeze
+from tests.graph.networks import Dense, Depthwise, Grouped, Plain, Residual, Squeeze, build, images
 
 needs_nvcc = pytest.mark.skipif(
     shutil.which("nvcc") is None or shutil.which("ptxas") is None, reason="needs nvcc and ptxas"
@@ -106,6 +108,15 @@ def test_the_module_equals_the_reference_bit_for_bit(factory, bits, tmp_path):
     ended = emulated_cuda.run(bundle, made.source, made.gpu, tmp_path / "emulated")
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == "ok"
+
+
+@needs_nvcc
+def test_a_network_in_float(tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", runtimes=())
+    export(State(build(Residual)), images(2), bundle / "model.onnx")
+    made = cuda.write(bundle, targets.load("gpu"))
+    ended = emulated_cuda.run(bundle, made.source, made.gpu, tmp_path / "emulated")
+    assert ended.returncode == 0, ended.stderr
 
 
 @needs_nvcc
