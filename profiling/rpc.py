@@ -124,8 +124,8 @@ def _run(device: RpcDevice, session: Any, built: BuiltLibrary, module: Path, inp
         timer = run.time_evaluator("network", board, number=1, repeat=REPEATS, min_repeat_ms=MIN_MS)
         times = timer(tensor, y).results
     except Exception as error:  # what the board's runtime raises comes through as anything
-        said = _short(error)
-        if "wrong ELF" in said or "cannot open shared object" in said or "invalid ELF" in said:
+        said, whole = _short(error), str(error)
+        if "wrong ELF" in whole or "cannot open shared object" in whole or "invalid ELF" in whole:
             raise BadInput(
                 f"--device {device}: the board's processor isn't {built.isa.triple}; make the bundle for it"
             ) from None

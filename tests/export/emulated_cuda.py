@@ -21,6 +21,8 @@ SHIM = r"""
 #include <cstdint>
 #include <cmath>
 #include <algorithm>
+#define CUDART_INF_F INFINITY
+#define CUDART_NAN_F NAN
 #define __global__
 #define __device__
 #define __forceinline__ inline

@@ -110,13 +110,13 @@ def test_the_module_equals_the_reference_bit_for_bit(factory, bits, tmp_path):
     assert ended.stdout.splitlines()[-1] == "ok"
 
 
-@needs_nvcc
-def test_a_network_in_float(tmp_path):
+def test_a_network_in_float_is_left_to_other_runtimes(tmp_path):
     bundle = make_bundle(tmp_path / "bundle", runtimes=())
     export(State(build(Residual)), images(2), bundle / "model.onnx")
-    made = cuda.write(bundle, targets.load("gpu"))
-    ended = emulated_cuda.run(bundle, made.source, made.gpu, tmp_path / "emulated")
-    assert ended.returncode == 0, ended.stderr
+    found = tvm.make(State(build(Residual)), bundle, targets.load("gpu"))
+    assert isinstance(found, Unavailable)
+    assert "is in float, and the CUDA kernels are for integers" in found.reason
+    assert not (bundle / "cuda").exists()
 
 
 @needs_nvcc
