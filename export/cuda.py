@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from compress.errors import BadInput
-from compress.export.compiled import outputs_of
+from compress.export.compiled import FLOAT_TOLERANCE, outputs_of
 from compress.export.cuda_module import CudaModule, build
 from compress.export.kernels import cuda
 from compress.export.library.interface import ends
 from compress.export.lowering import lower
 from compress.export.made import Made
 from compress.export.manifest import GOLDEN, MODEL
-from compress.integer.program import Program
+from compress.integer.program import FloatElementwise, Op, Program
 from compress.serial import to_json, write_atomic, write_json
 from compress.types import Target
 
@@ -34,8 +34,12 @@ class CudaCompiled:
 
     @property
     def in_float(self) -> bool:
-        """Its arithmetic is in integers throughout."""
-        return False
+        """Whether some of its arithmetic, element by element, is in float32."""
+        return any(map(_in_float, self.program.ops))
+
+
+def _in_float(op: Op) -> bool:
+    return type(op).__name__.startswith("Float")
 
 
 def make(folder: Path, target: Target) -> Made:
@@ -58,11 +62,10 @@ def write(folder: Path, target: Target) -> CudaModule:
     program = lower(folder / MODEL)
     if len(program.inputs) != 1 or len(program.outputs) != 1:
         raise BadInput("a CUDA module takes one input and gives one output")
-    floats = next((op for op in program.ops if type(op).__name__.startswith("Float")), None)
+    floats = next((op for op in program.ops if _in_float(op) and not isinstance(op, FloatElementwise)), None)
     if floats is not None:
-        raise BadInput(
-            f"{floats.name or 'the network'} is in float, and the CUDA kernels are for integers; keep the ONNX file"
-        )
+        name = floats.name or "the network"
+        raise BadInput(f"{name} is in float, and the CUDA kernels are for integers; keep the ONNX file")
     made = build(program, target, folder / FOLDER)
     program = made.program
     inputs, outputs = ends(cuda.assemble(program), program.file_shapes)
@@ -75,7 +78,7 @@ def write(folder: Path, target: Target) -> CudaModule:
         "gpu": made.gpu,
         "input": to_json(inputs[0]),
         "output": to_json(outputs[0]),
-        "tolerance": 0.0,
+        "tolerance": FLOAT_TOLERANCE if CudaCompiled(program, made).in_float else 0.0,
         "tvm": metadata.version("apache-tvm"),
     }
     write_json(folder / FOLDER / ABOUT, about)
