@@ -22,10 +22,15 @@ def profile(bundle: str, devices: Sequence[str], runtime: str | None, as_json: b
         BadInput: an address has another form; a device can't be reached or lacks something.
         CheckFailed: the bundle is damaged, or a device gives other outputs than the golden ones.
     """
+    from compress.profiling import local
+
     addresses = [parse(device) for device in devices]
     if len(set(map(str, addresses))) < len(addresses):
         raise BadInput("--device: the same device is there twice; give each once")
+    local.existing(Path(bundle))
     results = [(str(address), found) for address, found in _all(Path(bundle), addresses, runtime, quiet)]
+    if len(results) == 1 and isinstance(results[0][1], CompressError):
+        raise results[0][1]
     documents = []
     for address, found in results:
         if isinstance(found, CompressError):
