@@ -10,6 +10,7 @@
     │   ├── Untraceable           a network that can't be captured: operator and module path named
     │   ├── MissingExtra          an optional package that isn't installed
     │   ├── MissingCompiler       no C compiler for a device
+    │   ├── DeviceUnreachable     a device that doesn't answer, or doesn't any more; what came there stays there
     │   ├── RunFolderError        an output folder that is taken, unwritable or full
     │   ├── NoPrunableAxis        nothing in the network can be removed
     │   └── LimitsUnreachable     no choice of bits meets the limits: the least possible is named
@@ -155,6 +156,20 @@ class MissingCompiler(BadInput):
             f"no C compiler for {triple} is installed: apt install {apt}, or pip install {pip} "
             f"(this project's extra '{extra}')"
         )
+
+
+class DeviceUnreachable(BadInput):
+    """A device that can't be reached.
+
+    Args:
+        device: its address.
+        problem: what is wrong.
+        fix: what to do about it.
+    """
+
+    def __init__(self, device: str, problem: str, fix: str) -> None:
+        self.device, self.problem, self.fix = device, problem, fix
+        super().__init__(f"--device {device}: {problem}; {fix}")
 
 
 class RunFolderError(BadInput):

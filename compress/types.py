@@ -92,6 +92,8 @@ class Target:
         channel_multiple: channel counts that the device's kernels like.
         activations: unsigned with a zero point, or signed symmetric.
         triple, cpu: what compiled code is made for; None where the runtime decides.
+        gpu: NVIDIA's name of the GPU's architecture (``"sm_87"``), which CUDA code is compiled for; None without one.
+        accelerators: what else runs networks there: ``"dla"``.
         prediction_error: relative half-width of an uncalibrated latency prediction.
         sources: for each field that is a number, where it comes from.
         measured_on: date of the last measurement on the real device; None if nobody measured there.
@@ -117,6 +119,8 @@ class Target:
     sources: Mapping[str, Source]
     measured_on: str | None
     aliases: tuple[str, ...] = ()
+    gpu: str | None = None
+    accelerators: tuple[str, ...] = ()
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

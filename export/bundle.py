@@ -44,7 +44,10 @@ def finish(folder: Path, manifest: Manifest) -> Manifest:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
     )  # Markdown, not HTML
-    readme = environment.from_string(_template("README.md.j2")).render(manifest=manifest, accuracy=manifest.accuracy)
+    held = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    readme = environment.from_string(_template("README.md.j2")).render(
+        manifest=manifest, accuracy=manifest.accuracy, held=held
+    )
     write_atomic(folder / "README.md", readme.encode())
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     shipped = [name for name in names if name not in (MANIFEST, "candidate.json") and not name.startswith(".")]

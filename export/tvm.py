@@ -1,4 +1,4 @@
-"""The artifact for TVM: a library without a runtime, compiled for the device."""
+"""The artifact for TVM: a library without a runtime, or a CUDA module for TVM's, compiled for the device."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ FOLDER = "library"
 
 
 def make(state: State, folder: Path, target: Target) -> Made | Unavailable:
-    """The library of ``model.onnx`` in ``folder``, or why there is none."""
+    """The library of ``model.onnx`` in ``folder``, for a GPU its CUDA module; or why there is none."""
     from compress.export.compiled import compile_file
     from compress.export.kernels import backends
     from compress.export.manifest import GOLDEN, MODEL
 
+    if target.gpu is not None:
+        from compress.export import cuda
+
+        try:
+            return cuda.make(folder, target)
+        except BadInput as error:
+            return Unavailable(RUNTIME, f"no CUDA module: {error.sentence}")
     isa = backends.isa_of(target)
     if isa is None:
         what = "this machine's processor" if target.host else f"{target.title}"

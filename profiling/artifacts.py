@@ -21,6 +21,7 @@ from compress.results import Artifact, Candidate
 
 if TYPE_CHECKING:
     from compress.export.compiled import Compiled
+    from compress.export.cuda import CudaCompiled
     from compress.export.kernels.isa import Isa
     from compress.export.library.building import BuiltLibrary
     from compress.export.library.loader import Library
@@ -44,7 +45,8 @@ def opened(runtime: str, made: Made) -> Iterator[tuple[Predict, int | None, str 
     with ExitStack() as stack:
         library = _here(made.compiled, stack)
         if library is not None:
-            own = library.path == made.compiled.library.linked_path
+            shipped = made.compiled.library
+            own = shipped is not None and library.path == shipped.linked_path
             how = None if own else TWIN + ("" if not made.compiled.in_float else ", float sums in another order")
             yield library.run, None, how
             return
@@ -59,7 +61,7 @@ def opened(runtime: str, made: Made) -> Iterator[tuple[Predict, int | None, str 
         yield predict, None, REFERENCE
 
 
-def _here(compiled: Compiled, stack: ExitStack) -> Library | None:
+def _here(compiled: Compiled | CudaCompiled, stack: ExitStack) -> Library | None:
     """The library, or a twin of it, for this machine; None where there is no compiler or no kernel for it."""
     from compress.export.kernels import backends
     from compress.export.library import building
@@ -69,7 +71,7 @@ def _here(compiled: Compiled, stack: ExitStack) -> Library | None:
     built = compiled.library
     if host is None:
         return None
-    if not _runs(built, host):
+    if built is None or not _runs(built, host):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
             code = backends.assemble(compiled.program, host)
@@ -89,8 +91,10 @@ def _runs(built: BuiltLibrary, host: Isa) -> bool:
     return built.isa.dot in order and order.index(built.isa.dot) <= order.index(host.dot)
 
 
-def check(compiled: Compiled, folder: Path) -> Checked:
+def check(compiled: Compiled | CudaCompiled, folder: Path) -> Checked:
     """Run the golden inputs of a candidate's folder through its compiled code, here or in an emulator."""
+    if compiled.library is None:
+        return Checked(f"machine code for {compiled.module.gpu}; not run: nothing here runs it")
     inputs, _ = checked.golden(folder)
     try:
         return emulator.check(compiled, inputs)

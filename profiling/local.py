@@ -124,6 +124,8 @@ def _library(bundle: Path, manifest: Manifest, x: Any, stack: ExitStack) -> _Lib
     from compress.profiling import artifacts, emulator
     from compress.profiling.rebuilt import FOLDER, rebuild
 
+    if not (bundle / FOLDER).is_dir():
+        return None  # none, or a CUDA module
     if COMPILED not in manifest.runtimes or building.load(bundle / FOLDER).isa != backends.host():
         return None
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

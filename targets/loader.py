@@ -16,6 +16,7 @@ with ``host = true`` the number of bytes may be ``"detect"``: the operating syst
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,10 +125,14 @@ def _target(file: str, table: Mapping[str, Any]) -> Target:
         sources=sources,
         measured_on=reader.date("measured_on", required=False),
         aliases=reader.texts("aliases", required=False),
+        gpu=reader.optional_text("gpu"),
+        accelerators=reader.texts("accelerators", required=False),
     )
     reader.finish()
     if target.runtime not in target.runtimes:
         raise reader.bad("runtime", f"must be one of its runtimes ({', '.join(target.runtimes)})")
+    if target.gpu is not None and not re.fullmatch(r"sm_[1-9][0-9]{1,2}[af]?", target.gpu):
+        raise reader.bad("gpu", f"must be an architecture such as sm_87, not {target.gpu!r}")
     if FLOAT32 not in target.precisions:
         raise reader.bad("macs_per_s", "must have a float entry of 32 bits: what nothing faster runs falls back to it")
     return target

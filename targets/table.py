@@ -60,6 +60,7 @@ def _overview(targets: Sequence[Target]) -> list[str]:
 
 def _facts(target: Target) -> list[str]:
     compiled = f"; compiled for `{target.triple}`, `{target.cpu}`" if target.triple else ""
+    compiled += f"{' and' if target.triple else '; compiled for'} `{target.gpu}`" if target.gpu else ""
     held = "in RAM" if target.weights_in_ram else "read in place from flash"
     last = f"last measured on {target.measured_on}" if target.measured_on else "never measured there"
     runs = f"figures for {target.runtime}, {target.activations} activations, weights {held}{compiled}"

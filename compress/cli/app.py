@@ -181,9 +181,18 @@ def models(context: click.Context, as_json: bool) -> int:
 
 
 @cli.command()
+@click.option("--onnx", metavar="FILE", help="Check this ONNX file instead, by the rules of the target's runtime.")
+@click.option("--target", metavar="TARGET", help="The device that the file is for.")
+@click.option("--dla", is_flag=True, help="List what a DLA doesn't take, too.")
 @_shared
-def doctor(context: click.Context, as_json: bool) -> int:
+def doctor(context: click.Context, onnx: str | None, target: str | None, dla: bool, as_json: bool) -> int:
     """What is installed and what is missing; a self-check."""
+    if onnx is None and (target is not None or dla):
+        raise click.UsageError("--target and --dla go with --onnx FILE", context)
+    if onnx is not None:
+        from compress.cli import onnx_check
+
+        return onnx_check.run(onnx, target, dla, _wants_json(context, as_json))
     from compress.cli.doctor import run
 
     return run(_wants_json(context, as_json))
@@ -201,17 +210,46 @@ def verify(context: click.Context, bundle: str, data: str | None, as_json: bool)
 
 
 @cli.command()
-@click.argument("bundle")
+@click.argument("bundle", required=False)
 @click.option(
-    "--device", metavar="DEVICE", default="local", help="Where: local, this machine; qemu, its processor emulated."
+    "--device",
+    "devices",
+    metavar="DEVICE",
+    multiple=True,
+    help="Where: local, this machine; qemu, its processor emulated; ssh://USER@HOST[:PORT][/PYTHON]; "
+    "rpc://HOST:PORT/KEY, a board of TVM's tracker. Several ssh:// devices are measured at once.",
 )
-@click.option("--runtime", metavar="NAME", help="On this machine: onnxruntime or tvm. Default: the fastest.")
+@click.option("--runtime", metavar="NAME", help="onnxruntime, tvm or tensorrt. Default: the fastest that is there.")
+@click.option("--queue", metavar="FILE", help="With BUNDLE, put it into this queue; without, measure what it holds.")
 @_shared
-def profile(context: click.Context, bundle: str, device: str, runtime: str | None, as_json: bool) -> int:
+def profile(
+    context: click.Context,
+    bundle: str | None,
+    devices: tuple[str, ...],
+    runtime: str | None,
+    queue: str | None,
+    as_json: bool,
+) -> int:
     """Time a bundle, or count its instructions, after checking its golden inputs."""
     from compress.cli import bundles
+    from compress.cli import devices as far
 
-    return bundles.profile(bundle, device, runtime, _wants_json(context, as_json))
+    here = not any("://" in device for device in devices)
+    if queue is not None and bundle is None:
+        if devices or runtime:
+            raise click.UsageError("--queue without BUNDLE measures what the file holds: leave the rest out", context)
+        return far.work_off(queue, _wants_json(context, as_json), quiet=False)
+    if bundle is None:
+        raise click.UsageError("give the folder of a BUNDLE, such as RUN/bundle, or --queue FILE", context)
+    if queue is not None:
+        if here:
+            raise click.UsageError("--queue is for devices: add --device ssh://USER@HOST", context)
+        return far.enqueue(queue, bundle, devices, runtime)
+    if not here:
+        return far.profile(bundle, devices, runtime, _wants_json(context, as_json))
+    if len(devices) > 1:
+        raise click.UsageError("local and qemu go alone: give one --device", context)
+    return bundles.profile(bundle, devices[0] if devices else "local", runtime, _wants_json(context, as_json))
 
 
 @cli.command()

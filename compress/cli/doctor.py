@@ -67,6 +67,9 @@ PACKAGES = (
     Package("jsonschema", "jsonschema", "the project's own tests", "test"),
     Package("mypy", "mypy", "the project's own checks", "test"),
     Package("ruff", "ruff", "the project's own checks", "test"),
+    Package("ziglang", "ziglang", "the project's own tests, cross-compiling", "test"),
+    Package("tornado", "tornado", "the tests of TVM's RPC tracker", "test"),
+    Package("psutil", "psutil", "the tests of TVM's RPC tracker", "test"),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from compress.export.kernels.code import Kernel, Placed
 from compress.export.kernels.isa import Isa
 from compress.integer.program import Requantize
+
+THREADS: ContextVar[int] = ContextVar("threads", default=0)
+"""Threads of a block where kernels are written for a GPU, one row of work a thread; 0 on processors."""
 
 
 @dataclass(eq=False)
@@ -56,7 +60,13 @@ def function(symbol: str, pointers: Sequence[tuple[str, str, int]], rows: int | 
     from tvm.tirx.script import builder as T
 
     body = Body()
+    threads = THREADS.get()
     with IRBuilder() as ib:
+        if threads:
+            with _threaded(symbol, pointers, rows, body, threads):
+                yield body
+            body.kernel = Kernel(symbol, ib.get(), rows)
+            return
         with T.prim_func(s_tir=True):
             T.func_name(symbol)
             T.func_attr({"global_symbol": symbol, "tirx.noalias": True})
@@ -67,6 +77,33 @@ def function(symbol: str, pointers: Sequence[tuple[str, str, int]], rows: int | 
                 body.buffers.append(T.decl_buffer((max(elements, 1),), dtype, data=address))
             yield body
         body.kernel = Kernel(symbol, ib.get(), rows)
+
+
+@contextmanager
+def _threaded(
+    symbol: str, pointers: Sequence[tuple[str, str, int]], rows: int | None, body: Body, threads: int
+) -> Iterator[None]:
+    """The function for a GPU: flat tensors, and a thread for each row of work."""
+    from tvm.tirx.script import builder as T
+
+    count = 1 if rows is None else rows
+    size = min(threads, count)
+    with T.prim_func(s_tir=True):
+        T.func_name(symbol)
+        T.func_attr({"global_symbol": symbol, "tirx.noalias": True})
+        for name, dtype, elements in pointers:
+            body.buffers.append(T.match_buffer(T.arg(name, T.handle()), (max(elements, 1),), dtype))
+        with T.launch_thread("blockIdx.x", -(-count // size)) as block, T.launch_thread("threadIdx.x", size) as thread:
+            if rows is None:
+                yield
+                return
+            index = block * size + thread
+            body.first, body.last = index, index + 1
+            if count % size == 0:
+                yield
+                return
+            with T.If(index < count), T.Then():
+                yield
 
 
 def pointer(name: str, place: Placed) -> tuple[str, str, int]:
@@ -167,7 +204,7 @@ def registers(count: int, dtype: str) -> Any:
     """A small array of the function's own, indexed by constants alone, so that it becomes registers."""
     from tvm.tirx.script import builder as T
 
-    return T.alloc_buffer((count,), dtype, scope="global")
+    return T.alloc_buffer((count,), dtype, scope="local" if THREADS.get() else "global")
 
 
 HIGH = 33

@@ -89,7 +89,7 @@ def nearest(x: Any) -> Any:
     """The nearest integer, halves to even: int32, for magnitudes below 2^22."""
     from tvm.tirx.script import builder as T
 
-    return T.reinterpret("int32", x + T.reinterpret("float32", T.int32(MAGIC))) - MAGIC
+    return T.reinterpret("int32", x + f32(1.5 * 2**23)) - MAGIC
 
 
 def is_nan(x: Any) -> Any:

@@ -50,6 +50,16 @@ def runner(interface: Interface) -> bytes:
     return render("runner.c", **words(interface))
 
 
+def timed(interface: Interface) -> bytes:
+    """A program that runs raw inputs from stdin and times one of them, for devices; it isn't shipped."""
+    return render("timed.c", **words(interface))
+
+
+def packed(interface: Interface) -> bytes:
+    """The library as a function that TVM's runtime calls, for its RPC servers; it isn't shipped."""
+    return render("packed.c", **words(interface))
+
+
 def description(interface: Interface) -> bytes:
     """The C file that puts the interface into a shared library; it isn't shipped."""
     text = json.dumps(to_json(interface), sort_keys=True).encode() + b"\0"
@@ -110,4 +120,15 @@ def _environment() -> Any:
     return environment
 
 
-__all__ = ["SECTION", "cfloat", "comment", "description", "golden_header", "render", "runner", "words"]
+__all__ = [
+    "SECTION",
+    "cfloat",
+    "comment",
+    "description",
+    "golden_header",
+    "packed",
+    "render",
+    "runner",
+    "timed",
+    "words",
+]

@@ -23,6 +23,7 @@ ISSUED = {
     "cortex-m4",
     "jetson-orin-nano",
     "jetson-agx-orin",
+    "jetson-agx-thor",
     "gpu",
 }
 W8A8, W4A8 = Precision(8, 8, "integer"), Precision(4, 8, "integer")

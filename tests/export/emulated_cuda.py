@@ -1,0 +1,156 @@
+"""CUDA's driver and runtime on the processor: memory is malloc's, a kernel's threads run one after the other.
+
+The kernels are the CUDA source that was compiled for the GPU, compiled for this machine; everything else is the module
+itself: its code for the host, TVM's virtual machine, memory plan and constants. A module is loaded only if its image is
+a cubin of the architecture that is emulated.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+SHIM = r"""
+#include <cstdint>
+#include <cmath>
+#include <algorithm>
+#define CUDART_INF_F INFINITY
+#define CUDART_NAN_F NAN
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(n)
+#define __restrict__
+struct Index { int x, y, z; };
+static thread_local Index blockIdx, threadIdx;
+using std::max; using std::min;
+static int __dp4a(int a, int b, int c) {
+    for (int k = 0; k < 4; ++k) c += int(int8_t(a >> 8 * k)) * int(int8_t(b >> 8 * k));
+    return c;
+}
+"""
+RUNTIME = r"""
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <dlfcn.h>
+#include <string>
+extern "C" {
+int cudaMalloc(void **p, size_t n) { *p = aligned_alloc(256, (n + 255) / 256 * 256); memset(*p, 0x55, n); return 0; }
+int cudaFree(void *p) { free(p); return 0; }
+int cudaMallocHost(void **p, size_t n) { return cudaMalloc(p, n); }
+int cudaFreeHost(void *p) { free(p); return 0; }
+int cudaMemcpyAsync(void *d, const void *s, size_t n, int, void *) { memcpy(d, s, n); return 0; }
+int cudaMemcpyPeerAsync(void *d, int, const void *s, int, size_t n, void *) { memcpy(d, s, n); return 0; }
+int cudaGetDevice(int *d) { *d = 0; return 0; }
+int cudaSetDevice(int) { return 0; }
+int cudaGetDeviceCount(int *n) { *n = 1; return 0; }
+int cudaDeviceGetAttribute(int *v, int which, int) {
+    *v = which == 75 ? GPU / 10 : which == 76 ? GPU % 10 : which == 10 ? 32 : 1024;
+    return 0;
+}
+int cudaMemGetInfo(size_t *a, size_t *b) { *a = *b = size_t(1) << 32; return 0; }
+const char *cudaGetErrorString(int) { return "emulated"; }
+const char *cudaGetErrorName(int) { return "emulated"; }
+int cuDeviceGetName(char *n, int size, int) { snprintf(n, size, "emulated"); return 0; }
+int cuModuleLoadData(void **module, const void *image) {
+    const unsigned char *e = (const unsigned char *)image;
+    if (memcmp(e, "\177ELF", 4) != 0 || e[18] != 190 || e[49] != GPU) return 209;
+    *module = dlopen(getenv("EMULATED_KERNELS"), RTLD_NOW);
+    if (!*module) fprintf(stderr, "%s\n", dlerror());
+    return *module ? 0 : 999;
+}
+int cuModuleGetFunction(void **f, void *module, const char *name) {
+    *f = dlsym(module, (std::string("run_") + name).c_str());
+    return *f ? 0 : 500;
+}
+int cuLaunchKernelEx(const unsigned *config, void *f, void **parameters, void **) {
+    if (config[1] * config[2] * config[4] * config[5] != 1) return 1;
+    ((void (*)(unsigned, unsigned, void **))f)(config[0], config[3], parameters);
+    return 0;
+}
+OTHERS
+}
+"""
+
+
+def compiler() -> str:
+    found = shutil.which("g++") or shutil.which("c++")
+    if found is None:
+        pytest.skip("needs a C++ compiler")
+    return found
+
+
+def compiled(source: str, target: Path, *options: str) -> None:
+    path = target.with_suffix(".cpp")
+    path.write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        [compiler(), "-O1", "-w", "-shared", "-fPIC", *options, "-o", str(target), str(path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[:3000]
+
+
+def kernels(source: str, target: Path) -> None:
+    """The CUDA source for this machine, and a loop over all threads for each kernel."""
+    start = source.index('extern "C" __global__')
+    wrappers = []
+    for name, parameters in re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{", source):
+        kinds = [
+            parameter.rpartition(" ")[0].replace("__restrict__", "").strip() for parameter in parameters.split(",")
+        ]
+        given = ", ".join(f"*({kind} *)p[{k}]" for k, kind in enumerate(kinds))
+        wrappers.append(
+            f'extern "C" void run_{name}(unsigned grid, unsigned block, void **p) {{\n'
+            f"for (unsigned b = 0; b < grid; ++b) for (unsigned t = 0; t < block; ++t) {{ blockIdx = {{int(b), 0, 0}}; "
+            f"threadIdx = {{int(t), 0, 0}}; {name}({given}); }} }}\n"
+        )
+    assert wrappers
+    compiled(SHIM + source[start:] + "\n".join(wrappers), target)
+
+
+def runtime(folder: Path, gpu: str) -> None:
+    """libcuda and libcudart, in one library under both names."""
+    import tvm
+
+    library = (Path(tvm.__file__).parent / "lib" / "libtvm_runtime_cuda.so").read_bytes()
+    names = {name.decode() for name in re.findall(rb"(?<=\0)cu(?:da)?[A-Z][A-Za-z0-9_]*(?=\0)", library)}
+    (soname,) = {match.decode() for match in re.findall(rb"libcudart\.so\.\d+", library)}
+    others = "".join(
+        f"int {name}(void) {{ return 0; }}\n"
+        for name in sorted(names)
+        if f" {name}(" not in RUNTIME and f"*{name}(" not in RUNTIME
+    )
+    script = folder / "map"
+    script.write_text(f"{soname} {{ global: *; }};\n")
+    source = RUNTIME.replace("OTHERS", others).replace("GPU", gpu.removeprefix("sm_"))
+    compiled(source, folder / soname, f"-Wl,-soname,{soname}", f"-Wl,--version-script={script}")
+    script.write_text("{ global: *; };\n")
+    compiled(source, folder / "libcuda.so.1", "-Wl,-soname,libcuda.so.1", f"-Wl,--version-script={script}")
+
+
+def run(bundle: Path, source: str, gpu: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """The bundle's own ``run_cuda.py`` in a process that finds the emulated CUDA."""
+    folder.mkdir(exist_ok=True)
+    runtime(folder, gpu)
+    kernels(source, folder / "kernels.so")
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "EMULATED_KERNELS": str(folder / "kernels.so")}
+    script = resources.files("compress.export") / "templates" / "run_cuda.py"
+    code = (
+        "import ctypes, pathlib, runpy, sys, tvm\n"
+        "import tvm.base\n"
+        "library = pathlib.Path(tvm.__file__).parent / 'lib' / 'libtvm_runtime_cuda.so'\n"
+        "ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)\n"
+        f"found = runpy.run_path({str(bundle / script.name)!r}, run_name='run_cuda')\n"
+        "main = found['main']; main.__globals__.update(WARM_UP_S=0.0, SECONDS=0.01)\n"
+        "sys.exit(main())\n"
+    )
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

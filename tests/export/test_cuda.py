@@ -1,0 +1,166 @@
+"""CUDA through TVM: machine code for each device is inside, and the module computes what the reference does.
+
+No GPU is needed: the module's own host code, TVM's virtual machine and the CUDA source of the kernels run on an
+emulated CUDA, thread by thread (``emulated_cuda.py``). What that can't show is nvcc's machine code and a GPU's speed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from compress import targets
+from compress.errors import BadInput
+from compress.export import cuda, cuda_module, tvm
+from compress.export.kernels.cuda import Words
+from compress.export.onnx import export
+from compress.integer.program import Convolution
+from compress.results import Unavailable
+from compress.types import State
+from tests.export import emulated_cuda
+from tests.export.small_bundles import make_bundle
+from tests.graph.networks import Dense, Depthwise, Grouped, Plain, Residual, Squeeze, build, images
+
+needs_nvcc = pytest.mark.skipif(
+    shutil.which("nvcc") is None or shutil.which("ptxas") is None, reason="needs nvcc and ptxas"
+)
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    ("name", "gpu", "machine"),
+    [
+        ("jetson-orin-nano", "sm_87", 183),
+        ("jetson-agx-orin", "sm_87", 183),
+        ("jetson-agx-thor", "sm_110", 183),
+        ("gpu", "sm_86", 62),
+    ],
+)
+def test_machine_code_for_the_gpu_and_for_its_host(name, gpu, machine, tmp_path):
+    target = targets.load(name)
+    if machine == 183 and shutil.which("aarch64-linux-gnu-g++") is None:
+        pytest.skip("needs g++-aarch64-linux-gnu")
+    bundle = make_bundle(tmp_path / "bundle", runtimes=())
+    try:
+        made = cuda.write(bundle, target)
+    except BadInput as error:
+        if "does this CUDA know that GPU" in error.sentence:
+            pytest.skip(error.sentence)
+        raise
+    content = made.path.read_bytes()
+    assert int.from_bytes(content[18:20], "little") == machine
+    assert cuda_module.architectures(content) == {gpu}
+    assert b"__dp4a" in made.source.encode()
+
+
+def test_architectures_are_read_from_the_cubins_alone():
+    header = bytearray(64)
+    header[:20] = b"\x7fELF\x02\x01\x01\x41\x08" + bytes(9) + (190).to_bytes(2, "little")
+    header[48:52] = bytes([4, 87, 0, 6])
+    other = bytearray(header)
+    other[18:20] = (62).to_bytes(2, "little")
+    assert cuda_module.architectures(bytes(other) + b"x" + bytes(header)) == {"sm_87"}
+    assert cuda_module.architectures(b'extern "C" __global__ void f()') == set()
+
+
+CASES = [
+    pytest.param(Residual, 8, id="Residual-8"),
+    pytest.param(Depthwise, 4, id="Depthwise-4"),
+    pytest.param(Grouped, 8, id="Grouped-8", marks=pytest.mark.slow),
+    pytest.param(Plain, 8, id="Plain-8", marks=pytest.mark.slow),
+    pytest.param(Dense, 4, id="Dense-4", marks=pytest.mark.slow),
+    pytest.param(Squeeze, 8, id="Squeeze-8", marks=pytest.mark.slow),
+    pytest.param(Residual, 4, id="Residual-4", marks=pytest.mark.slow),
+]
+
+
+def narrowed(program, bits):
+    """The program with weights of 1 or 2 bits, which no target asks for."""
+    ops = []
+    for op in program.ops:
+        if isinstance(op, Convolution):
+            weight = np.clip(op.weight, -2, 1) if bits == 2 else np.where(op.weight >= 0, 1, -1)
+            op = replace(op, weight=weight.astype(np.int8), weight_bits=bits)
+        ops.append(op)
+    return replace(program, ops=tuple(ops))
+
+
+@needs_nvcc
+@pytest.mark.parametrize("bits", [2, 1])
+def test_narrow_weights_are_taken_apart_in_the_kernel(bits, tmp_path, monkeypatch):
+    bundle = make_bundle(tmp_path / "bundle", "raspberry-pi-5", Residual, 4, runtimes=())
+    right = cuda.lower
+    monkeypatch.setattr(cuda, "lower", lambda path: narrowed(right(path), bits))
+    made = cuda.write(bundle, targets.load("gpu"))
+    assert {op.weight_bits for op in made.program.ops if isinstance(op, Convolution)} == {bits}
+    ended = emulated_cuda.run(bundle, made.source, made.gpu, tmp_path / "emulated")
+    assert ended.returncode == 0, ended.stderr
+
+
+@needs_nvcc
+@pytest.mark.parametrize(("factory", "bits"), CASES)
+def test_the_module_equals_the_reference_bit_for_bit(factory, bits, tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", "raspberry-pi-5", factory, bits, runtimes=())
+    made = cuda.write(bundle, targets.load("gpu"))
+    ended = emulated_cuda.run(bundle, made.source, made.gpu, tmp_path / "emulated")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[-1] == "ok"
+
+
+def test_a_network_in_float_is_left_to_other_runtimes(tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", runtimes=())
+    export(State(build(Residual)), images(2), bundle / "model.onnx")
+    found = tvm.make(State(build(Residual)), bundle, targets.load("gpu"))
+    assert isinstance(found, Unavailable)
+    assert "is in float, and the CUDA kernels are for integers" in found.reason
+    assert not (bundle / "cuda").exists()
+
+
+@needs_nvcc
+def test_the_check_on_the_device_could_fail(tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", runtimes=())
+    made = cuda.write(bundle, targets.load("gpu"))
+    wanted = np.load(bundle / "cuda" / "reference.npy")
+    np.save(bundle / "cuda" / "reference.npy", wanted + 1)
+    ended = emulated_cuda.run(bundle, made.source, made.gpu, tmp_path / "emulated")
+    assert ended.returncode == 4
+    assert "differ from the reference" in ended.stderr
+    ended = emulated_cuda.run(bundle, made.source, "sm_75", tmp_path / "other")
+    assert ended.returncode == 2
+    assert "the module is for sm_86, this GPU is sm_75" in ended.stderr
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3, 2, 1])
+@pytest.mark.parametrize("channels", [4, 8, 20, 32])
+def test_words_hold_the_weights(bits, channels):
+    rng = np.random.default_rng(bits)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    weight = rng.integers(low, high + 1, (6, 9, channels)) if bits > 1 else rng.choice([-1, 1], (6, 9, channels))
+    packed = Words.of(weight.astype(np.int8), bits)
+    words = packed.words.astype(np.int64) & 0xFFFFFFFF
+    for channel in range(channels):
+        word, rest = divmod(channel, 4 * packed.groups)
+        group, lane = divmod(rest, 4)
+        field = (words[..., word] >> (group * packed.width + 8 * lane)) & ((1 << packed.width) - 1)
+        found = field * (2 if bits == 1 else 1) - packed.offset
+        if packed.width == 8:
+            found = found.astype(np.uint8).astype(np.int8)
+        assert np.array_equal(found, weight[..., channel])
+
+
+def test_without_a_compiler_the_reason_is_there(tmp_path, monkeypatch):
+    bundle = make_bundle(tmp_path / "bundle", runtimes=())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = tvm.make(None, bundle, targets.load("jetson"))  # type: ignore[arg-type]
+    assert isinstance(found, Unavailable)
+    assert "needs nvcc with ptxas" in found.reason
+
+
+@needs_nvcc
+def test_a_gpu_that_the_compiler_does_not_know(tmp_path):
+    bundle = make_bundle(tmp_path / "bundle", runtimes=())
+    with pytest.raises(BadInput, match="nvcc fails for sm_999.*does this CUDA know that GPU"):
+        cuda.write(bundle, replace(targets.load("gpu"), gpu="sm_999"))
