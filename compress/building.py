@@ -164,7 +164,8 @@ def _artifact(
         checked, instructions = checking.said, checking.instructions
     with artifacts.opened(runtime, made) as (predict, limit, how):
         accuracy, recall = evaluate.of(predict, job.data, runtime, limit, job.protect_classes)
-    unlinked = made.compiled.library.reason if made.compiled is not None else None
+    library = made.compiled.library if made.compiled is not None else None
+    unlinked = library.reason if library is not None else None
     said = "; ".join(each for each in (how, checked, unlinked and f"not linked: {unlinked}") if each) or None
     return Artifact(
         (place / made.path.relative_to(folder)).as_posix(),
