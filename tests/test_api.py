@@ -200,6 +200,7 @@ def test_a_device_without_room_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_candidates_that_do_not_fit_are_dropped_with_the_reason(tmp_path):
     dropped = {}
 
@@ -288,6 +289,7 @@ def test_every_proposal_inside_both_budgets_can_be_built(tight, tmp_path):
         assert candidate.params <= budget.params * front.baseline.params
 
 
+@pytest.mark.slow
 def test_the_ladder_ends_where_pruning_can_reach(tmp_path):
     narrow = torch.nn.Sequential(
         torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Conv2d(2, 5, 3), torch.nn.Flatten(), torch.nn.Linear(720, 5)
@@ -298,6 +300,7 @@ def test_the_ladder_ends_where_pruning_can_reach(tmp_path):
         compress.run(narrow, pair(), target="raspberry-pi-5", out=tmp_path / "b", budget=compress.Budget(macs=0.01))
 
 
+@pytest.mark.slow
 def test_a_finished_candidate_that_was_damaged_is_made_again(tmp_path):
     out = tmp_path / "run"
     arguments = {"target": "cortex-m7", "out": out, "candidates": 2, "prune": "none", "quantize": "uniform"}

@@ -21,7 +21,13 @@ class Small(nn.Sequential):
         super().__init__(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), *pooled, nn.Linear(8, 5))
 
 
-@pytest.mark.parametrize("target", targets.names())
+QUICK = ("cpu", "cortex-m7", "jetson-orin-nano", "raspberry-pi-4")
+"""One of each kind; the others' runs are slow tests."""
+
+
+@pytest.mark.parametrize(
+    "target", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in targets.names()]
+)
 def test_the_job_runs_for_every_target_and_its_bundle_names_it(target, tmp_path):
     data = (images(40), torch.arange(40) % 5)
     out = tmp_path / "run"

@@ -76,6 +76,7 @@ def test_a_pt2_file_goes_through_the_whole_job(tmp_path):
         "fine-tune",
         "quantize uniformly",
         "train with quantizers",
+        "compile",
     ]
 
 

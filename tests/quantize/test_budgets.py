@@ -15,8 +15,8 @@ from compress.errors import BadInput, LimitsUnreachable
 from compress.export.onnx import serialize
 from compress.graph.costs import layer_operators
 from compress.graph.trace import kind, trace
+from compress.building import build as builds
 from compress.job import Job, assess
-from compress.job import build as builds
 from compress.quantize import budgets, quantize, roster
 from compress.quantize.choices import Limits, stored_bits
 from compress.quantize.hessian_aware import HessianAware

@@ -71,7 +71,10 @@ def check(programs: dict[str, tuple[p.Program, dict]], isa: Isa, folder: Path, m
 ISAS = [X86_VNNI, X86_VNNI_256, X86_AVX2, CORTEX_A76, CORTEX_A72]
 
 
-@pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.dot)
+@pytest.mark.parametrize(
+    "isa",
+    [pytest.param(isa, id=isa.dot, marks=() if isa.dot in ("vnni512", "sdot") else pytest.mark.slow) for isa in ISAS],
+)
 def test_every_case_of_the_roster(isa, tmp_path, monkeypatch):
     check({name: case(name, isa.signed) for name in NAMES}, isa, tmp_path, monkeypatch)
 
