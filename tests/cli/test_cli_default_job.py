@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from cli_calls import command, environment
 
-
 pytestmark = pytest.mark.slow
 
 
@@ -32,8 +31,8 @@ def test_the_default_job_gives_six_plans_spread_over_a_factor_of_two(run: Path) 
 
 
 @pytest.mark.xfail(
-    reason="a Jetson's predicted times of so small a network are launches and differ by hundredths, so tenths of a point "
-    "of accuracy decide who is on the front; removing whole blocks is what would make one faster",
+    reason="a Jetson's predicted times of so small a network are launches and differ by hundredths, so tenths of a "
+    "point of accuracy decide who is on the front; removing whole blocks is what would make one faster",
     strict=False,
 )
 def test_its_front_holds_three(run: Path) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress import targets
+from compress.building import build as builds
 from compress.errors import BadInput, LimitsUnreachable
 from compress.export.onnx import serialize
 from compress.graph.costs import layer_operators
 from compress.graph.trace import kind, trace
-from compress.building import build as builds
 from compress.job import Job, assess
 from compress.quantize import budgets, quantize, roster
 from compress.quantize.choices import Limits, stored_bits
