@@ -306,12 +306,36 @@ def _matmul(walk: Walk, node: Node) -> None:
     _linear(walk, node, node.inputs[0], weight.T, turned, node.inputs[1], "")
 
 
+def _operand(walk: Walk, node: Node, name: str) -> Value:
+    """A computed value, or a constant as a tensor: of the file's integers where one scale stands for all of them."""
+    if walk.graph.constant(name) is None:
+        return walk.value(name, node)
+    held = walk.graph.quantized.get(name)
+    fitting = [] if held is None or held.scale.size > 1 else [k for k in ("int8", "uint8") if _within(held.integers, k)]
+    if held is not None and fitting:
+        dtype: p.DType = "int8" if fitting[0] == "int8" else "uint8"
+        shape = held.integers.shape
+        made = walk.builder.tensor(name, shape, dtype, float(held.scale[0]), int(held.zero_point[0]))
+        numbers: Array = held.integers.astype(dtype)
+    else:
+        numbers = np.asarray(walk.graph.constant(name), np.float32)
+        shape = numbers.shape
+        made = walk.builder.tensor(name, shape, "float32")
+    walk.builder.add(p.Constant, f"{node.name}_constant", [], made.name, numbers)
+    return Value(made.name, shape, tuple(range(len(shape))))
+
+
+def _within(integers: Array, dtype: str) -> bool:
+    low, high = p.LIMITS[dtype]
+    return bool(low <= integers.min() and integers.max() <= high)
+
+
 def _both_computed(walk: Walk, node: Node, turn_a: bool, turn_b: bool) -> None:
     """A product of two computed tensors, as attention has it; leading axes must be equal."""
     builder = walk.builder
     sides = []
     for name, turn in ((node.inputs[0], turn_a), (node.inputs[1], turn_b)):
-        value = walk.value(name, node)
+        value = _operand(walk, node, name)
         order = list(range(len(value.shape)))
         if turn:
             order[-2:] = order[:-3:-1]

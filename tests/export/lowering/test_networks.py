@@ -21,6 +21,7 @@ FLOATS: dict[str, set[str]] = {
     "Attention": {"MatMul", "LayerNormalization"},
     "PreActivationResNet": {"BatchNormalization"},
     "ShuffleNetV2": {"Concat"},
+    "CrossAttention": {"MatMul"},
     "ConvNeXt": {"LayerNormalization", "Mul", "Add", "Sub"},
     "SuperResolution": {"PRelu"},
     "GroupNormNet": {"GroupNormalization", "InstanceNormalization"},
