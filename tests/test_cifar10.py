@@ -21,7 +21,10 @@ def test_resnet20_keeps_its_accuracy_in_8_bits(shared_data, cifar10_dir, tmp_pat
     assert front["dataset"]["n_eval"] == 10_000
     assert front["baseline"]["accuracy"]["value"] == 91.73
     (candidate,) = front["candidates"]
-    assert candidate["accuracy"]["value"] >= 91.6
-    assert candidate["accuracy"]["measured_on"] == "onnxruntime"
-    assert candidate["flash_bytes"] < 0.4 * front["baseline"]["flash_bytes"]
+    found = {artifact["runtime"]: artifact["accuracy"]["value"] for artifact in candidate["artifacts"]}
+    assert found["onnxruntime"] >= 91.6
+    assert abs(found.get("tvm", found["onnxruntime"]) - found["onnxruntime"]) <= 0.1
+    file = next(artifact for artifact in candidate["artifacts"] if artifact["runtime"] == "onnxruntime")
+    whole = next(artifact for artifact in front["baseline"]["artifacts"] if artifact["runtime"] == "onnxruntime")
+    assert file["bytes"] < 0.4 * whole["bytes"]
     assert candidate["latency"]["measured_s"] > 0
