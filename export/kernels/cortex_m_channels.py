@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compress.export.kernels.cortex_m_assembly import Function
-from compress.export.kernels.cortex_m_tiles import SAVED, Saturation
+from compress.export.kernels.cortex_m_tiles import SAVED, Saturation, saturated
 
 ARGUMENTS = (
     "x", "y", "row", "end",
@@ -101,7 +101,7 @@ def assembly(kind: Channels) -> list[str]:
         "cmp lr, r1",
         "bne 1b",
         *scaled,
-        *_saturated(kind.saturation),
+        *saturated(SUMS, kind.saturation, at("low")),
         f"ldrd r2, r3, {at('x')}",
         f"ldrd r0, r1, {at('channels')}",  # and left
         *(f"strb {r}, [r3, #{i}]" for i, r in enumerate(SUMS[:4])),
@@ -136,17 +136,6 @@ def assembly(kind: Channels) -> list[str]:
         "add sp, #16",
         "pop {r4, r5, r6, r7, r8, r9, r10, r11, pc}",
     ]
-
-
-def _saturated(how: Saturation) -> list[str]:
-    if how == "int8":
-        return [f"ssat {r}, #8, {r}" for r in SUMS]
-    if how == "positive":
-        return [f"usat {r}, #7, {r}" for r in SUMS]
-    lines = [f"ldrd r2, r3, {at('low')}"]
-    for r in SUMS:
-        lines += [f"cmp {r}, r2", "it lt", f"movlt {r}, r2", f"cmp {r}, r3", "it gt", f"movgt {r}, r3"]
-    return lines
 
 
 def function(kind: Channels) -> Function:

@@ -13,6 +13,7 @@ rounding term is at most 2^21 and the zero point's at most 2^29.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,7 +141,7 @@ def assembly(tiles: Tiles) -> list[str]:
         "asr r9, r9, r7",
         "asr r10, r10, r4",
         "asr r11, r11, r7",
-        *_saturated(tiles, tiles.saturation, "low"),
+        *saturated(SUMS, tiles.saturation, tiles.at("low")),
         *([] if tiles.addition is None else _added(tiles, tiles.addition)),
         "ldmia sp, {r0, r1, r2, r3}",
         "strb r8, [r2]",
@@ -176,13 +177,14 @@ def assembly(tiles: Tiles) -> list[str]:
 SUMS = ("r8", "r9", "r10", "r11")
 
 
-def _saturated(tiles: Tiles, how: Saturation, low: str) -> list[str]:
+def saturated(sums: Sequence[str], how: Saturation, limits: str) -> list[str]:
+    """Clamps registers; ``limits`` is where the two ends lie, if they aren't the instructions' own. Takes r2 and r3."""
     if how == "int8":
-        return [f"ssat {r}, #8, {r}" for r in SUMS]
+        return [f"ssat {r}, #8, {r}" for r in sums]
     if how == "positive":
-        return [f"usat {r}, #7, {r}" for r in SUMS]
-    lines = [f"ldrd r2, r3, {tiles.at(low)}"]
-    for r in SUMS:
+        return [f"usat {r}, #7, {r}" for r in sums]
+    lines = [f"ldrd r2, r3, {limits}"]
+    for r in sums:
         lines += [f"cmp {r}, r2", "it lt", f"movlt {r}, r2", f"cmp {r}, r3", "it gt", f"movgt {r}, r3"]
     return lines
 
@@ -198,7 +200,7 @@ def _added(tiles: Tiles, how: Saturation) -> list[str]:
     ]
     for r, place in zip(SUMS, ("[r2]", "[r2, r12]", "[r3]", "[r3, r12]"), strict=True):
         lines += [f"ldrsb lr, {place}", "mla lr, lr, r5, r6", f"mla {r}, {r}, r4, lr", f"asr {r}, {r}, r7"]
-    return lines + _saturated(tiles, how, "add_low")
+    return lines + saturated(SUMS, how, tiles.at("add_low"))
 
 
 def function(tiles: Tiles) -> Function:

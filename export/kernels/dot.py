@@ -11,6 +11,7 @@ channel where a dot product takes one for four.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ def stored_bits(weight_bits: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Dot:
+class Dot(ABC):
     """A strategy; subclasses emit the arithmetic.
 
     Attributes:
@@ -94,21 +95,24 @@ class Dot:
         """The logarithm of what unpacked weights are multiplied with."""
         return UNITS[bits]
 
+    @abstractmethod
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
         """``chunk`` operands, each of ``group`` consecutive elements of ``x`` for all lanes."""
-        raise NotImplementedError
 
     def operand(self, interleaved: Expr) -> Expr:
-        """A vector of ``lanes * group`` bytes, each lane with elements of its own, as an activation."""
-        raise NotImplementedError
+        """A vector of ``lanes * group`` bytes, each lane with elements of its own, as an activation.
 
+        Plain NEON's depthwise kernels take channels by lane and have no such operand.
+        """
+        raise TypeError(f"{type(self).__name__} takes no operand with elements of its own for each lane")
+
+    @abstractmethod
     def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
         """The operand of a vector of weights at a byte offset."""
-        raise NotImplementedError
 
+    @abstractmethod
     def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
         """The accumulator after one step."""
-        raise NotImplementedError
 
 
 def unpacked(w: Any, offset: Expr, vector_bytes: int, bits: int) -> Expr:

@@ -41,12 +41,25 @@ Emitter = Callable[[Op, Mapping[str, Placed], Isa, str], Emitted | None]
 
 A back end that fuses operators rewrites the program first, with subclasses of :class:`Op` of its own."""
 
+Kernels = Callable[[Any, Mapping[str, Placed], Isa, str], Emitted]
+"""As an emitter, for one kind of operator that it always has a kernel for."""
+
 Layouts = Callable[[Program, Isa], Mapping[str, Layout]]
 """How images lie; those that are left out lie densely. What stands in the gap between a pixel's last channel and the
 next pixel (:attr:`Layout.channels`) is undefined, except in the halo, which holds the zero point throughout."""
 
 ALIGNMENT: Mapping[str, int] = {"x86": 64, "aarch64": 16, "cortex-m": 8, "riscv": 8}
 """Bytes, of buffers in the arena. The caller's own, the inputs and outputs, are aligned to their elements alone."""
+
+
+def table(kernels: Mapping[type[Op], Kernels]) -> Emitter:
+    """The emitter of the kinds of operators that a table has."""
+
+    def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
+        kernel = kernels.get(type(op))
+        return kernel(op, placed, isa, symbol) if kernel is not None else None
+
+    return emit
 
 
 def flat(place: Placed) -> bool:
@@ -57,4 +70,4 @@ def flat(place: Placed) -> bool:
     )
 
 
-__all__ = ["ALIGNMENT", "Emitted", "Emitter", "Layouts", "flat"]
+__all__ = ["ALIGNMENT", "Emitted", "Emitter", "Kernels", "Layouts", "flat", "table"]

@@ -10,7 +10,7 @@ import numpy as np
 from compress.export.kernels import functions as f
 from compress.export.kernels.building import at, constant, function, fused, loops, pointer, registers, splat, store
 from compress.export.kernels.code import Placed
-from compress.export.kernels.emitted import Emitted
+from compress.export.kernels.emitted import Emitted, Emitter, Kernels, table
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.portable_integer import elementwise, product
 from compress.integer.program import FloatElementwise, FloatMatMul, FloatSoftmax, Op
@@ -118,17 +118,14 @@ def _matmul(op: FloatMatMul, placed: Mapping[str, Placed], isa: Isa, symbol: str
     return product(symbol, sources, target, isa, "float32", term, lambda acc, width: acc)
 
 
-KERNELS: Mapping[type[Op], Callable[[Any, Mapping[str, Placed], Isa, str], Emitted]] = {
+KERNELS: Mapping[type[Op], Kernels] = {
     FloatElementwise: _elementwise,
     FloatSoftmax: _softmax,
     FloatMatMul: _matmul,
 }
 
-
-def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
-    """The kernel, if the operator is one of these."""
-    kernel = KERNELS.get(type(op))
-    return kernel(op, placed, isa, symbol) if kernel is not None else None
+emit: Emitter = table(KERNELS)
+"""The kernel, if the operator is one of these."""
 
 
 __all__ = ["emit"]

@@ -26,7 +26,7 @@ from compress.export.kernels.building import (
     vector,
 )
 from compress.export.kernels.code import Placed
-from compress.export.kernels.emitted import Emitted
+from compress.export.kernels.emitted import Emitted, Emitter, Kernels, table
 from compress.export.kernels.functions import is_nan, nearest
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.spans import broadcast, merged, rows_of, span, widths
@@ -269,7 +269,7 @@ def _matmul(op: MatMul, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> 
     return product(symbol, sources, target, isa, "int32", term, finish)
 
 
-KERNELS: Mapping[type[Op], Callable[[Any, Mapping[str, Placed], Isa, str], Emitted]] = {
+KERNELS: Mapping[type[Op], Kernels] = {
     Add: _add,
     Multiply: _multiply,
     Quantize: _quantize,
@@ -278,11 +278,8 @@ KERNELS: Mapping[type[Op], Callable[[Any, Mapping[str, Placed], Isa, str], Emitt
     MatMul: _matmul,
 }
 
-
-def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
-    """The kernel, if the operator is one of these."""
-    kernel = KERNELS.get(type(op))
-    return kernel(op, placed, isa, symbol) if kernel is not None else None
+emit: Emitter = table(KERNELS)
+"""The kernel, if the operator is one of these."""
 
 
 __all__ = ["elementwise", "emit", "product"]

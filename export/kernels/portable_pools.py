@@ -27,7 +27,7 @@ from compress.export.kernels.building import (
     vector,
 )
 from compress.export.kernels.code import Placed
-from compress.export.kernels.emitted import Emitted
+from compress.export.kernels.emitted import Emitted, Emitter, Kernels, table
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.spans import span, widths
 from compress.integer.program import LIMITS, FloatPool, FloatReduce, Op, Pool, Resize
@@ -229,18 +229,15 @@ def _along(
     store(target, result, at(y, *index))
 
 
-KERNELS: Mapping[type[Op], Callable[[Any, Mapping[str, Placed], Isa, str], Emitted]] = {
+KERNELS: Mapping[type[Op], Kernels] = {
     Pool: _pool,
     FloatPool: _pool,
     Resize: _resize,
     FloatReduce: _reduce,
 }
 
-
-def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
-    """The kernel, if the operator is one of these."""
-    kernel = KERNELS.get(type(op))
-    return kernel(op, placed, isa, symbol) if kernel is not None else None
+emit: Emitter = table(KERNELS)
+"""The kernel, if the operator is one of these."""
 
 
 __all__ = ["emit"]
