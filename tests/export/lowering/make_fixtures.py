@@ -63,13 +63,14 @@ class Images:
     """What ONNX Runtime's quantizer reads."""
 
     def __init__(self, images: np.ndarray[Any, Any]) -> None:
-        self.left = [{"input": image[None]} for image in images]
+        self.images = [{"input": image[None]} for image in images]
+        self.rewind()
 
     def get_next(self) -> dict[str, np.ndarray[Any, Any]] | None:
         return self.left.pop() if self.left else None
 
     def rewind(self) -> None:
-        raise NotImplementedError("read once")
+        self.left = list(self.images)
 
 
 def onnxruntime(kind: str) -> Callable[[nn.Module, np.ndarray[Any, Any], Path], None]:
