@@ -88,6 +88,8 @@ def execute(
             watcher.phase("measure latency, all candidates in turns")
             baseline, *made = _measured([baseline, *made], folder)
             clock.lap("measure latency")
+        elif job.runtime is None:
+            baseline, *made = _of_one_runtime([baseline, *made], job.target.runtimes)
         front = Front(
             model=job.name,
             target=job.target.name,
@@ -160,6 +162,16 @@ def _measured(candidates: list[Candidate], folder: RunFolder) -> list[Candidate]
         return replace(artifact, measurement=measurement)
 
     return [replace(c, artifacts=tuple(with_measurement(a) for a in c.artifacts)) for c in candidates]
+
+
+def _of_one_runtime(candidates: list[Candidate], runtimes: tuple[str, ...]) -> list[Candidate]:
+    """The candidates with the figures of one runtime, the target's first one of which all have an artifact.
+
+    Where nothing is measured, the float network's file in one runtime says nothing about another's.
+    """
+    having = [{artifact.runtime for artifact in candidate.artifacts} for candidate in candidates]
+    shared = [runtime for runtime in runtimes if all(runtime in each for each in having)]
+    return [replace(candidate, runtime=shared[0]) for candidate in candidates] if shared else candidates
 
 
 def _write(

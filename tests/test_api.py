@@ -353,3 +353,15 @@ def test_protected_classes_are_among_what_a_run_is_asked_for_again_with():
     prepared = prepare("resnet", target="cpu", protect_classes=["3", "7"], candidates=1, epochs=0)
     assert prepared.job.protect_classes == (3, 7)
     assert _recorded(json.loads(json.dumps(prepared.configuration)))["protect_classes"] == ("3", "7")
+
+
+def test_predictions_are_compared_within_one_runtime(tmp_path):
+    from compress.execution import _of_one_runtime
+
+    front = compress.run(build(Plain), pair(), target="jetson", out=tmp_path / "run", candidates=1, epochs=0)
+    runtimes = {candidate.best.runtime for candidate in (front.baseline, *front.candidates)}
+    assert len(runtimes) == 1
+    for candidate in (front.baseline, *front.candidates):
+        assert runtimes <= {artifact.runtime for artifact in candidate.artifacts}
+    bare = replace(front.baseline, artifacts=())
+    assert _of_one_runtime([bare, *front.candidates], ("onnxruntime",)) == [bare, *front.candidates]
