@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
@@ -18,6 +16,7 @@ from compress.integer import reference
 from compress.integer.fixed_point import multipliers
 from compress.integer.signedness import with_signedness
 from compress.profiling import tuning
+from compress.profiling.search_blocks import Records
 
 
 def network() -> p.Program:
@@ -47,31 +46,52 @@ def _here():
 
 def test_the_blocks_that_are_timed_are_kept_and_not_timed_again(tmp_path):
     said: list[str] = []
-    path = tmp_path / "blocks.json"
-    found = tuning.tune(network(), 60, said.append, path)
+    found = tuning.tune(network(), 60, said.append, tmp_path)
     assert len(found) == 1
     assert len(said) == 1
     assert "conv, layer 1 of 1" in said[0]
-    assert tuning.known(backends.host(), path) == found
-    assert tuning.tune(network(), 60, said.append, path) == found
-    assert len(said) == 1, "a shape that is known isn't timed again"
+    assert {path.name for path in tmp_path.iterdir()} == {"database_workload.json", "database_tuning_record.json"}
+    assert tuning.tune(network(), 60, pytest.fail, tmp_path) == found, "a shape that is known isn't timed again"
+    assert tuning.tune(network(), 0, pytest.fail, tmp_path) == found
+
+
+def test_metaschedule_times_the_models_choice_first_and_others_beside_it(tmp_path):
+    host = backends.host()
+    program = with_signedness(network(), host.signed)
+    with dot_blocks.asked() as shapes:
+        backends.assemble(program, host)
+    ((shape, dot),) = shapes.items()
+    arguments = (shape.width, shape.vectors, shape.kernel, shape.stride, shape.dilation, shape.steps)
+    candidates = dot_blocks.ranked(dot, *arguments)[:4]
+    records = Records(tmp_path, host, pytest.fail)
+    assert records.seconds(shape, candidates) == {}
+    records.search(program, shape, candidates, lambda: 0.0, seed=0)
+    assert list(records.seconds(shape, candidates)) == [candidates[0]], "without time the model's choice alone"
+    records.search(program, shape, candidates, lambda: 1.0, seed=0)
+    times = Records(tmp_path, host, pytest.fail).seconds(shape, candidates)
+    assert candidates[0] in times
+    assert len(times) > 1
+    assert all(0 < seconds < 1 for seconds in times.values())
 
 
 def test_no_seconds_time_nothing(tmp_path):
-    assert tuning.tune(network(), 0, pytest.fail, tmp_path / "blocks.json") == {}
-    assert not (tmp_path / "blocks.json").exists()
+    assert tuning.tune(network(), 0, pytest.fail, tmp_path) == {}
 
 
-@pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"schema": 1, "machines": {"x": 3}}', '{"schema": 9, "machines": {}}']
-)
-def test_a_damaged_file_counts_as_empty(tmp_path, content):
-    path = tmp_path / "blocks.json"
-    path.write_text(content)
-    assert tuning.known(backends.host(), path) == {}
-    damaged = json.dumps({"schema": 1, "machines": {tuning.machine(backends.host()): [{"shape": {"dot": 1}}]}})
-    path.write_text(damaged)
-    assert tuning.known(backends.host(), path) == {}
+@pytest.mark.parametrize("content", ["", "[]", "{}", "nonsense", '[["x", "y"]]'])
+def test_a_damaged_database_is_begun_anew(tmp_path, content):
+    for name in ("database_workload.json", "database_tuning_record.json"):
+        (tmp_path / name).write_text(content)
+    said: list[str] = []
+    assert tuning.tune(network(), 0, said.append, tmp_path) == {}
+    assert said == ([] if content == "" else [f"the tuning database in {tmp_path} is damaged and begun anew"])
+
+
+def test_another_block_is_taken_only_where_it_is_clearly_faster():
+    model, other = Block(2, 1, 1), Block(4, 1, 1)
+    assert tuning._best({model: 1.0, other: 0.99}, model) == model
+    assert tuning._best({model: 1.0, other: 0.97}, model) == other
+    assert tuning._best({other: 0.99}, model) == other
 
 
 @pytest.mark.parametrize("rank", [0, 3, 7])
