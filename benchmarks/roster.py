@@ -20,6 +20,7 @@ from benchmarks import (
     prune_imagenet,
     prune_schedule,
     qat_cifar10,
+    ssh_overhead,
 )
 from benchmarks.common import Benchmark
 
@@ -36,6 +37,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         compiled_cortex_m,
         compiled_agreement,
         cpu_target,
+        ssh_overhead,
         prune_cifar10,
         prune_finetune,
         prune_schedule,

@@ -35,7 +35,12 @@ class Compiled:
     @property
     def in_float(self) -> bool:
         """Whether some of its arithmetic is in float32, so that other compilers' results differ in the last bits."""
-        return any(type(op).__name__.startswith("Float") for op in self.program.ops)
+        return in_float(self.program)
+
+
+def in_float(program: p.Program) -> bool:
+    """Whether some of a program's arithmetic is in float32."""
+    return any(type(op).__name__.startswith("Float") for op in program.ops)
 
 
 def compile_file(
@@ -74,8 +79,7 @@ def reference_golden(program: p.Program, inputs: npt.NDArray[np.float32]) -> Gol
     (name,) = program.inputs
     rows = [outputs_of(program, {name: x}) for x in inputs]
     outputs = {each: np.stack([row[each] for row in rows]) for each in program.outputs}
-    floats = any(type(op).__name__.startswith("Float") for op in program.ops)
-    return Golden({name: inputs}, outputs, FLOAT_TOLERANCE if floats else 0.0)
+    return Golden({name: inputs}, outputs, FLOAT_TOLERANCE if in_float(program) else 0.0)
 
 
 def outputs_of(program: p.Program, inputs: dict[str, npt.NDArray[np.float32]]) -> dict[str, npt.NDArray[np.float32]]:
@@ -93,4 +97,4 @@ def _end(program: p.Program, name: str) -> End:
     return End(name, name, tensor.shape, shape, tensor.dtype, float(np.float32(tensor.scale)), tensor.zero_point)
 
 
-__all__ = ["Compiled", "compile_file", "outputs_of", "reference_golden"]
+__all__ = ["Compiled", "compile_file", "in_float", "outputs_of", "reference_golden"]

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from compress.errors import BadInput
-from compress.export.compiled import FLOAT_TOLERANCE, outputs_of
+from compress.export.compiled import FLOAT_TOLERANCE, in_float, outputs_of
 from compress.export.cuda_module import CudaModule, build
 from compress.export.kernels import cuda
 from compress.export.library.interface import ends
 from compress.export.lowering import lower
 from compress.export.made import Made
 from compress.export.manifest import GOLDEN, MODEL
-from compress.integer.program import FloatElementwise, Op, Program
+from compress.integer.program import Program
 from compress.serial import to_json, write_atomic, write_json
 from compress.types import Target
 
@@ -34,12 +34,8 @@ class CudaCompiled:
 
     @property
     def in_float(self) -> bool:
-        """Whether some of its arithmetic, element by element, is in float32."""
-        return any(map(_in_float, self.program.ops))
-
-
-def _in_float(op: Op) -> bool:
-    return type(op).__name__.startswith("Float")
+        """Whether some of its arithmetic is in float32."""
+        return in_float(self.program)
 
 
 def make(folder: Path, target: Target) -> Made:
@@ -57,15 +53,11 @@ def write(folder: Path, target: Target) -> CudaModule:
         target: with a ``gpu``.
 
     Raises:
-        BadInput: an operator has no integer form or no kernel, or there is no compiler; named.
+        BadInput: an operator can't be lowered or has no kernel, or there is no compiler; named.
     """
     program = lower(folder / MODEL)
     if len(program.inputs) != 1 or len(program.outputs) != 1:
         raise BadInput("a CUDA module takes one input and gives one output")
-    floats = next((op for op in program.ops if _in_float(op) and not isinstance(op, FloatElementwise)), None)
-    if floats is not None:
-        name = floats.name or "the network"
-        raise BadInput(f"{name} is in float, and the CUDA kernels are for integers; keep the ONNX file")
     made = build(program, target, folder / FOLDER)
     program = made.program
     inputs, outputs = ends(cuda.assemble(program), program.file_shapes)
@@ -78,7 +70,7 @@ def write(folder: Path, target: Target) -> CudaModule:
         "gpu": made.gpu,
         "input": to_json(inputs[0]),
         "output": to_json(outputs[0]),
-        "tolerance": FLOAT_TOLERANCE if CudaCompiled(program, made).in_float else 0.0,
+        "tolerance": FLOAT_TOLERANCE if in_float(program) else 0.0,
         "tvm": metadata.version("apache-tvm"),
     }
     write_json(folder / FOLDER / ABOUT, about)

@@ -74,7 +74,7 @@ def build(program: Program, target: Target, folder: Path) -> CudaModule:
             if compiling.failed is not None:
                 raise compiling.failed from None
             lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            raise BadInput(f"TVM can't compile it for {target.gpu} ({lines[-1][:160]}); keep the ONNX file") from error
+            raise BadInput(f"TVM can't compile it for {target.gpu} ({lines[0][:160]}); keep the ONNX file") from error
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE
     arguments: dict[str, Any] = {}
@@ -199,7 +199,7 @@ def as_relax(code: Code) -> Any:
     builder = relax.BlockBuilder()
     kernels = {call.kernel.symbol: _outputs_last(call) for call in code.calls}
     names = {symbol: builder.add_func(function, symbol) for symbol, function in kernels.items()}
-    constants = [relax.const(np.ascontiguousarray(array).ravel()) for array in code.constants]
+    constants = [relax.const(np.ascontiguousarray(array).ravel(), str(array.dtype)) for array in code.constants]
     inputs = {
         name: relax.Var(f"in{k}", relax.TensorType((code.tensors[name].elements,), code.tensors[name].dtype))
         for k, name in enumerate(code.inputs)

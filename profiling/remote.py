@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import platform
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,6 +51,7 @@ def profile(
     runtime: str | None = None,
     tell: Callable[[str], None] = lambda message: None,
     seconds: float = SECONDS,
+    stop: threading.Event | None = None,
 ) -> Remote:
     """Measure a bundle on one device.
 
@@ -59,8 +62,10 @@ def profile(
             of tensorrt, tvm, onnxruntime that both have.
         tell: told what is happening.
         seconds: of timing.
+        stop: once it is set, the measurement is given up and the device cleaned up.
 
     Raises:
+        KeyboardInterrupt: ``stop`` is set.
         BadInput: the device can't be reached or lacks something; the sentence says what to do.
         CheckFailed: the bundle is damaged, or the measurement failed on the device.
     """
@@ -69,7 +74,9 @@ def profile(
     wrong = bundles.damage(bundle, manifest) or [w for w in [checked.self_contained(bundle)] if w is not None]
     if wrong:
         raise CheckFailed(str(bundle), wrong)
-    job = hashlib.sha256((bundle / MANIFEST).read_bytes() + repr(runtime).encode()).hexdigest()[:16]
+    # The same command finds its job again; another one, another machine's too, has a job of its own there.
+    asker = repr((runtime, device, seconds, platform.node()))
+    job = hashlib.sha256((bundle / MANIFEST).read_bytes() + asker.encode()).hexdigest()[:16]
     with Session(device, job, tell) as session, tempfile.TemporaryDirectory() as temporary:
         tell("look at the device")
         probe = session.ask({"do": "probe"})
@@ -79,7 +86,7 @@ def profile(
         tell(f"copy {len(files)} files")
         session.send(files)
         session.ask({"do": "start", "spec": spec})
-        measured = _awaited(session, tell)
+        measured = _awaited(session, tell, stop or threading.Event())
         found = _profile(bundle, manifest, device, probe, chosen, measured, program)
         return Remote(found, device, probe, measured, session.reconnections)
 
@@ -89,14 +96,20 @@ def several(
 ) -> list[tuple[SshDevice, Remote | CompressError]]:
     """A bundle on several devices at once; what went wrong on one doesn't touch the others."""
 
+    stop = threading.Event()
+
     def one(device: SshDevice) -> Remote | CompressError:
         try:
-            return profile(bundle, device, runtime, lambda message: tell(f"{device}: {message}"))
+            return profile(bundle, device, runtime, lambda message: tell(f"{device}: {message}"), stop=stop)
         except CompressError as error:
             return error
 
     with ThreadPoolExecutor(max(1, len(devices))) as pool:
-        return list(zip(devices, pool.map(one, devices), strict=True))
+        try:
+            return list(zip(devices, pool.map(one, devices), strict=True))
+        except KeyboardInterrupt:
+            stop.set()  # or leaving the pool would wait for every measurement to end
+            raise
 
 
 def choose(bundle: Path, manifest: Manifest, device: SshDevice, probe: Mapping[str, Any], wanted: str | None) -> str:
@@ -234,7 +247,7 @@ def _evaluation(manifest: Manifest) -> list[Sent]:
     return [Sent("evaluation.npz", content.getvalue())]
 
 
-def _awaited(session: Session, tell: Callable[[str], None]) -> dict[str, Any]:
+def _awaited(session: Session, tell: Callable[[str], None], stop: threading.Event) -> dict[str, Any]:
     last, end = "", time.monotonic() + LONGEST_S
     while time.monotonic() < end:
         answer = session.ask({"do": "status"})
@@ -250,7 +263,8 @@ def _awaited(session: Session, tell: Callable[[str], None]) -> dict[str, Any]:
         if message and message != last:
             tell(f"the device says: {message}")
             last = message
-        time.sleep(POLL_S)
+        if stop.wait(POLL_S):
+            raise KeyboardInterrupt
     raise CheckFailed(str(session.device), [f"the measurement took more than {LONGEST_S / 60:.0f} minutes"])
 
 

@@ -48,6 +48,8 @@ OPTIONS = (
     ("ForwardX11", "no"),
     ("ClearAllForwardings", "yes"),
 )
+OWN_FAILURE = 255
+"""The client's exit status where it isn't the far side's."""
 TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 8.0
 ANSWER_S = 120.0
 """How long an answer may take; a measurement is asked for again and again."""
@@ -175,8 +177,15 @@ class Connection:
 
 
 def command(device: SshDevice) -> list[str]:
-    """The client's command line for a device."""
-    given = shlex.split(os.environ.get(COMMAND, "")) or ["ssh"]
+    """The client's command line for a device.
+
+    Raises:
+        BadInput: ``COMPRESS_SSH`` can't be split into words.
+    """
+    try:
+        given = shlex.split(os.environ.get(COMMAND, "")) or ["ssh"]
+    except ValueError as error:
+        raise BadInput(f"{COMMAND} can't be split into words ({error}); close its quotes") from None
     for name, value in OPTIONS:
         given += ["-o", f"{name}={value}"]
     given += ["-T", *(["-p", str(device.port)] if device.port else []), *(["-l", device.user] if device.user else [])]
@@ -194,12 +203,16 @@ def explained(said: str, status: int | None, device: SshDevice) -> tuple[str, st
         )
     if "Host key verification failed" in said or "host key is known" in said:
         return "the host's key isn't known", f"connect once and compare its fingerprint: ssh{port} {target}"
-    if "Permission denied" in said:
+    if "Permission denied" in said and status == OWN_FAILURE:
         return "it takes none of your keys", f"put one there: ssh-copy-id{port} {target}"
     if "Could not resolve" in said:
         return "there is no host of that name", "give its address, or an entry of ~/.ssh/config"
-    if status == 127 or "command not found" in said or "No such file or directory" in said:
+    about = [line for line in said.splitlines() if device.python in line and not line.startswith("Warning")]
+    missing = any(words in line.lower() for line in about for words in ("not found", "no such file"))
+    if status == 127 or missing:
         return f"there is no {device.python} on the device", f"name its interpreter: ssh://{target}/usr/bin/python3"
+    if status == 126:
+        return f"{device.python} can't be run on the device", f"name another: ssh://{target}/usr/bin/python3"
     if "SyntaxError" in said or "exec format error" in said.lower():
         return f"{device.python} isn't Python 3.8 or later", f"name another: ssh://{target}/usr/bin/python3"
     return None

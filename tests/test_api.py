@@ -360,7 +360,8 @@ def test_predictions_are_compared_within_one_runtime(tmp_path):
 
     front = compress.run(build(Plain), pair(), target="jetson", out=tmp_path / "run", candidates=1, epochs=0)
     runtimes = {candidate.best.runtime for candidate in (front.baseline, *front.candidates)}
-    assert len(runtimes) == 1
+    compilers = ("nvcc", "ptxas", "aarch64-linux-gnu-g++")  # of CUDA modules, which the float network has too
+    assert runtimes == {"tvm" if all(map(shutil.which, compilers)) else "onnxruntime"}
     for candidate in (front.baseline, *front.candidates):
         assert runtimes <= {artifact.runtime for artifact in candidate.artifacts}
     bare = replace(front.baseline, artifacts=())

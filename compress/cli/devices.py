@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.cli import homecoming, screen
-from compress.errors import BadInput, CheckFailed, CompressError
+from compress.errors import BadInput, CheckFailed, CompressError, RunFolderError
 from compress.profiling.device_address import RpcDevice, SshDevice, parse
 
 FIELDS = {"bundle": str, "device": str, "runtime": (str, type(None))}
@@ -31,18 +31,21 @@ def profile(bundle: str, devices: Sequence[str], runtime: str | None, as_json: b
     results = [(str(address), found) for address, found in _all(Path(bundle), addresses, runtime, quiet)]
     if len(results) == 1 and isinstance(results[0][1], CompressError):
         raise results[0][1]
-    documents = []
+    documents, errors = [], [found for _, found in results if isinstance(found, CompressError)]
     for address, found in results:
         if isinstance(found, CompressError):
             documents.append({"address": address, "error": found.sentence})
             continue
-        home = homecoming.bring(Path(bundle), found)
+        try:
+            home = homecoming.bring(Path(bundle), found)
+        except RunFolderError as error:  # what was measured is printed all the same
+            home = f"printed only: {error.sentence}"
+            errors.append(error)
         documents.append({"address": address, **homecoming.document(found), "home": home})
     if as_json:
         screen.emit(documents[0] if len(documents) == 1 and "error" not in documents[0] else documents)
     else:
         _print(documents)
-    errors = [found for _, found in results if isinstance(found, CompressError)]
     if errors:
         raise errors[0]
     wrong = [
@@ -133,7 +136,6 @@ def work_off(queue: str, as_json: bool, quiet: bool) -> int:
     """
     entries = _read(queue)
     first: CompressError | None = None
-    left = list(entries)
     for entry in entries:
         try:
             profile(entry["bundle"], [entry["device"]], entry["runtime"], as_json, quiet)
@@ -142,8 +144,10 @@ def work_off(queue: str, as_json: bool, quiet: bool) -> int:
                 sys.stderr.write(f"{entry['bundle']} on {entry['device']}: {error.sentence}\n")
             first = first or error
             continue
-        left.remove(entry)
-        _write(queue, left)
+        left = _read(queue)  # again: others may have been put there meanwhile
+        if entry in left:
+            left.remove(entry)
+            _write(queue, left)
     if first is not None:
         raise first
     return 0

@@ -46,11 +46,16 @@ def bring(bundle: Path, found: Remote) -> str:
     """Put a measurement where it belongs, and say where that is.
 
     The raw words of the device are appended to the candidate's ``measurements.json``. The artifact of that runtime
-    gets the measurement; an engine, which only the device could build, becomes an artifact once its accuracy was
-    measured there too.
+    gets the measurement, if the golden inputs gave the right outputs; an engine, which only the device could build,
+    becomes an artifact once its accuracy was measured there too.
+
+    Raises:
+        RunFolderError: the disk is full or can't be written, or ``measurements.json`` is damaged.
     """
     if found.profile.latency_s is None:
         return "printed only: it was emulated, so there is no latency"
+    if not found.profile.golden_equal:
+        return "printed only: the golden inputs give other outputs there"
     run, name = place_of(bundle)
     if run is None or name is None:
         return "printed only: the bundle isn't in the folder of a run"
@@ -113,7 +118,7 @@ def measured(candidate: Candidate, found: Remote, manifest: Manifest) -> Candida
         )
         return replace(candidate, artifacts=artifacts)
     accuracy = found.measured.get("accuracy")
-    if accuracy is None or not profile.golden_equal:
+    if accuracy is None:
         return None
     path = f"{TYPED}/model.onnx"
     entry = next(each for each in manifest.files if each.path == path)
@@ -142,11 +147,13 @@ def _with(front: Front, candidate: Candidate) -> Front:
 def _append(folder: Path, found: Remote) -> None:
     path = folder / MEASUREMENTS
     try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        earlier = []
+        earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    except ValueError:
+        earlier = None
+    if not isinstance(earlier, list):
+        raise RunFolderError(str(folder), f"{MEASUREMENTS} holds no list", "move it away, and measure again")
     entry = {"profile": to_json(found.profile), "probe": to_json(found.probe), "measured": to_json(found.measured)}
-    write_json(path, [*(earlier if isinstance(earlier, list) else []), entry])
+    write_json(path, [*earlier, entry])
 
 
 __all__ = ["MEASUREMENTS", "bring", "document", "measured", "place_of"]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def function(symbol: str, pointers: Sequence[tuple[str, str, int]], rows: int | 
         if threads:
             with _threaded(symbol, pointers, rows, body, threads):
                 yield body
-            body.kernel = Kernel(symbol, ib.get(), rows)
+            body.kernel = Kernel(symbol, from_zero(ib.get()), rows)
             return
         with T.prim_func(s_tir=True):
             T.func_name(symbol)
@@ -104,6 +105,72 @@ def _threaded(
                 return
             with T.If(index < count), T.Then():
                 yield
+
+
+def from_zero(function: Any) -> Any:
+    """The function with every loop counted from 0.
+
+    TVM's own pass for that, ``CanonicalizeLoop``, which comes first of all for a GPU, shifts a loop's variable where it
+    is used but not in the bounds of loops inside: windows then begin where the first thread's do. It leaves alone what
+    begins at 0.
+    """
+    from tvm import tirx
+    from tvm_ffi import structural_map
+
+    def counted(loop: Any) -> Any:
+        if isinstance(loop.min, tirx.IntImm) and loop.min.value == 0:
+            return loop
+        index = tirx.Var(loop.loop_var.name, loop.loop_var.ty)
+
+        def shifted(variable: Any) -> Any:
+            return index + loop.min if variable.same_as(loop.loop_var) else variable
+
+        body = structural_map(loop.body, [(tirx.Var, shifted)])
+        return tirx.For(index, tirx.const(0, "int32"), loop.extent, loop.kind, body)
+
+    return function.with_body(structural_map(function.body, [(tirx.For, counted)]))
+
+
+@contextmanager
+def each(
+    symbol: str, pointers: Sequence[tuple[str, str, int]], extents: Sequence[int], *, shared: bool = False
+) -> Iterator[tuple[Body, list[Any]]]:
+    """A function that does the same for each index of a grid, in any order; write what one index asks for.
+
+    On processors these are loops, on a GPU there is a thread for each index; neighbours differ in the last one.
+
+    Args:
+        symbol, pointers: as in :func:`function`.
+        extents: of the grid.
+        shared: the first axis is the kernel's rows, so that threads of a processor can share them.
+
+    Yields:
+        The function, and the index.
+    """
+    from tvm.tirx.script import builder as T
+
+    if THREADS.get():
+        with function(symbol, pointers, prod(extents)) as body:
+            yield body, unravelled(body.first, extents)
+    elif shared:
+        with (
+            function(symbol, pointers, extents[0]) as body,
+            T.serial(body.first, body.last) as row,
+            loops(extents[1:]) as index,
+        ):
+            yield body, [row, *index]
+    else:
+        with function(symbol, pointers) as body, loops(extents) as index:
+            yield body, index
+
+
+def unravelled(position: Any, shape: Sequence[int]) -> list[Any]:
+    """The index of a position in a dense tensor."""
+    found: list[Any] = []
+    for size in reversed(shape):
+        found.insert(0, position % size if size > 1 else 0)
+        position = position // size if size > 1 else position
+    return found
 
 
 def pointer(name: str, place: Placed) -> tuple[str, str, int]:
@@ -303,6 +370,8 @@ __all__ = [
     "clamp",
     "constant",
     "dot",
+    "each",
+    "from_zero",
     "function",
     "fused",
     "has_float",
@@ -316,5 +385,6 @@ __all__ = [
     "rescaled",
     "splat",
     "store",
+    "unravelled",
     "vector",
 ]

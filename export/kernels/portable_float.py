@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from compress.export.kernels import functions as f
-from compress.export.kernels.building import at, constant, function, fused, loops, pointer, registers, splat, store
+from compress.export.kernels.building import at, constant, each, fused, pointer, registers, splat, store
 from compress.export.kernels.code import Placed
 from compress.export.kernels.emitted import Emitted, Emitter, Kernels, table
 from compress.export.kernels.isa import Isa
@@ -88,20 +88,19 @@ def _softmax(op: FloatSoftmax, placed: Mapping[str, Placed], isa: Isa, symbol: s
 
     source, target = placed[op.inputs[0]], placed[op.output]
     *outer, count = source.tensor.shape
-    with function(symbol, [pointer("x", source), pointer("y", target)]) as body:
+    with each(symbol, [pointer("x", source), pointer("y", target)], outer) as (body, index):
         x, y = body.buffers
-        with loops(outer) as index:
-            top, total = registers(1, "float32"), registers(1, "float32")
-            store(top, constant(-np.inf, "float32"), 0)
-            with T.serial(count) as k:
-                store(top, T.max(top[0], x[at(source, *index, k)]), 0)
-            store(total, constant(0, "float32"), 0)
-            with T.serial(count) as k:
-                store(y, f.exp(x[at(source, *index, k)] - top[0]), at(target, *index, k))
-            with T.serial(count) as k:
-                store(total, total[0] + y[at(target, *index, k)], 0)
-            with T.serial(count) as k:
-                store(y, y[at(target, *index, k)] / total[0], at(target, *index, k))
+        top, total = registers(1, "float32"), registers(1, "float32")
+        store(top, constant(-np.inf, "float32"), 0)
+        with T.serial(count) as k:
+            store(top, T.max(top[0], x[at(source, *index, k)]), 0)
+        store(total, constant(0, "float32"), 0)
+        with T.serial(count) as k:
+            store(y, f.exp(x[at(source, *index, k)] - top[0]), at(target, *index, k))
+        with T.serial(count) as k:
+            store(total, total[0] + y[at(target, *index, k)], 0)
+        with T.serial(count) as k:
+            store(y, y[at(target, *index, k)] / total[0], at(target, *index, k))
     return Emitted(body.done)
 
 

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from compress.export.kernels.building import (
+    THREADS,
     Body,
     Rescaling,
     at,
     clamp,
     constant,
     dot,
+    each,
     function,
     lanes,
     load,
-    loops,
     pointer,
     put,
     registers,
@@ -51,8 +52,6 @@ def elementwise(
     Returns:
         The finished function, and which inputs may share their memory with the output.
     """
-    from tvm.tirx.script import builder as T
-
     shape = target.tensor.shape
     places = [(place, broadcast(place, shape)) for place in sources]
     constants = extra or []
@@ -62,27 +61,18 @@ def elementwise(
         steps.append((0,) * (len(shape) - len(own)) + tuple(dense))
     parameters = [pointer(f"x{k}", place) for k, place in enumerate(sources)] + [pointer("y", target)]
     parameters += [(name, dtype, int(np.prod(own))) for name, dtype, own in constants]
-    rows = rows_of(shape)
-    head, tail = (shape[:1], shape[1:]) if rows > 1 else ((), shape)
+    rows = not THREADS.get() and rows_of(shape) > 1
+    head, tail = (shape[:1], shape[1:]) if rows else ((), shape)
     sizes, inner = merged(tail, [s[len(head) :] for s in (*steps, target.strides)])
-    with function(symbol, parameters, rows if rows > 1 else None) as body:
+    with each(symbol, parameters, (*head, *sizes), shared=rows) as (body, index):
         inputs, y, tables = body.buffers[: len(sources)], body.buffers[len(sources)], body.buffers[len(sources) + 1 :]
         origins = [place.origin for place in sources] + [0] * len(tables)
-
-        def write(row: list[Any]) -> None:
-            with loops(sizes) as index:
-                operands = [
-                    buffer[dot((*s[: len(head)], *i), (*row, *index), origin)]
-                    for buffer, s, i, origin in zip([*inputs, *tables], steps, inner[:-1], origins, strict=True)
-                ]
-                place = dot((*target.strides[: len(head)], *inner[-1]), (*row, *index), target.origin)
-                store(y, value(operands), place)
-
-        if head:
-            with T.serial(body.first, body.last) as row:
-                write([row])
-        else:
-            write([])
+        operands = [
+            buffer[dot((*s[: len(head)], *i), index, origin)]
+            for buffer, s, i, origin in zip([*inputs, *tables], steps, inner[:-1], origins, strict=True)
+        ]
+        place = dot((*target.strides[: len(head)], *inner[-1]), index, target.origin)
+        store(y, value(operands), place)
     alike = tuple(k for k, place in enumerate(sources) if place.tensor.shape == shape)
     return body, alike
 
@@ -161,26 +151,26 @@ def _softmax(op: Softmax, placed: Mapping[str, Placed], isa: Isa, symbol: str) -
     kind = "uint32" if narrow else "uint64"
     # Far from the maximum all entries are 0; one of them will do.
     values = np.ascontiguousarray(op.table[: min(int(np.flatnonzero(op.table).max(initial=0)) + 2, 256)], np.int32)
-    with function(symbol, [pointer("x", source), pointer("y", target), ("table", "int32", values.size)]) as body:
+    parameters = [pointer("x", source), pointer("y", target), ("table", "int32", values.size)]
+    with each(symbol, parameters, outer) as (body, index):
         x, y, table = body.buffers
-        with loops(outer) as index:
-            top, total = registers(1, "int32"), registers(1, kind)
-            store(top, constant(-(2**31), "int32"), 0)
-            with T.serial(count) as k:
-                store(top, T.max(top[0], T.cast(x[at(source, *index, k)], "int32")), 0)
-            store(total, constant(0, kind), 0)
+        top, total = registers(1, "int32"), registers(1, kind)
+        store(top, constant(-(2**31), "int32"), 0)
+        with T.serial(count) as k:
+            store(top, T.max(top[0], T.cast(x[at(source, *index, k)], "int32")), 0)
+        store(total, constant(0, kind), 0)
 
-            def power(k: Any, index: list[Any] = index, top: Any = top) -> Any:
-                distance = top[0] - T.cast(x[at(source, *index, k)], "int32")
-                return T.cast(table[distance if values.size == 256 else T.min(distance, values.size - 1)], kind)
+        def power(k: Any, index: list[Any] = index, top: Any = top) -> Any:
+            distance = top[0] - T.cast(x[at(source, *index, k)], "int32")
+            return T.cast(table[distance if values.size == 256 else T.min(distance, values.size - 1)], kind)
 
-            with T.serial(count) as k:
-                store(total, total[0] + power(k), 0)
-            with T.serial(count) as k:
-                share = T.truncdiv(power(k) * constant(2 * op.factor, kind) + total[0], total[0] * constant(2, kind))
-                wide = T.cast(T.min(share, constant(max(op.high - op.zero_point, 0), kind)), "int32")
-                result = clamp(wide + op.zero_point, op.low, op.high)
-                store(y, T.cast(result, target.tensor.dtype), at(target, *index, k))
+        with T.serial(count) as k:
+            store(total, total[0] + power(k), 0)
+        with T.serial(count) as k:
+            share = T.truncdiv(power(k) * constant(2 * op.factor, kind) + total[0], total[0] * constant(2, kind))
+            wide = T.cast(T.min(share, constant(max(op.high - op.zero_point, 0), kind)), "int32")
+            result = clamp(wide + op.zero_point, op.low, op.high)
+            store(y, T.cast(result, target.tensor.dtype), at(target, *index, k))
     return Emitted(body.done, (values,))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.export.kernels.building import at, dot, function, loops, pointer, store
+from compress.export.kernels.building import at, dot, each, function, loops, pointer, store, unravelled
 from compress.export.kernels.code import Placed
 from compress.export.kernels.emitted import Emitted, flat
 from compress.export.kernels.isa import Isa
@@ -63,17 +63,18 @@ def move(source: Placed, target: Placed, symbol: str) -> Emitted:
         raise ValueError(f"{source.tensor.shape} doesn't fill {target.tensor.shape}")
     by_source = not flat(source) or source.tensor.shape == target.tensor.shape
     shape = source.tensor.shape if by_source else target.tensor.shape
-    with function(symbol, [pointer("x", source), pointer("y", target)]) as body:
+    parameters = [pointer("x", source), pointer("y", target)]
+    if flat(source) and flat(target):
+        with each(symbol, parameters, (source.tensor.elements,)) as (body, (i,)):
+            x, y = body.buffers
+            store(y, x[i + source.origin], i + target.origin)
+        return Emitted(body.done)
+    with each(symbol, parameters, shape) as (body, index):
         x, y = body.buffers
-        if flat(source) and flat(target):
-            with loops((source.tensor.elements,)) as (i,):
-                store(y, x[i + source.origin], i + target.origin)
-        else:
-            with loops(shape) as index:
-                there, here = (source, target) if by_source else (target, source)
-                steps = Placed(there.tensor).strides
-                own, other = at(there, *index), flat_offset(here, dot(steps, index), index, shape)
-                store(y, x[own if by_source else other], other if by_source else own)
+        there, here = (source, target) if by_source else (target, source)
+        steps = Placed(there.tensor).strides
+        own, other = at(there, *index), flat_offset(here, dot(steps, index), index, shape)
+        store(y, x[own if by_source else other], other if by_source else own)
     return Emitted(body.done)
 
 
@@ -83,11 +84,7 @@ def flat_offset(place: Placed, position: Any, index: list[Any], shape: tuple[int
         return at(place, *index)
     if flat(place):
         return position + place.origin
-    found: list[Any] = []
-    for size in reversed(place.tensor.shape):
-        found.insert(0, position % size if size > 1 else 0)
-        position = position // size if size > 1 else position
-    return at(place, *found)
+    return at(place, *unravelled(position, place.tensor.shape))
 
 
 def view(op: View, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
@@ -100,16 +97,25 @@ def copy(op: Copy, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitt
     from tvm.tirx.script import builder as T
 
     source, target = placed[op.inputs[0]], placed[op.output]
-    with function(symbol, [pointer("x", source), pointer("y", target)]) as body:
+    parameters = [pointer("x", source), pointer("y", target)]
+
+    def move_one(x: Any, y: Any, index: list[Any]) -> None:
+        there = flat_offset(source, dot(op.in_strides, index, op.in_offset), [], ())
+        here = flat_offset(target, dot(op.out_strides, index, op.out_offset), [], ())
+        store(y, x[T.cast(there, "int32")] if isinstance(there, int) else x[there], here)
+
+    if op.fill is None:
+        with each(symbol, parameters, op.extents) as (body, index):
+            x, y = body.buffers
+            move_one(x, y, index)
+        return Emitted(body.done)
+    with function(symbol, parameters) as body:
         x, y = body.buffers
-        if op.fill is not None:
-            value = number(op.fill, target.tensor.dtype)
-            with loops(target.tensor.shape) as index:
-                store(y, value, at(target, *index))
+        value = number(op.fill, target.tensor.dtype)
+        with loops(target.tensor.shape) as index:
+            store(y, value, at(target, *index))
         with loops(op.extents) as index:
-            there = flat_offset(source, dot(op.in_strides, index, op.in_offset), [], ())
-            here = flat_offset(target, dot(op.out_strides, index, op.out_offset), [], ())
-            store(y, x[T.cast(there, "int32")] if isinstance(there, int) else x[there], here)
+            move_one(x, y, index)
     return Emitted(body.done)
 
 
@@ -136,11 +142,11 @@ def lookup(op: Lookup, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> E
     source, target = placed[op.inputs[0]], placed[op.output]
     lowest = -128 if source.tensor.dtype == "int8" else 0
     table = ("table", target.tensor.dtype, 256)
-    with function(symbol, [pointer("x", source), pointer("y", target), table]) as body:
+    parameters = [pointer("x", source), pointer("y", target), table]
+    with each(symbol, parameters, source.tensor.shape) as (body, index):
         x, y, values = body.buffers
-        with loops(source.tensor.shape) as index:
-            place = T.cast(x[at(source, *index)], "int32") - lowest
-            store(y, values[place], at(target, *index))
+        place = T.cast(x[at(source, *index)], "int32") - lowest
+        store(y, values[place], at(target, *index))
     return Emitted(body.done, (np.ascontiguousarray(op.table, target.tensor.dtype),), in_place=(0,))
 
 
@@ -148,12 +154,11 @@ def constant(op: Constant, placed: Mapping[str, Placed], isa: Isa, symbol: str) 
     """The network's own numbers, written where a tensor is."""
     target = placed[op.output]
     held = np.ascontiguousarray(op.value, target.tensor.dtype).reshape(-1)
-    with function(symbol, [pointer("y", target), ("values", target.tensor.dtype, held.size)]) as body:
+    shape = target.tensor.shape
+    dense = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    with each(symbol, [pointer("y", target), ("values", target.tensor.dtype, held.size)], shape) as (body, index):
         y, values = body.buffers
-        shape = target.tensor.shape
-        dense = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
-        with loops(shape) as index:
-            store(y, values[dot(dense, index, 0)], at(target, *index))
+        store(y, values[dot(dense, index, 0)], at(target, *index))
     return Emitted(body.done, (held,))
 
 

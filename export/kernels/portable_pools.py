@@ -14,6 +14,7 @@ from compress.export.kernels.building import (
     at,
     constant,
     dot,
+    each,
     function,
     lanes,
     load,
@@ -133,19 +134,19 @@ def _resize(op: Resize, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> 
     )
     parameters = [("rows", "int32", tables[0].size), ("columns", "int32", tables[1].size)]
     zero, one = x.tensor.zero_point, 1 << RESIZE_BITS
-    with function(symbol, [pointer("x", x), pointer("y", y), *parameters], height) as body:
+    parameters = [pointer("x", x), pointer("y", y), *parameters]
+    with each(symbol, parameters, (height, width, channels), shared=True) as (body, (row, column, channel)):
         source, target, rows, columns = body.buffers
-        with T.serial(body.first, body.last) as row, T.serial(width) as column, T.serial(channels) as channel:
 
-            def pixel(i: int, j: int, row: Any = row, column: Any = column, channel: Any = channel) -> Any:
-                place = at(x, rows[row * 3 + i], columns[column * 3 + j], channel)
-                return T.cast(source[place], "int32") - zero
+        def pixel(i: int, j: int, row: Any = row, column: Any = column, channel: Any = channel) -> Any:
+            place = at(x, rows[row * 3 + i], columns[column * 3 + j], channel)
+            return T.cast(source[place], "int32") - zero
 
-            fx, fy = columns[column * 3 + 2], rows[row * 3 + 2]
-            upper, lower = (pixel(i, 0) * (one - fx) + pixel(i, 1) * fx for i in (0, 1))
-            total = upper * (one - fy) + lower * fy
-            result = requantized(total, factors.numbers(), op.requantize, factors.high, y.tensor.dtype)
-            store(target, result, at(y, row, column, channel))
+        fx, fy = columns[column * 3 + 2], rows[row * 3 + 2]
+        upper, lower = (pixel(i, 0) * (one - fx) + pixel(i, 1) * fx for i in (0, 1))
+        total = upper * (one - fy) + lower * fy
+        result = requantized(total, factors.numbers(), op.requantize, factors.high, y.tensor.dtype)
+        store(target, result, at(y, row, column, channel))
     return Emitted(body.done, tables)
 
 

@@ -6,6 +6,8 @@ python build_engine.py                     build, check, time; writes engine/mod
 python build_engine.py --data FILE.npz     the accuracy too, of arrays "inputs" (as golden.npz has them) and "labels"
 python build_engine.py --dla 0             on a DLA (Jetson AGX Orin); lists the layers that fall back to the GPU
 
+It is one file, and long, because it travels alone: the device has nothing of this project to import.
+
 Exit status: 0 done, 2 something is missing, 4 the outputs differ from the golden ones.
 """
 

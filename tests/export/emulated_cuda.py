@@ -12,10 +12,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from compress.export import cuda_module
 
 SHIM = r"""
 #include <cstdint>
@@ -99,8 +103,17 @@ def compiled(source: str, target: Path, *options: str) -> None:
     assert done.returncode == 0, done.stderr[:3000]
 
 
+def empty_cubin(source: str, gpu: str) -> bytes:
+    """In place of nvcc's: the header of one, by which the emulated CUDA knows the architecture."""
+    header = bytearray(64)
+    header[:9] = b"\x7fELF\x02\x01\x01\x41\x08"
+    header[18:20] = cuda_module.CUDA_MACHINE.to_bytes(2, "little")
+    header[49] = int(gpu.removeprefix("sm_"))
+    return bytes(header)
+
+
 def kernels(source: str, target: Path) -> None:
-    """The CUDA source for this machine, and a loop over all threads for each kernel."""
+    """The CUDA source for this machine, and a loop over all threads for each kernel, the last one first."""
     start = source.index('extern "C" __global__')
     wrappers = []
     for name, parameters in re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{", source):
@@ -110,7 +123,7 @@ def kernels(source: str, target: Path) -> None:
         given = ", ".join(f"*({kind} *)p[{k}]" for k, kind in enumerate(kinds))
         wrappers.append(
             f'extern "C" void run_{name}(unsigned grid, unsigned block, void **p) {{\n'
-            f"for (unsigned b = 0; b < grid; ++b) for (unsigned t = 0; t < block; ++t) {{ blockIdx = {{int(b), 0, 0}}; "
+            f"for (unsigned b = grid; b-- > 0;) for (unsigned t = block; t-- > 0;) {{ blockIdx = {{int(b), 0, 0}}; "
             f"threadIdx = {{int(t), 0, 0}}; {name}({given}); }} }}\n"
         )
     assert wrappers
@@ -135,6 +148,42 @@ def runtime(folder: Path, gpu: str) -> None:
     compiled(source, folder / soname, f"-Wl,-soname,{soname}", f"-Wl,--version-script={script}")
     script.write_text("{ global: *; };\n")
     compiled(source, folder / "libcuda.so.1", "-Wl,-soname,libcuda.so.1", f"-Wl,--version-script={script}")
+
+
+def outputs(
+    modules: Mapping[str, cuda_module.CudaModule], inputs: Mapping[str, list[np.ndarray]], folder: Path
+) -> dict[str, np.ndarray]:
+    """What modules of one GPU give for flat inputs, all in one process that finds the emulated CUDA."""
+    (gpu,) = {module.gpu for module in modules.values()}
+    emulated = folder / "emulated"
+    emulated.mkdir()
+    runtime(emulated, gpu)
+    for name, module in modules.items():
+        kernels(module.source, emulated / f"{name}.so")
+        np.savez(emulated / f"{name}.npz", *inputs[name])
+    code = (
+        "import ctypes, os, pathlib, sys, numpy as np, tvm\n"
+        "from tvm import relax\n"
+        "library = pathlib.Path(tvm.__file__).parent / 'lib' / 'libtvm_runtime_cuda.so'\n"
+        "ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)\n"
+        "device, folder = tvm.cuda(0), pathlib.Path(sys.argv[1])\n"
+        "for line in sys.stdin.read().splitlines():\n"
+        "    name, module = line.split('\\t')\n"
+        "    os.environ['EMULATED_KERNELS'] = str(folder / f'{name}.so')\n"
+        "    machine = relax.VirtualMachine(tvm.runtime.load_module(module), device)\n"
+        "    held = np.load(folder / f'{name}.npz')\n"
+        "    given = [tvm.runtime.tensor(held[each].reshape(-1), device) for each in held.files]\n"
+        "    np.save(folder / f'{name}.npy', machine['main'](*given).numpy())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(emulated)],
+        input="".join(f"{name}\t{module.path}\n" for name, module in modules.items()),
+        env={**os.environ, "LD_LIBRARY_PATH": str(emulated)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return {name: np.load(emulated / f"{name}.npy") for name in modules}
 
 
 def run(bundle: Path, source: str, gpu: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ emulated CUDA, thread by thread (``emulated_cuda.py``). What that can't show is 
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -15,14 +16,30 @@ import pytest
 from compress import targets
 from compress.errors import BadInput
 from compress.export import cuda, cuda_module, tvm
-from compress.export.kernels.cuda import Words
-from compress.export.onnx import export
+from compress.export.compiled import FLOAT_TOLERANCE
+from compress.export.kernels.cuda_convolution import Words
+from compress.export.lowering import lower
+from compress.export.onnx import export, serialize
 from compress.integer.program import Convolution
 from compress.results import Unavailable
 from compress.types import State
 from tests.export import emulated_cuda
+from tests.export.lowering import comparing
 from tests.export.small_bundles import make_bundle
-from tests.graph.networks import Dense, Depthwise, Grouped, Plain, Residual, Squeeze, build, images
+from tests.graph import transformers
+from tests.graph.networks import (
+    ARCHITECTURES,
+    Attention,
+    Dense,
+    Depthwise,
+    Grouped,
+    Plain,
+    Residual,
+    Squeeze,
+    build,
+    images,
+    inputs_of,
+)
 
 needs_nvcc = pytest.mark.skipif(
     shutil.which("nvcc") is None or shutil.which("ptxas") is None, reason="needs nvcc and ptxas"
@@ -110,13 +127,45 @@ def test_the_module_equals_the_reference_bit_for_bit(factory, bits, tmp_path):
     assert ended.stdout.splitlines()[-1] == "ok"
 
 
-def test_a_network_in_float_is_left_to_other_runtimes(tmp_path):
+@needs_nvcc
+@pytest.mark.parametrize("name", ["gpu", "jetson"])
+def test_a_network_in_float(name, tmp_path):
+    if name == "jetson" and shutil.which("aarch64-linux-gnu-g++") is None:
+        pytest.skip("needs g++-aarch64-linux-gnu")
     bundle = make_bundle(tmp_path / "bundle", runtimes=())
     export(State(build(Residual)), images(2), bundle / "model.onnx")
-    found = tvm.make(State(build(Residual)), bundle, targets.load("gpu"))
-    assert isinstance(found, Unavailable)
-    assert "is in float, and the CUDA kernels are for integers" in found.reason
-    assert not (bundle / "cuda").exists()
+    made = cuda.write(bundle, targets.load(name))
+    assert cuda_module.architectures(made.path.read_bytes()) == {made.gpu}
+    assert json.loads((bundle / "cuda" / "network.json").read_text())["tolerance"] == FLOAT_TOLERANCE
+    if name == "gpu":
+        ended = emulated_cuda.run(bundle, made.source, made.gpu, tmp_path / "emulated")
+        assert ended.returncode == 0, ended.stderr
+
+
+FLOATS = [f for f in ARCHITECTURES if f not in (transformers.Recurrent, transformers.Text, transformers.TwoInputs)]
+"""All but those that can't be lowered, or whose module would take two inputs."""
+SOME = (Plain, Attention, Depthwise)
+
+
+@pytest.mark.parametrize(
+    "factories", [pytest.param(SOME, id="some"), pytest.param(FLOATS, id="every", marks=pytest.mark.slow)]
+)
+def test_float_networks_agree_with_onnx_runtime(factories, tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda_module, "find_compiler", lambda: "nvcc")
+    monkeypatch.setattr(cuda_module, "cubin", emulated_cuda.empty_cubin)
+    modules, given, wanted = {}, {}, {}
+    for factory in factories:
+        name, x = factory.__name__, inputs_of(factory, 2)[0]
+        file = serialize(State(build(factory)), x)
+        modules[name] = cuda_module.build(lower(file), targets.load("gpu"), tmp_path / name)
+        (tensor,) = (modules[name].program.tensors[each] for each in modules[name].program.inputs)
+        given[name] = [comparing.laid(tensor, x[:1].numpy())]
+        (wanted[name],) = comparing.session(file).run(None, {"input": x[:1].numpy()})
+    found = emulated_cuda.outputs(modules, given, tmp_path)
+    for name, module in modules.items():
+        (end,) = (module.program.tensors[each] for each in module.program.outputs)
+        right = comparing.laid(end, wanted[name]).ravel()
+        assert np.abs(found[name] - right).max() <= 1e-4 * np.abs(right).max(), name
 
 
 @needs_nvcc

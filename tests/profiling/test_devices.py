@@ -7,12 +7,13 @@ import json
 import shutil
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compress.errors import BadInput, CheckFailed, DeviceUnreachable
+from compress.errors import BadInput, CheckFailed, DeviceUnreachable, RunFolderError
 from compress.export.manifest import read_manifest
 from compress.profiling import remote, ssh
 from compress.profiling.device_address import RpcDevice, SshDevice, parse
@@ -369,6 +370,54 @@ def test_names_that_leave_the_jobs_folder_are_refused_by_the_device(server, arm)
             session.ask({"do": "offer", "job": "../../../x", "files": []})
 
 
+@pytest.mark.parametrize(
+    ("said", "status", "wanted"),
+    [
+        ("Warning: Identity file /k not accessible: No such file or directory.\nConnection reset by peer", 255, None),
+        ("sh: 1: python3: not found", 127, "there is no python3"),
+        ("python3: Command not found.", 1, "there is no python3"),
+        ("sh: 1: python3: Permission denied", 126, "python3 can't be run"),
+        ("me@h: Permission denied (publickey).", 255, "takes none of your keys"),
+    ],
+)
+def test_why_a_connection_ended(said, status, wanted):
+    found = ssh.explained(said, status, SshDevice("h", "me"))
+    assert found is None if wanted is None else wanted in found[0]
+
+
+def test_a_client_that_cannot_be_split(monkeypatch):
+    monkeypatch.setenv(ssh.COMMAND, "ssh -F 'x")
+    with pytest.raises(BadInput, match="COMPRESS_SSH can't be split.*close its quotes"):
+        ssh.command(SshDevice("h"))
+
+
+def test_an_interruption_ends_the_measurement_and_cleans_up(server, arm, monkeypatch):
+    import functools
+    import signal
+    import threading
+
+    monkeypatch.setattr(remote, "profile", functools.partial(remote.profile, seconds=60.0))
+    results: list[object] = []
+    ask = ssh.Connection.ask
+
+    def watched(self, request, send=None):
+        answer = ask(self, request, send)
+        results.extend([answer["result"]] if "result" in answer else [])
+        return answer
+
+    monkeypatch.setattr(ssh.Connection, "ask", watched)
+
+    def tell(message):
+        if "measuring" in message:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    devices = [parse(server.address())]
+    with pytest.raises(KeyboardInterrupt):
+        remote.several(arm, devices, "onnxruntime", tell)
+    assert results == []
+    assert left_behind(server) == []
+
+
 # Several devices, the run that a bundle is of, queues
 
 
@@ -391,7 +440,7 @@ def test_several_devices_at_once(server, arm, tmp_path):
     assert left_behind(second) == []
 
 
-def test_a_queue_is_worked_off_and_keeps_what_cannot_be_done(server, arm, tmp_path, capsys):
+def test_a_queue_is_worked_off_and_keeps_what_cannot_be_done(server, arm, tmp_path, capsys, monkeypatch):
     from compress.cli import devices
 
     queue = str(tmp_path / "queue.jsonl")
@@ -403,6 +452,17 @@ def test_a_queue_is_worked_off_and_keeps_what_cannot_be_done(server, arm, tmp_pa
     assert [entry["device"] for entry in left] == [nowhere]
     out = capsys.readouterr().out
     assert '"golden_equal": true' in out
+    measure = devices.profile
+
+    def meanwhile(*given):
+        devices.enqueue(queue, str(arm), [server.address("/other")], "onnxruntime")
+        return measure(*given)
+
+    Path(queue).write_text(Path(queue).read_text().replace("/no/python", sys.executable))
+    monkeypatch.setattr(devices, "profile", meanwhile)
+    devices.work_off(queue, as_json=True, quiet=True)
+    left = [json.loads(line) for line in Path(queue).read_text().splitlines()]
+    assert [entry["device"] for entry in left] == [server.address("/other")]
     Path(queue).write_text('{"bundle": 1}\n')
     with pytest.raises(BadInput, match="line 1 isn't one of its entries"):
         devices.work_off(queue, as_json=True, quiet=True)
@@ -413,7 +473,7 @@ def test_a_measurement_comes_home_beside_the_prediction(server, tmp_path, capsys
     import torch
 
     import compress
-    from compress.cli import devices
+    from compress.cli import devices, homecoming
     from tests.graph.networks import Residual, build, images
 
     run = tmp_path / "run"
@@ -438,3 +498,13 @@ def test_a_measurement_comes_home_beside_the_prediction(server, tmp_path, capsys
     assert len(json.loads((folder / "measurements.json").read_text())) == 1
     assert read_manifest(bundle).files == read_manifest(folder).files
     assert not (bundle / "measurements.json").exists()
+
+    (found,) = (found for _, found in remote.several(bundle, [parse(server.address())], "onnxruntime", lambda m: None))
+    assert isinstance(found, remote.Remote)
+    wrong = replace(found, profile=replace(found.profile, golden_equal=False))
+    assert "other outputs" in homecoming.bring(bundle, wrong)
+    assert len(json.loads((folder / "measurements.json").read_text())) == 1
+    (folder / "measurements.json").write_text("no list")
+    with pytest.raises(RunFolderError, match="holds no list"):
+        homecoming.bring(bundle, found)
+    assert json.loads((run / "front.json").read_text()) == after
