@@ -16,6 +16,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.errors",
         "compress.serial",
         "compress.types",
+        "compress.figures",
         "compress.results",
         "compress.watch",
         "compress.runfolder",
