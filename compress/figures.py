@@ -106,6 +106,23 @@ class Unavailable:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class EightBits:
+    """What an artifact with weights narrower than 8 bits is compared with: the same network's with 8-bit ones.
+
+    Attributes:
+        path: relative to the run folder; it doesn't ship.
+        bytes: what it takes of the device's flash or disk.
+        estimate, measurement, instructions: as an :class:`Artifact`'s.
+    """
+
+    path: str
+    bytes: int
+    estimate: Estimate | None
+    measurement: Measurement | None
+    instructions: int | None
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A file that ships, and what is known of it.
@@ -115,6 +132,7 @@ class Artifact:
         bytes: what it takes of the device's flash or disk.
         checked: what was checked of compiled code, and where; None where there was nothing to check.
         instructions: for one input, counted by an emulator: no time.
+        at_8_bits: what narrow weights are compared with; None where none is narrower than 8 bits.
     """
 
     path: str
@@ -129,6 +147,7 @@ class Artifact:
     recall: ClassRecall | None = None
     checked: str | None = None
     instructions: int | None = None
+    at_8_bits: EightBits | None = None
 
     @property
     def latency_s(self) -> float | None:
@@ -165,18 +184,23 @@ def artifact_document(artifact: Artifact) -> dict[str, Any]:
         "recall": to_json(artifact.recall),
         "checked": artifact.checked,
         "instructions": artifact.instructions,
+        "at_8_bits": None if artifact.at_8_bits is None else _eight_bits_document(artifact.at_8_bits),
+    }
+
+
+def _eight_bits_document(eight: EightBits) -> dict[str, Any]:
+    return {
+        "path": eight.path,
+        "bytes": eight.bytes,
+        "latency": latency_document(eight.estimate, eight.measurement),
+        "instructions": eight.instructions,
+        "estimate": to_json(eight.estimate),
     }
 
 
 def artifact_from_document(document: Mapping[str, Any], digest: str) -> Artifact:
     """One artifact of ``front.json``; ``digest`` is its candidate's plan's."""
-    latency = document["latency"]
-    measurement = None
-    if latency["measured_s"] is not None:
-        measurement = Measurement(
-            latency["measured_s"], latency["measured_p90_s"], latency["runs"], latency["device"], latency["conditions"]
-        )
-    estimate, accuracy, recall = document["estimate"], document["accuracy"], document.get("recall")
+    accuracy, recall, eight = document["accuracy"], document.get("recall"), document.get("at_8_bits")
     return Artifact(
         path=document["path"],
         runtime=document["runtime"],
@@ -184,10 +208,29 @@ def artifact_from_document(document: Mapping[str, Any], digest: str) -> Artifact
         sha256=document["sha256"],
         bytes=document["bytes"],
         accuracy=from_json(Accuracy, accuracy) if accuracy is not None else None,
-        estimate=from_json(Estimate, estimate) if estimate is not None else None,
-        measurement=measurement,
+        estimate=_estimate(document),
+        measurement=_measurement(document),
         ram_bytes=document["ram_bytes"],
         recall=from_json(ClassRecall, recall) if recall is not None else None,
         checked=document.get("checked"),
         instructions=document.get("instructions"),
+        at_8_bits=None if eight is None else _eight_bits_from_document(eight),
+    )
+
+
+def _eight_bits_from_document(document: Mapping[str, Any]) -> EightBits:
+    found = _estimate(document), _measurement(document)
+    return EightBits(document["path"], document["bytes"], *found, document["instructions"])
+
+
+def _estimate(document: Mapping[str, Any]) -> Estimate | None:
+    return from_json(Estimate, document["estimate"]) if document["estimate"] is not None else None
+
+
+def _measurement(document: Mapping[str, Any]) -> Measurement | None:
+    latency = document["latency"]
+    if latency["measured_s"] is None:
+        return None
+    return Measurement(
+        latency["measured_s"], latency["measured_p90_s"], latency["runs"], latency["device"], latency["conditions"]
     )

@@ -45,6 +45,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.report",
         "compress.job",
         "compress.preflight",
+        "compress.eight_bits",
         "compress.building",
         "compress.execution",
         "compress.api",
