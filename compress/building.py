@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compress import __version__, pipeline
+from compress import __version__, eight_bits, pipeline
 from compress.export import bundle, tvm
 from compress.export import onnx as interchange
 from compress.export.made import Made
@@ -96,11 +96,7 @@ def build(
     for runtime in job.target.runtimes:
         progress(f"make the artifact for {runtime}")
         start = time.perf_counter()
-        settings: dict[str, Any] = {"runtime": runtime}
-        with ExitStack() as stack:
-            if job.tune is not None and runtime == tvm.RUNTIME:
-                settings |= _tuned(job, path, progress, stack)
-            made = EXPORTERS[runtime](state, folder, job.target)
+        made, tuned = _made(job, state, runtime, folder, progress)
         seconds = time.perf_counter() - start
         if isinstance(made, Unavailable):
             unavailable.append(made)
@@ -111,10 +107,19 @@ def build(
         if made.compiled is not None:
             size = records[-1].after if records else assessed.size
             notes = tuple(made.notes)
-            records.append(Record("compile", settings, seconds, size, size, notes))
+            records.append(Record("compile", {"runtime": runtime, **tuned}, seconds, size, size, notes))
         progress(f"evaluate in {runtime}")
         artifact = _artifact(job, state, assessed, runtime, made, folder, Path("candidates") / name)
         (unavailable if isinstance(artifact, Unavailable) else found).append(artifact)  # type: ignore[arg-type]
+    wide = eight_bits.widened(state)
+    if wide is not None:
+        progress("compare with 8-bit weights")
+        start = time.perf_counter()
+        found, notes = eight_bits.beside(
+            job, wide, found, folder, lambda wide, runtime, inner: _made(job, wide, runtime, inner, progress)[0]
+        )
+        seconds, size = time.perf_counter() - start, records[-1].after
+        records.append(Record("compare with 8 bits", {}, seconds, size, size, notes))
     candidate = Candidate(
         id=name,
         plan=state.plan,
@@ -132,6 +137,17 @@ def build(
     _bundle(job, state, candidate, folder, ends)
     write_json(folder / CANDIDATE, {"schema": SCHEMA, "candidate": candidate_document(candidate, on_front=False)})
     return candidate
+
+
+def _made(
+    job: Job, state: State, runtime: str, folder: Path, progress: Progress
+) -> tuple[Made | Unavailable, dict[str, Any]]:
+    """The artifact of a folder's ONNX file, and what its kernels were tuned to."""
+    tuned: dict[str, Any] = {}
+    with ExitStack() as stack:
+        if job.tune is not None and runtime == tvm.RUNTIME:
+            tuned = _tuned(job, folder / interchange.FILE, progress, stack)
+        return EXPORTERS[runtime](state, folder, job.target), tuned
 
 
 def _tuned(job: Job, path: Path, progress: Progress, stack: ExitStack) -> dict[str, Any]:

@@ -143,6 +143,9 @@ def _finished(folder: RunFolder, name: str) -> dict[str, Any] | None:
     document, path = folder.finished(name), folder.candidate(name)
     if document is None or "unfit" in document:
         return document
+    compared = (each.get("at_8_bits") for each in document["candidate"]["artifacts"])
+    if any(each is not None and not (folder.path / each["path"]).is_file() for each in compared):
+        return None
     try:
         return None if bundle.damage(path, read_manifest(path)) else document
     except CheckFailed:
@@ -154,12 +157,16 @@ def _measured(candidates: list[Candidate], folder: RunFolder) -> list[Candidate]
     with artifacts.timed_jobs(folder.path, candidates) as (jobs, conditions):
         found: Mapping[str, Measurement] = timer.interleaved(jobs, session.machine(), {})
 
+    def measurement(path: str) -> Measurement | None:
+        if path not in found:
+            return None
+        return replace(found[path], conditions={**conditions[path], **found[path].conditions})
+
     def with_measurement(artifact: Artifact) -> Artifact:
-        measurement = found.get(artifact.path)
-        if measurement is not None:
-            settings = {**conditions[artifact.path], **measurement.conditions}
-            measurement = replace(measurement, conditions=settings)
-        return replace(artifact, measurement=measurement)
+        eight = artifact.at_8_bits
+        if eight is not None:
+            eight = replace(eight, measurement=measurement(eight.path))
+        return replace(artifact, measurement=measurement(artifact.path), at_8_bits=eight)
 
     return [replace(c, artifacts=tuple(with_measurement(a) for a in c.artifacts)) for c in candidates]
 

@@ -110,23 +110,31 @@ def timed_jobs(
 ) -> Iterator[tuple[dict[str, Callable[[], Any]], Mapping[str, dict[str, Any]]]]:
     """What is to be timed of a run folder's artifacts on this machine, by path, and each one's conditions.
 
-    One run takes float32 of the file's layout and gives float32, rounding of the input included, in every runtime.
+    With an artifact comes what it is compared with at 8 bits. One run takes float32 of the file's layout and gives
+    float32, rounding of the input included, in every runtime.
     """
     jobs: dict[str, Callable[[], Any]] = {}
     conditions: dict[str, dict[str, Any]] = {}
     with ExitStack() as stack:
         for artifact in (each for candidate in candidates for each in candidate.artifacts):
-            path = folder / artifact.path
             x = checked.golden(bundle_of(folder, artifact))[0][:1]
-            if artifact.runtime == ONNXRUNTIME:
-                run = session.runner(session.open_session(path))
-                jobs[artifact.path] = lambda run=run, x=x: run(x)  # type: ignore[misc]
-                conditions[artifact.path] = session.conditions()
-            elif artifact.runtime == TVM and path.suffix == ".so":
-                job, settings = compiled_job(path, x, stack)
-                jobs[artifact.path] = job
-                conditions[artifact.path] = settings
+            for name in (artifact.path, *([artifact.at_8_bits.path] if artifact.at_8_bits else [])):
+                found = _job(artifact.runtime, folder / name, x, stack)
+                if found is not None:
+                    jobs[name], conditions[name] = found
         yield jobs, conditions
+
+
+def _job(
+    runtime: str, path: Path, x: npt.NDArray[np.float32], stack: ExitStack
+) -> tuple[Callable[[], Any], dict[str, Any]] | None:
+    """One run of a file on one input, and its conditions; None where it doesn't run here."""
+    if runtime == ONNXRUNTIME:
+        run = session.runner(session.open_session(path))
+        return (lambda: run(x)), session.conditions()
+    if runtime == TVM and path.suffix == ".so":
+        return compiled_job(path, x, stack)
+    return None
 
 
 def bundle_of(folder: Path, artifact: Artifact) -> Path:

@@ -193,6 +193,37 @@ def test_a_device_that_is_not_here_gets_predictions_only(tmp_path):
     assert (bundle / "library" / "src" / "model.h").is_file()
 
 
+@pytest.mark.parametrize("target", ["cpu", "cortex-m7"])
+def test_narrow_weights_are_compared_with_8_bits_of_the_same_network(target, tmp_path):
+    """With one width and without pruning, so that the ONNX file's weights can be counted: half a byte each."""
+    out, narrow = tmp_path / "run", compress.Budget(weight_bits=4)
+    options = {"prune": "none", "quantize": "uniform", "epochs": 0, "samples": 16, "candidates": 1}
+    front = compress.run(build(Plain), pair(), target=target, budget=narrow, out=out, **options)
+    (candidate,) = front.candidates
+    files = {artifact.runtime: artifact for artifact in candidate.artifacts}
+    assert set(files) == {"onnxruntime", "tvm"}
+    bits = {fact.name: fact.weight_bits for fact in candidate.layers}
+    counts = {name: module.weight.numel() for name, module in build(Plain).named_modules() if name in bits}
+    saved = sum(count - (count + 1) // 2 for name, count in counts.items() if bits[name] == 4)
+    assert saved > 0
+    for artifact in files.values():
+        assert artifact.at_8_bits is not None
+        assert (out / artifact.at_8_bits.path).is_file()
+        assert (artifact.at_8_bits.instructions is None) == (artifact.instructions is None)
+        assert (artifact.at_8_bits.measurement is None) == (artifact.measurement is None) == (target != "cpu")
+    # Less what is around the packed weights: a Cast and a longer name each.
+    packed = files["onnxruntime"]
+    assert 0.5 * saved < packed.at_8_bits.bytes - packed.bytes <= saved
+    assert front.baseline.best.at_8_bits is None
+    page = (out / "report.html").read_text()
+    assert f"{candidate.id} beside itself with 8-bit weights: " in page
+    assert not any(name.startswith(".") for name in (entry.path for entry in read_manifest(out / "bundle").files))
+    # The same network: outputs differ by roundings of activations at most.
+    x = images(8, 3).numpy()
+    outputs = [runner(open_session(out / each))(x) for each in (packed.path, packed.at_8_bits.path)]
+    assert np.abs(outputs[0] - outputs[1]).max() <= 0.05 * np.abs(outputs[0]).max()
+
+
 def test_a_device_without_room_is_refused_before_anything_is_written(tmp_path):
     tiny = replace(targets.load("cortex-m4"), ram_bytes=500)
     with pytest.raises(compress.BadInput, match="500 bytes of RAM, and even the smallest candidate needs"):

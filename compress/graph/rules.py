@@ -109,7 +109,9 @@ def _unknown(walk: Walk, node: fx.Node) -> Layout | list[Layout]:
 
 def _fits(layout: Layout | list[Layout], sizes: tuple[int, ...]) -> bool:
     return isinstance(layout, tuple) and all(
-        factor.axes[-1] < len(sizes) and factor.labels.shape == tuple(sizes[axis] for axis in factor.axes)
+        factor.axes[0] >= 0
+        and factor.axes[-1] < len(sizes)
+        and factor.labels.shape == tuple(sizes[axis] for axis in factor.axes)
         for factor in layout
     )
 

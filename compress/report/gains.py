@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from compress.report import words
-from compress.results import DEFAULT_DROP, Candidate, Front
+from compress.results import DEFAULT_DROP, Artifact, Candidate, EightBits, Front
 
 LatencyKind = Literal["measured", "predicted"]
 
@@ -43,20 +43,29 @@ class Gain:
     accuracy: float | None
 
 
+def latencies(old: Artifact | EightBits, new: Artifact) -> tuple[float, float, LatencyKind] | None:
+    """Seconds of both, and how they are known: measured on one device, or else predicted; None where neither holds."""
+    if old.measurement and new.measurement and old.measurement.device == new.measurement.device:
+        return old.measurement.latency_s, new.measurement.latency_s, "measured"
+    if old.estimate and new.estimate:
+        return old.estimate.latency_s, new.estimate.latency_s, "predicted"
+    return None
+
+
 def compare(baseline: Candidate, candidate: Candidate) -> Gain:
     """What ``candidate`` gains over ``baseline``."""
     old, new = baseline.best, candidate.best
     speed: float | None = None
     kind: LatencyKind | None = None
-    if old.measurement and new.measurement and old.measurement.device == new.measurement.device:
-        speed, kind = old.measurement.latency_s / new.measurement.latency_s, "measured"
-    elif old.estimate and new.estimate:
-        speed, kind = old.estimate.latency_s / new.estimate.latency_s, "predicted"
+    both = latencies(old, new)
+    if both is not None:
+        speed, kind = both[0] / both[1], both[2]
     accuracy = new.accuracy.value - old.accuracy.value if old.accuracy and new.accuracy else None
     return Gain(old.bytes / new.bytes, baseline.macs / max(1, candidate.macs), speed, kind, accuracy)
 
 
-def _ratio(ratio: float, better: str, worse: str) -> str:
+def ratio_text(ratio: float, better: str, worse: str) -> str:
+    """A ratio above 1 as so many times ``better``, below 1 as ``worse``; none where the two are nearly equal."""
     if ratio >= _SAME:
         return f"{words.times(ratio)} {better}"
     return f"{words.times(1 / ratio)} {worse}" if ratio <= 1 / _SAME else f"no {better}"
@@ -65,11 +74,11 @@ def _ratio(ratio: float, better: str, worse: str) -> str:
 def parts(front: Front, candidate: Candidate) -> tuple[str, ...]:
     """The headline's clauses for ``candidate``: size, speed with how it is known, accuracy."""
     gain = compare(front.baseline, candidate)
-    found = [_ratio(gain.size, "smaller", "larger")]
+    found = [ratio_text(gain.size, "smaller", "larger")]
     if gain.speed is None:
         found.append("speed unknown")
     else:
-        found.append(f"{_ratio(gain.speed, 'faster', 'slower')} ({gain.kind})")
+        found.append(f"{ratio_text(gain.speed, 'faster', 'slower')} ({gain.kind})")
     found.append(_accuracy_clause(front.baseline, candidate, gain))
     return tuple(found)
 
@@ -163,9 +172,9 @@ def why_not_faster(front: Front, candidate: Candidate) -> str | None:
     if not (smaller and gain.speed < _SAME) and not (gain.macs >= _FEWER_MACS and gain.speed < 0.75 * gain.macs):
         return None
     macs = f"{words.times(gain.macs)} fewer MACs" if gain.macs >= _FEWER_MACS else "It is smaller"
-    fact = f"{macs}, but {_ratio(gain.speed, 'faster', 'slower')} ({gain.kind})"
+    fact = f"{macs}, but {ratio_text(gain.speed, 'faster', 'slower')} ({gain.kind})"
     if gain.macs >= _FEWER_MACS and gain.speed >= _SAME:
-        fact = f"{macs}, but only {_ratio(gain.speed, 'faster', 'slower')} ({gain.kind})"
+        fact = f"{macs}, but only {ratio_text(gain.speed, 'faster', 'slower')} ({gain.kind})"
     shares = [(bound, part) for bound, part in bound_shares(candidate) if part >= 0.05]
     if not shares:
         return f"{fact}. There is no prediction by layer that could say why."

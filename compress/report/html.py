@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress.report import chart, gains, layers, sensitivity, words
+from compress.report import chart, gains, layers, narrow, sensitivity, words
 from compress.report import rows as tables
 from compress.report.facts import RunFacts
 from compress.report.points import ordered
@@ -51,6 +51,7 @@ class Panel:
     stages: tuple[StageRow, ...]
     artifacts: tuple[tables.ArtifactRow, ...]
     why: str | None
+    narrow: str | None
     chosen: bool
 
 
@@ -106,6 +107,7 @@ def _page(front: Front, facts: RunFacts) -> dict[str, Any]:
                 stages=tuple(_stage(record) for record in c.records),
                 artifacts=tables.artifacts(front, c),
                 why=gains.why_not_faster(front, c),
+                narrow=narrow.against_8_bits(front, c),
                 chosen=subject is not None and c.id == subject.id,
             )
             for c in shown

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from compress.report import gains, words
+from compress.report import gains, narrow, words
 from compress.report import rows as rows_of
 from compress.results import Front
 
 
 def front_markdown(front: Front) -> str:
-    """Headline, table and what is unavailable, in GitHub's Markdown; names are escaped.
+    """Headline, table, narrow weights beside 8-bit ones, what is unavailable, in GitHub's Markdown; names are escaped.
 
     Args:
         front: what was found.
@@ -40,6 +40,10 @@ def front_markdown(front: Front) -> str:
     recall = rows_of.recall_sentence(front, subject) if subject is not None else None
     if recall:
         lines += ["", escape(recall)]
+    compared = narrow.sentences(front)
+    if compared:
+        lines.append("")
+        lines += [f"- {escape(sentence)}" for sentence in compared]
     missing = rows_of.unavailable(front)
     if missing:
         lines.append("")

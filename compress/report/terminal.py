@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Column, Table
 from rich.text import Text
 
-from compress.report import gains, words
+from compress.report import gains, narrow, words
 from compress.report import rows as rows_of
 from compress.results import Front
 
@@ -119,12 +119,13 @@ def _closing(front: Front) -> tuple[Text, ...]:
     subject = gains.subject(front)
     why = gains.why_not_faster(front, subject) if subject is not None else None
     recall = rows_of.recall_sentence(front, subject) if subject is not None else None
+    compared = narrow.foremost(front)
     return (
         Text(" · ".join(keys), style="dim"),
         Text(),
         Text(f"{gains.headline(front)}.", style="bold"),
         Text(" ".join([gains.choice(front), *([why] if why else [])])),
-        *([Text(), Text(recall)] if recall else []),
+        *(part for sentence in (compared, recall) if sentence for part in (Text(), Text(sentence))),
     )
 
 

@@ -71,6 +71,7 @@ class Graph:
         quantized: constants behind DequantizeLinear.
         shapes: of every value, batch 1 included.
         inputs, outputs: names; inputs are float32.
+        output_names: what the file calls its outputs, which may be other names of the same values.
         opset: of ONNX's own operators.
     """
 
@@ -80,6 +81,7 @@ class Graph:
     shapes: dict[str, tuple[int, ...]]
     inputs: list[str]
     outputs: list[str]
+    output_names: list[str]
     opset: int
     users: dict[str, list[Node]] = field(default_factory=dict)
 
@@ -218,9 +220,10 @@ class _Reader:
                 continue
             self.seen[key] = node
             nodes.append(node)
-        outputs = [value.name for value in self.model.graph.output]
-        graph = Graph(nodes, self.constants, self.quantized, self.shapes, self.inputs, outputs, self.opset[0].version)
-        graph.outputs = [self.renamed.get(name, name) for name in outputs]
+        names = [value.name for value in self.model.graph.output]
+        outputs = [self.renamed.get(name, name) for name in names]
+        opset = self.opset[0].version
+        graph = Graph(nodes, self.constants, self.quantized, self.shapes, self.inputs, outputs, names, opset)
         for name in graph.outputs:
             if name in self.constants or name in self.quantized:
                 raise CannotLower(f"output {name!r} doesn't depend on the input")

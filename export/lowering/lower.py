@@ -11,6 +11,7 @@ import numpy as np
 
 from compress.export.lowering import elementwise, hoist, moves, pools, products, tidy
 from compress.export.lowering.builder import Builder, GridSpec, Value, default_axes
+from compress.export.lowering.ends import named
 from compress.export.lowering.errors import CannotLower
 from compress.export.lowering.graph import DEQUANTIZE, QUANTIZE, Graph, Node, read, scalar
 from compress.export.lowering.lookahead import clip_ends
@@ -163,12 +164,14 @@ class Walk:
 def lower(source: Path | bytes) -> p.Program:
     """The program of an ONNX file with explicit QuantizeLinear and DequantizeLinear, as any tool wrote it.
 
-    What the file quantizes becomes integer arithmetic; what it leaves in float stays float32, with a note.
+    What the file quantizes becomes integer arithmetic; what it leaves in float stays float32, with a note. Inputs and
+    outputs are called as in the file.
 
     Raises:
         CannotLower: it isn't a file that can be read, a size is open, or an operator has no rule; named.
     """
-    return tidy.tidied(walked(read(source)).builder.program())
+    graph = read(source)
+    return named(tidy.tidied(walked(graph).builder.program()), graph.output_names)
 
 
 def walked(graph: Graph) -> Walk:

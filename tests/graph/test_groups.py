@@ -185,3 +185,20 @@ def test_a_block_goes_as_if_its_branch_gave_zero(factory):
         x = inputs_of(factory, 2)
         with torch.no_grad():
             assert_same([smaller(*x)], [silent(*x)])
+
+
+def test_sizes_that_depend_on_values_fix_what_they_touch():
+    """A sum over as many numbers as are positive: no axis of it is known, and nothing may be guessed."""
+
+    class Positive(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.head(y.mean((2, 3))) + y[y > 0].sum()
+
+    found = find(trace(build(Positive), (torch.zeros(2, 3, 8, 8),)))
+    assert not found.groups
+    assert found.left_alone

@@ -12,14 +12,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from compress.errors import BadInput, CheckFailed
+from compress.export.compiled import compile_file
 from compress.export.kernels import compiling, isa
 from compress.export.library import building, c_driver, elf, loader, sizes, stripping, toolchain
 from compress.export.library.golden import Golden
 from compress.export.library.interface import ends
 from tests.export.library.codes import expected, images, small_code
+from tests.export.lowering.small import Net
 
 HOST = pytest.mark.skipif(not toolchain.native(isa.X86_AVX2), reason="this machine isn't x86")
 PER_ISA = {"x86": isa.X86_AVX2, "aarch64": isa.CORTEX_A72, "cortex-m7": isa.CORTEX_M7, "riscv64": isa.RV64_LINUX}
@@ -328,3 +331,21 @@ def test_a_damaged_description_is_refused(change, tmp_path):
 def test_a_library_that_was_never_built():
     with pytest.raises(CheckFailed, match=r"library\.json"):
         building.load(Path("nowhere"))
+
+
+def test_the_header_names_ends_as_the_file_does(tmp_path):
+    """The output lies behind a rearrangement and a change of shape; two outputs make identifiers of their names."""
+    net = Net(1, 3, 6, 5)
+    y = net.quantized(net.conv(net.quantized("x"), 4, 3, 3, 3), 0.05)
+    net.nodes.append(onnx.helper.make_node("Flatten", [y], ["class/scores:0"]))
+    (tmp_path / "one.onnx").write_bytes(net.file("class/scores:0"))
+    (tmp_path / "two.onnx").write_bytes(net.file("class/scores:0", y))
+    one = compile_file(tmp_path / "one.onnx", isa.CORTEX_M7, tmp_path / "one").library
+    (given,), (result,) = one.interface.inputs, one.interface.outputs
+    assert (given.name, given.identifier) == ("x", "input")
+    assert (result.name, result.identifier) == ("class/scores:0", "output")
+    header = (tmp_path / "one" / "src" / "model.h").read_text()
+    assert '/* Input "x": int8, 6 x 5 x 3 ' in header
+    assert '/* Output "class/scores:0": float32, 48. */' in header
+    two = compile_file(tmp_path / "two.onnx", isa.CORTEX_M7, tmp_path / "two").library
+    assert [end.identifier for end in two.interface.outputs] == ["output_class_scores_0", f"output_{y}"]

@@ -76,10 +76,15 @@ def random_inputs(model: bytes, seed: int) -> list[Array]:
 
 
 def difference(model: bytes, inputs: list[Array], program: p.Program | None = None, **how: Any) -> float:
-    """The largest difference of any output from ONNX Runtime's, relative to the largest number there."""
+    """The largest difference of any output from ONNX Runtime's, relative to the largest number there.
+
+    Both call their ends alike.
+    """
     program = lower(model) if program is None else program
     runtime = session(model, **how)
     names = [each.name for each in runtime.get_inputs()]
+    assert program.inputs == tuple(names)
+    assert program.outputs == tuple(each.name for each in runtime.get_outputs())
     wanted = runtime.run(None, dict(zip(names, inputs, strict=True)))
     worst = 0.0
     for want, got in zip(wanted, computed(program, inputs), strict=True):
