@@ -34,10 +34,17 @@ integer ones in a rounding step a layer."""
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """A candidate that the device can't hold, and why. It isn't part of the front."""
+    """A candidate that the device can't hold or run, and why. It isn't part of the front.
+
+    Attributes:
+        id: of the candidate.
+        reason: one sentence.
+        uncompiled: it isn't its size: there is no code for an operator of its network.
+    """
 
     id: str
     reason: str
+    uncompiled: bool = False
 
 
 def misfit(assessed: Assessment, flash_bytes: int, target: Target) -> str | None:
@@ -99,6 +106,8 @@ def build(
         made, tuned = _made(job, state, runtime, folder, progress)
         seconds = time.perf_counter() - start
         if isinstance(made, Unavailable):
+            if stages and _needed(job, runtime):
+                return Unfit(name, made.reason, uncompiled=True)
             unavailable.append(made)
             continue
         reason = too_large(made, job.target) if runtime == job.target.runtime else None
@@ -197,6 +206,14 @@ def _artifact(
         said,
         instructions,
     )
+
+
+def _needed(job: Job, runtime: str) -> bool:
+    """Whether a candidate without an artifact for a runtime is of no use: it was asked for, or nothing else runs there.
+
+    TensorRT is never made here but on the device.
+    """
+    return runtime == tvm.RUNTIME and (job.runtime == runtime or job.target.bare_metal)
 
 
 class _Sizes:

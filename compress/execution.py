@@ -80,10 +80,10 @@ def execute(
         baseline, made = candidates[0], candidates[1:]
         if not made:
             shutil.rmtree(folder.path)  # bad input leaves nothing behind
-            raise BadInput(
-                f"no candidate fits {job.target.name}: "
-                f"{unfit[0].reason if unfit else 'there is none'}; choose a larger target"
-            )
+            reason = unfit[0].reason if unfit else "there is none"
+            if unfit and unfit[0].uncompiled:
+                raise BadInput(f"no code for {job.target.name}: {reason}")
+            raise BadInput(f"no candidate fits {job.target.name}: {reason}; choose a larger target")
         if job.target.host:
             watcher.phase("measure latency, all candidates in turns")
             baseline, *made = _measured([baseline, *made], folder)
@@ -132,6 +132,8 @@ def _candidates(
         if isinstance(result, Unfit):
             unfit.append(result)
             watcher.dropped(name, result.reason)
+            if result.uncompiled and len(made) == 1:
+                break  # the others hold the same operators
         else:
             made.append(result)
             watcher.finished(result)

@@ -152,12 +152,14 @@ def _room(job: Job, smallest: Proposal, network: Network) -> None:
     )
     if peak.bytes > job.target.ram_bytes:
         raise BadInput(
-            f"{job.target.name} has {job.target.ram_bytes} bytes of RAM, and even the smallest candidate needs {peak}; "
-            "choose a larger target, a smaller network or smaller images"
+            f"{job.target.name} has {job.target.ram_bytes} bytes of RAM, and even the smallest candidate needs {peak}, "
+            f"{peak.bytes - job.target.ram_bytes} too many; choose a larger target, a smaller network or smaller images"
         )
     if job.target.flash_bytes is not None and weight_bytes > job.target.flash_bytes:
+        largest = sorted(operators, key=lambda operator: -operator.weights)[:3]
+        named = ", ".join(f"{each.path} {int(each.weights * bits / 8)}" for each in largest)
         raise BadInput(
             f"{job.target.name} has {job.target.flash_bytes} bytes of flash, "
-            f"and even the smallest candidate's weights take "
-            f"{weight_bytes}; choose a larger target or a smaller network"
+            f"and even the smallest candidate's weights take {weight_bytes}, {weight_bytes - job.target.flash_bytes} "
+            f"too many (the largest: {named}); choose a larger target or a smaller network"
         )

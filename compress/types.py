@@ -123,6 +123,11 @@ class Target:
     accelerators: tuple[str, ...] = ()
 
     @property
+    def bare_metal(self) -> bool:
+        """Whether it has no operating system, so that compiled code is all that runs there."""
+        return self.triple is not None and "linux" not in self.triple
+
+    @property
     def precisions(self) -> tuple[Precision, ...]:
         """The precisions that the device has kernels for."""
         return tuple(rate.precision for rate in self.macs_per_s)

@@ -226,7 +226,7 @@ def test_narrow_weights_are_compared_with_8_bits_of_the_same_network(target, tmp
 
 def test_a_device_without_room_is_refused_before_anything_is_written(tmp_path):
     tiny = replace(targets.load("cortex-m4"), ram_bytes=500)
-    with pytest.raises(compress.BadInput, match="500 bytes of RAM, and even the smallest candidate needs"):
+    with pytest.raises(compress.BadInput, match=r"500 bytes of RAM, and even the smallest candidate needs .* too many"):
         compress.run(build(Plain), pair(), target=tiny, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -44,7 +44,6 @@ class Isa:
             # arguments in core registers whatever the ABI; for hard LLVM would pass them otherwise.
             keys["mfloat-abi"] = "soft"
         if self.family in ("cortex-m", "riscv"):
-            keys["vector-width"] = 128  # what TVM takes anyway, with a warning
             keys["vector-width"] = 128  # TVM's own default, which it otherwise warns of at each compilation
         return tvm.target.Target(keys)
 
