@@ -44,12 +44,12 @@ class Isa:
             # arguments in core registers whatever the ABI; for hard LLVM would pass them otherwise.
             keys["mfloat-abi"] = "soft"
         if self.family in ("cortex-m", "riscv"):
-            keys["vector-width"] = 128  # what TVM takes anyway, with a warning
             keys["vector-width"] = 128  # TVM's own default, which it otherwise warns of at each compilation
         return tvm.target.Target(keys)
 
 
 X86_VNNI = Isa("x86", "x86_64-linux-gnu", "cascadelake", (), "vnni512", signed=False)
+X86_AVX_VNNI = Isa("x86", "x86_64-linux-gnu", "alderlake", (), "vnni256", signed=False)
 X86_AVX2 = Isa("x86", "x86_64-linux-gnu", "haswell", (), "avx2", signed=False)
 CORTEX_A72 = Isa("aarch64", "aarch64-linux-gnu", "cortex-a72", (), "neon", signed=True)
 CORTEX_A76 = Isa("aarch64", "aarch64-linux-gnu", "cortex-a76", ("+dotprod",), "sdot", signed=True)

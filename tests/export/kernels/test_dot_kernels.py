@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.export.kernels import aarch64, backends, x86
+from compress.export.kernels import aarch64, x86
 from compress.export.kernels.code import Code
 from compress.export.kernels.compiling import assembly, object_file
 from compress.export.kernels.dot import pack, strategies
 from compress.export.kernels.dot_blocks import choose, registers
 from compress.export.kernels.fusion import ConvolutionAdd, fuse
-from compress.export.kernels.isa import CORTEX_A72, CORTEX_A76, X86_AVX2, X86_VNNI, Isa
+from compress.export.kernels.isa import CORTEX_A72, CORTEX_A76, X86_AVX2, X86_AVX_VNNI, X86_VNNI, Isa
 from compress.integer import program as p
 from compress.integer import reference
 from tests.export.kernels import crossed
@@ -249,8 +249,8 @@ def test_blocks_fit_into_the_registers(isa):
 
 
 def test_avx_vnni_does_without_avx_512():
-    program, _ = network(backends.X86_AVX_VNNI, 4)
-    code = x86.assemble(program, backends.X86_AVX_VNNI)
-    text = assembly(kernels(code), backends.X86_AVX_VNNI)
+    program, _ = network(X86_AVX_VNNI, 4)
+    code = x86.assemble(program, X86_AVX_VNNI)
+    text = assembly(kernels(code), X86_AVX_VNNI)
     assert "vpdpbusd" in text
     assert not re.search(r"%zmm|[xy]mm(1[6-9]|2\d|3[01])\b|\{%k", text)
