@@ -99,13 +99,6 @@ class Dot(ABC):
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
         """``chunk`` operands, each of ``group`` consecutive elements of ``x`` for all lanes."""
 
-    def operand(self, interleaved: Expr) -> Expr:
-        """A vector of ``lanes * group`` bytes, each lane with elements of its own, as an activation.
-
-        Plain NEON's depthwise kernels take channels by lane and have no such operand.
-        """
-        raise TypeError(f"{type(self).__name__} takes no operand with elements of its own for each lane")
-
     @abstractmethod
     def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
         """The operand of a vector of weights at a byte offset."""
@@ -113,6 +106,15 @@ class Dot(ABC):
     @abstractmethod
     def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
         """The accumulator after one step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interleaved(Dot):
+    """A strategy whose lanes may have activations of their own, which depthwise convolutions need."""
+
+    @abstractmethod
+    def operand(self, interleaved: Expr) -> Expr:
+        """A vector of ``lanes * group`` bytes, each lane with elements of its own, as an activation."""
 
 
 def unpacked(w: Any, offset: Expr, vector_bytes: int, bits: int) -> Expr:
@@ -155,7 +157,7 @@ def pack(vectors: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
 
 
 @dataclass(frozen=True, slots=True)
-class Vnni(Dot):
+class Vnni(Interleaved):
     """``vpdpbusd``: unsigned activations, 4 products a lane."""
 
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
@@ -178,7 +180,7 @@ class Vnni(Dot):
 
 
 @dataclass(frozen=True, slots=True)
-class Madd(Dot):
+class Madd(Interleaved):
     """``vpmaddwd`` on AVX2: of the 4 bytes of a lane the even and the odd ones as 16-bit pairs.
 
     (``vpmaddubsw`` would take bytes, but saturates.) A vector of weights holds all even pairs, then all odd ones, so
@@ -228,7 +230,7 @@ class Madd(Dot):
 
 
 @dataclass(frozen=True, slots=True)
-class Sdot(Dot):
+class Sdot(Interleaved):
     """Arm's ``sdot``: signed activations, 16 channels in a register, 4 of them chosen by lane."""
 
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
@@ -335,7 +337,7 @@ def _uint16(value: int) -> Expr:
 
 def strategies(isa: Isa) -> tuple[Dot, ...]:
     """The strategies of an instruction set, best first; the last one takes any weights."""
-    registers = 32 if "avx512" in isa.dot or isa.dot in ("vnni512", "sdot", "neon") else 16
+    registers = 32 if isa.dot in ("vnni512", "sdot", "neon") else 16
     if isa.dot == "vnni512":
         return (Vnni(16, 1, registers, False, False),)
     if isa.dot == "vnni256":
@@ -349,4 +351,16 @@ def strategies(isa: Isa) -> tuple[Dot, ...]:
     return ()
 
 
-__all__ = ["UNITS", "ByLane", "Dot", "Madd", "Pairwise", "Sdot", "Vnni", "pack", "stored_bits", "strategies"]
+__all__ = [
+    "UNITS",
+    "ByLane",
+    "Dot",
+    "Interleaved",
+    "Madd",
+    "Pairwise",
+    "Sdot",
+    "Vnni",
+    "pack",
+    "stored_bits",
+    "strategies",
+]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from compress.export.kernels.building import Body, function, pointer
 from compress.export.kernels.code import Placed
-from compress.export.kernels.dot import UNITS, ByLane, Dot, Pairwise, pack, stored_bits, strategies
+from compress.export.kernels.dot import UNITS, ByLane, Interleaved, pack, stored_bits, strategies
 from compress.export.kernels.dot_blocks import columns
 from compress.export.kernels.dot_convolution import covered, folded_bias, image, span
 from compress.export.kernels.dot_requantize import Epilogue, Sum
@@ -29,6 +29,8 @@ from compress.integer.program import Convolution, Op
 
 ROWS = 4
 """Kernel rows in one product."""
+Strategy = Interleaved | ByLane
+"""What there are kernels for: products of four rows, or of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +44,19 @@ class Part:
         before: channels of earlier parts, counted as often as they are done.
     """
 
-    dot: Dot
+    dot: Strategy
     first: int
     count: int
     size: int
     before: int
 
 
-def parts(channels: int, dot: Dot) -> list[Part]:
+def parts(channels: int, dot: Strategy) -> list[Part]:
     """Blocks that cover the channels, widest first; the last one goes back over channels that are done already where
     none is narrow enough. Empty if there are fewer channels than the narrowest has."""
-    vectors = 1 if isinstance(dot, ByLane) else ROWS
-    widths = [dot.lanes] if isinstance(dot, ByLane) else [w for w in (16, 8, 4) if w <= dot.lanes]
+    vectors, widths = 1, [dot.lanes]
+    if isinstance(dot, Interleaved):
+        vectors, widths = ROWS, [w for w in (16, 8, 4) if w <= dot.lanes]
     if channels < widths[-1] * vectors:
         return []
     found: list[Part] = []
@@ -77,14 +80,14 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
     source, target = placed[op.inputs[0]], placed[op.output]
     if source.tensor.dtype != ("int8" if isa.signed else "uint8") or not covered(op, source, target):
         return None
-    dot = next((d for d in strategies(isa) if not isinstance(d, Pairwise)), None)
+    dot = next((d for d in strategies(isa) if isinstance(d, Strategy)), None)
     if dot is None or not parts(op.groups, dot) or op.requantize is None:
         return None
     return _Kernel(op, dot, source, target).emitted(symbol)
 
 
 class _Kernel:
-    def __init__(self, op: Convolution, dot: Dot, source: Placed, target: Placed) -> None:
+    def __init__(self, op: Convolution, dot: Strategy, source: Placed, target: Placed) -> None:
         self.op, self.dot, self.source, self.target = op, dot, source, target
         self.parts = parts(op.groups, dot)
         self.vectors = self.parts[0].size // self.parts[0].dot.lanes
@@ -138,8 +141,6 @@ class _Kernel:
     def emitted(self, symbol: str) -> Emitted:
         weights = np.concatenate([self.packed(part) for part in self.parts])
         each = [[a.reshape(-1) for a in self.epilogue(part).constants(self.order(part))] for part in self.parts]
-        if any(self.epilogue(part).upper != self.epilogue(self.parts[0]).upper for part in self.parts):
-            raise AssertionError("parts share their shifts")
         constants = [weights, *(np.concatenate(arrays) for arrays in zip(*each, strict=True))]
         names = ("weights", "bias", "multiplier", "rounding", "shift")
         pointers = [pointer("x", self.source), pointer("y", self.target)]
@@ -206,10 +207,10 @@ class _Kernel:
         out = y * out_pitch + x0 * out_pixel + (channel + self.target.origin)
         self.epilogue(part).store(sums, constants, target, out, None, 0)
 
-    def _column(self, dot: Dot, source: Any, at: Expr, group: int, pitch: int) -> list[Expr]:
+    def _column(self, dot: Strategy, source: Any, at: Expr, group: int, pitch: int) -> list[Expr]:
         """The operands of one input column, a vector each."""
         step = self.op.dilations[0] * pitch
-        if self.vectors == 1:
+        if not isinstance(dot, Interleaved):
             return [let(cast(load(source, at + group * step, dot.lanes), "int16"))]
         rows = range(group * ROWS, min((group + 1) * ROWS, self.kernel[0]))
         loaded = [let(load(source, at + row * step, dot.vector_bytes)) for row in rows]
@@ -217,7 +218,7 @@ class _Kernel:
         return [dot.operand(value) for value in interleaved(loaded, dot)]
 
 
-def interleaved(rows: list[Expr], dot: Dot) -> list[Expr]:
+def interleaved(rows: list[Expr], dot: Interleaved) -> list[Expr]:
     """Four vectors of bytes as four of ``rows[0][c], rows[1][c], rows[2][c], rows[3][c]`` for each channel c."""
     count = dot.vector_bytes
     byte = "int8" if dot.signed else "uint8"

@@ -261,7 +261,7 @@ class Epilogue:
             for size in powers(count):
                 lane = start + done
                 whole = size == 4 * lanes
-                put(out, base + (offset + done), packed if whole else one_or_more(packed, lane, size), size)
+                put(out, base + (offset + done), packed if whole else part(packed, lane, size), size)
                 done += size
             start += -(-count // lanes) * lanes
 
@@ -312,13 +312,8 @@ class Epilogue:
         value = let(cast(self._whole(one.value, bias), "float32") * scale)
         done = 0
         for size in powers(one.valid):
-            put(out, base + (one.offset + done), one_or_more(value, done, size) if size < lanes else value, size)
+            put(out, base + (one.offset + done), part(value, done, size) if size < lanes else value, size)
             done += size
-
-
-def one_or_more(value: Expr, first: int, lanes: int) -> Expr:
-    """Some lanes of a vector; a scalar for one."""
-    return part(value, first, lanes)
 
 
 def runs(sums: Sequence[Sum], lanes: int) -> list[tuple[int, int]]:

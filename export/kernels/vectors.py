@@ -72,7 +72,7 @@ def shuffle(values: Sequence[Expr], indices: Sequence[int]) -> Expr:
 
 
 def part(value: Expr, first: int, lanes: int) -> Expr:
-    """Some lanes that follow each other."""
+    """Some lanes that follow each other; a scalar for one."""
     return shuffle([value], range(first, first + lanes))
 
 
