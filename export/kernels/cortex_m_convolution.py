@@ -17,22 +17,22 @@ from numpy.typing import NDArray
 from compress.export.kernels import cortex_m_dot, cortex_m_tiles
 from compress.export.kernels.building import HIGH
 from compress.export.kernels.code import Placed
+from compress.export.kernels.convolutions import UNITS, folded_bias, image, stored_bits
 from compress.export.kernels.cortex_m_tables import GEOMETRY, Kind, as_bytes, halves, narrow, words
 from compress.export.kernels.cortex_m_tiles import Saturation, Tiles
-from compress.export.kernels.cortex_m_weights import LINE_ZEROS, PLAIN, UNITS, pack, register_words
+from compress.export.kernels.cortex_m_weights import LINE_ZEROS, PLAIN, pack, register_words
 from compress.export.kernels.cortex_m_writing import kernel
-from compress.export.kernels.dot import stored_bits
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.fusion import ConvolutionAdd
 from compress.export.kernels.isa import Isa
-from compress.integer.fixed_point import wrap
+from compress.integer.fixed_point import LARGEST_SHIFT, wrap
 from compress.integer.program import Add, Convolution, Op, Requantize, Tensor
 
 PIXELS = 128
 """Output pixels for which weights are unpacked once, at most; more hardly spare anything."""
 LINE = 4096
 """Weights of a linear layer from which on a kernel of its own is worth its code."""
-LARGEST_SHIFT = 54
+LARGEST_HIGH_SHIFT = 54
 """Up to this shift the zero point fits beside the rounding term; see :mod:`cortex_m_tiles`."""
 
 
@@ -109,11 +109,6 @@ def fusable(op: ConvolutionAdd) -> bool:
     return abs(_constant(op)) + sum(abs(m) for m in op.add.multipliers) * 128 < 1 << 31
 
 
-def image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(rows, columns, channels) of an image, a sequence or a vector."""
-    return (1,) * (3 - len(shape)) + shape  # type: ignore[return-value]  # at most three axes
-
-
 def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int, alone: bool) -> Layer:
     (height, width, channels), (out_h, out_w, outputs) = image(source.shape), image(target.shape)
     kernel_h, kernel_w = op.weight.shape[1:3]
@@ -167,8 +162,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int, alone: 
     }  # fmt: skip
     geometry["x_row"] = (geometry["down"] - geometry["columns"] * geometry["step"]) * 4
     geometry["y_row"] = geometry["out_row"] - geometry["columns"] * outputs
-    correction = op.weight.astype(np.int64).reshape(outputs, -1).sum(axis=1) * source.zero_point
-    bias = wrap((op.bias.astype(np.int64) - correction) << unit).astype(np.int32)[chosen]
+    bias = wrap(folded_bias(op, source.zero_point).astype(np.int64) << unit).astype(np.int32)[chosen]
     if op.requantize is None:
         assert op.scale is not None
         # Taking 2^unit out of the scale is exact.
@@ -211,20 +205,18 @@ def _rows(weight: NDArray[np.int8], own: int, steps: int, aligned: bool) -> NDAr
 
 
 def stored(op: Convolution, rows: NDArray[np.int8]) -> int:
-    """The width in which weights are stored: the least that holds them without a sum that could overflow."""
-    bits = stored_bits(op.weight_bits)
-    if bits == 1 and not rows.all():
-        bits = 2  # zeros between the rows
-    sums = np.abs(op.weight.astype(np.int64)).reshape(len(op.weight), -1).sum(axis=1) * 255
-    large = int((sums + np.abs(op.bias.astype(np.int64))).max()) >= 1 << (31 - UNITS[bits])
-    if large or (op.requantize is not None and int(op.requantize.shift.max()) + UNITS[bits] > 62):
+    """The width in which weights are stored; ``rows`` are all of them, with the zeros that fill steps up."""
+    weight = op.weight.reshape(len(op.weight), -1)
+    weight = weight if rows.all() else np.pad(weight, ((0, 0), (0, 1)))
+    bits = stored_bits(op.weight_bits, weight, 255, op.bias)
+    if op.requantize is not None and int(op.requantize.shift.max()) + UNITS[bits] > LARGEST_SHIFT:
         return 8
     return bits
 
 
 def high(how: Requantize, unit: int) -> bool:
     """Whether the products' high words are all that is needed."""
-    return int(how.shift.min()) + unit >= HIGH and int(how.shift.max()) + UNITS[1] <= LARGEST_SHIFT
+    return int(how.shift.min()) + unit >= HIGH and int(how.shift.max()) + UNITS[1] <= LARGEST_HIGH_SHIFT
 
 
 def saturation(low: int, high: int) -> Saturation:

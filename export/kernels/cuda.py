@@ -31,6 +31,7 @@ from compress.export.kernels.building import (
     requantized,
 )
 from compress.export.kernels.code import Code, Placed
+from compress.export.kernels.convolutions import folded_bias, image
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
 from compress.integer.program import (
@@ -135,7 +136,7 @@ class _Products:
 
     def __init__(self, op: Convolution, x: Placed, y: Placed, fast: bool) -> None:
         self.op, self.x, self.y, self.fast = op, x, y, fast
-        self.size, self.out = _image(x.tensor.shape), _image(y.tensor.shape)
+        self.size, self.out = image(x.tensor.shape), image(y.tensor.shape)
         self.outputs, self.kernel, self.inputs = op.weight.shape[0], op.weight.shape[1:3], op.weight.shape[3]
         self.per_group = self.outputs // op.groups
         self.channels = next(n for n in (CHANNELS, 2, 1) if self.per_group % n == 0)
@@ -145,9 +146,7 @@ class _Products:
         self.zero = x.tensor.zero_point
         taps = op.weight.reshape(self.outputs, -1, self.inputs)
         self.words = Words.of(taps, op.weight_bits) if fast else None
-        sums = taps.astype(np.int64).sum(axis=(1, 2))
-        bias = op.bias.astype(np.int64) - self.zero * sums
-        self.bias = bias.astype(np.uint64).astype(np.uint32).view(np.int32)  # modulo 2^32, as accumulators are
+        self.bias = folded_bias(op, self.zero)
 
     def emitted(self, symbol: str) -> Emitted:
         op = self.op
@@ -285,7 +284,7 @@ def _depthwise(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> E
     if not isinstance(op, Convolution) or not op.depthwise:
         return None
     x, y = placed[op.inputs[0]], placed[op.output]
-    (height, width, channels), out = _image(x.tensor.shape), _image(y.tensor.shape)
+    (height, width, channels), out = image(x.tensor.shape), image(y.tensor.shape)
     outputs, rows, columns, _ = op.weight.shape
     weight = np.ascontiguousarray(op.weight[..., 0].transpose(1, 2, 0))
     constants: list[NDArray[Any]] = [weight.ravel(), op.bias]
@@ -329,7 +328,7 @@ def _pool(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitte
     ):
         return None
     x, y = placed[op.inputs[0]], placed[op.output]
-    (height, width, channels), out = _image(x.tensor.shape), _image(y.tensor.shape)
+    (height, width, channels), out = image(x.tensor.shape), image(y.tensor.shape)
     largest = op.kind == "max"
     with function(symbol, [pointer("x", x), pointer("y", y)], out[0] * out[1] * channels) as body:
         source, target = body.buffers
@@ -350,12 +349,6 @@ def _pool(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitte
             value = requantized(acc[0], factors.numbers(), op.requantize, factors.high, y.tensor.dtype)
         put(target, value, body.first, 1)
     return Emitted(body.done)
-
-
-def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(H, W, C); sequences (T, C) are one row."""
-    rows, columns, channels = (1,) * (3 - len(shape)) + shape
-    return rows, columns, channels
 
 
 __all__ = ["BLOCK", "SCALAR", "Words", "assemble"]

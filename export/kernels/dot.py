@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.export.kernels.convolutions import UNITS
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.vectors import (
     Expr,
@@ -27,19 +28,12 @@ from compress.export.kernels.vectors import (
     load,
     numbers,
     part,
+    repeated,
     shuffle,
     splat,
     typed,
     view,
 )
-
-UNITS = {8: 0, 4: 4, 2: 6, 1: 6}
-"""By stored bits: the logarithm of what an unpacked weight is multiplied with."""
-
-
-def stored_bits(weight_bits: int) -> int:
-    """The width in which weights are stored: 3 bits take 4."""
-    return 4 if weight_bits == 3 else weight_bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +61,11 @@ class Dot(ABC):
     def vector_bytes(self) -> int:
         """Weights in a vector."""
         return self.lanes * self.group
+
+    @property
+    def largest(self) -> int:
+        """Magnitude of an activation."""
+        return 128 if self.signed else 255
 
     @property
     def accumulator(self) -> str:
@@ -131,11 +130,6 @@ def unpacked(w: Any, offset: Expr, vector_bytes: int, bits: int) -> Expr:
     if bits == 1:
         kept = kept | numbers([repeated(0x40, element)] * count, dtype)
     return view(kept, typed("int8", vector_bytes))
-
-
-def repeated(byte: int, count: int) -> int:
-    """A signed integer of ``count`` bytes that are all ``byte``."""
-    return int.from_bytes(bytes([byte]) * count, "little", signed=True)
 
 
 def pack(vectors: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
@@ -352,7 +346,6 @@ def strategies(isa: Isa) -> tuple[Dot, ...]:
 
 
 __all__ = [
-    "UNITS",
     "ByLane",
     "Dot",
     "Interleaved",
@@ -361,6 +354,5 @@ __all__ = [
     "Sdot",
     "Vnni",
     "pack",
-    "stored_bits",
     "strategies",
 ]

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from compress.export.kernels.building import Body, function, pointer
 from compress.export.kernels.code import Placed
-from compress.export.kernels.dot import UNITS, Dot, pack, stored_bits, strategies
+from compress.export.kernels.convolutions import folded_bias, image, stored_bits
+from compress.export.kernels.dot import Dot, pack, strategies
 from compress.export.kernels.dot_blocks import Block, choose, columns
 from compress.export.kernels.dot_requantize import Epilogue, Residual, Sum
 from compress.export.kernels.emitted import Emitted
@@ -36,24 +37,18 @@ RESIDENT_BYTES = 16 * 1024
 """Weights up to this size stay in the first-level cache: then rows are the outer loop, else channel blocks."""
 
 
-def image(place: Placed) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def placed_image(place: Placed) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """(H, W, C) and the strides of a tensor, leading axes of 1 put in front of vectors and sequences."""
-    shape, strides = place.tensor.shape, place.strides
-    missing = 3 - len(shape)
-    return (1,) * missing + shape, (0,) * missing + strides  # type: ignore[return-value]
+    rows, columns, channels = (0,) * (3 - len(place.strides)) + place.strides
+    return image(place.tensor.shape), (rows, columns, channels)
 
 
 def covered(op: Convolution, source: Placed, target: Placed) -> bool:
     """Whether the input's halo is wide enough."""
     there = source.layout.halo if source.layout is not None else (0, 0, 0, 0)
-    return all(a <= b for a, b in zip(needed(op, image(source)[0], image(target)[0]), there, strict=True))
-
-
-def folded_bias(op: Convolution, zero_point: int) -> NDArray[np.int32]:
-    """``bias - z * sum of the weights``, modulo 2^32."""
-    sums = op.weight.astype(np.int64).reshape(op.weight.shape[0], -1).sum(1)
-    folded: NDArray[np.int32] = (op.bias.astype(np.int64) - zero_point * sums).astype(np.int32)
-    return folded
+    return all(
+        a <= b for a, b in zip(needed(op, image(source.tensor.shape), image(target.tensor.shape)), there, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ class Geometry:
 
 def geometry(op: Convolution, source: Placed, dot: Dot) -> Geometry:
     """How the input is walked."""
-    (_, _, channels), (pitch, pixel, _) = image(source)
+    (_, _, channels), (pitch, pixel, _) = placed_image(source)
     weight = op.weight
     outputs, rows, taps, inner = weight.shape
     dilation, step = op.dilations[1], op.dilations[1] * pixel
@@ -108,18 +103,6 @@ def geometry(op: Convolution, source: Placed, dot: Dot) -> Geometry:
         origin,
         padded,
     )
-
-
-def storage(op: Convolution, g: Geometry, signed: bool) -> int:
-    """The bits that a weight takes in memory: ``weight_bits`` where that stays exact."""
-    bits = stored_bits(op.weight_bits)
-    if bits == 1 and not (np.abs(g.weight) == 1).all():
-        bits = 2
-    if bits == 8:
-        return 8
-    largest = 128 if signed else 255
-    sums = np.abs(g.weight.astype(np.int64)).reshape(len(g.weight), -1).sum(1).max() * largest
-    return bits if sums < 1 << (31 - UNITS[bits]) else 8
 
 
 def packed_weights(g: Geometry, dot: Dot, block: Block, bits: int) -> NDArray[np.int8]:
@@ -173,8 +156,8 @@ class _Kernel:
     ) -> None:
         self.op, self.dot, self.source, self.target, self.other = op, dot, source, target, other
         self.g = geometry(op, source, dot)
-        self.bits = storage(op, self.g, dot.signed)
-        (self.height, self.width, _), (self.out_pitch, self.out_pixel, _) = image(target)
+        self.bits = stored_bits(op.weight_bits, self.g.weight, dot.largest)
+        (self.height, self.width, _), (self.out_pitch, self.out_pixel, _) = placed_image(target)
         self.each = op.weight.shape[0] // op.groups
         self.vectors = -(-self.each // dot.lanes)
         rows = op.weight.shape[1]
@@ -289,7 +272,7 @@ class _Kernel:
         out = y * self.out_pitch + x0 * self.out_pixel + channel + self.target.origin
         other, beside = None, 0
         if self.other is not None:
-            _, (pitch, pixel, _) = image(self.other)
+            _, (pitch, pixel, _) = placed_image(self.other)
             other = body.buffers[1]
             beside = y * pitch + x0 * pixel + channel + self.other.origin
         last = self.each % dot.lanes
@@ -298,7 +281,7 @@ class _Kernel:
         self.epilogue.store(sums, constants, target, out, other, beside)
 
     def _other_pixel(self) -> int:
-        return image(self.other)[1][1] if self.other is not None else 0
+        return placed_image(self.other)[1][1] if self.other is not None else 0
 
     def _step(self, acc: list[list[Any]], source: Any, at: Expr, weights: Any, where: Expr, count: int) -> None:
         """``count`` times ``group`` channels of all pixels and vectors."""
@@ -344,4 +327,4 @@ def span(first: Expr, last: Expr) -> Iterator[Expr]:
         yield index
 
 
-__all__ = ["Geometry", "covered", "emit", "folded_bias", "geometry", "image", "span"]
+__all__ = ["Geometry", "covered", "emit", "geometry", "placed_image", "span"]

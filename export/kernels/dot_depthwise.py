@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from compress.export.kernels.building import Body, function, pointer
 from compress.export.kernels.code import Placed
-from compress.export.kernels.dot import UNITS, ByLane, Interleaved, pack, stored_bits, strategies
+from compress.export.kernels.convolutions import folded_bias, image, stored_bits
+from compress.export.kernels.dot import ByLane, Interleaved, pack, strategies
 from compress.export.kernels.dot_blocks import columns
-from compress.export.kernels.dot_convolution import covered, folded_bias, image, span
+from compress.export.kernels.dot_convolution import covered, placed_image, span
 from compress.export.kernels.dot_requantize import Epilogue, Sum
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
@@ -93,22 +94,15 @@ class _Kernel:
         self.vectors = self.parts[0].size // self.parts[0].dot.lanes
         self.kernel = op.weight.shape[1:3]
         self.groups = -(-self.kernel[0] // ROWS) if self.vectors > 1 else self.kernel[0]
-        self.bits = self._bits()
+        # Rows of zeros fill up groups of rows.
+        missing = self.groups * ROWS - self.kernel[0] if self.vectors > 1 else 0
+        weight = np.pad(op.weight, ((0, 0), (0, missing), (0, 0), (0, 0)))
+        self.bits = stored_bits(op.weight_bits, weight, dot.largest)
         self.bias = folded_bias(op, source.tensor.zero_point)
         # Beside the weights of a group of rows and a column's vectors, as many pixels' sums as stay in registers.
         room = dot.registers - self.vectors * (self.kernel[1] * dot.operands + 2)
         wide = min(max(room // self.vectors, 2), 4)
-        self.pixels = min(4 if self.vectors == 1 else wide, image(target)[0][1])
-
-    def _bits(self) -> int:
-        """Zero rows fill up groups of rows, so one bit isn't enough there."""
-        bits = stored_bits(self.op.weight_bits)
-        if bits == 1 and self.vectors > 1 and self.kernel[0] % ROWS:
-            bits = 2
-        if bits == 1 and not (np.abs(self.op.weight) == 1).all():
-            bits = 2
-        largest = np.abs(self.op.weight.astype(np.int64)).reshape(self.op.groups, -1).sum(1).max() * 255
-        return bits if largest < 1 << (31 - UNITS[bits]) else 8
+        self.pixels = min(4 if self.vectors == 1 else wide, image(target.tensor.shape)[1])
 
     def epilogue(self, part: Part) -> Epilogue:
         unit = part.dot.unit(self.bits)
@@ -145,7 +139,7 @@ class _Kernel:
         names = ("weights", "bias", "multiplier", "rounding", "shift")
         pointers = [pointer("x", self.source), pointer("y", self.target)]
         pointers += [(name, str(c.dtype), c.size) for name, c in zip(names, constants, strict=True)]
-        height = image(self.target)[0][0]
+        height = image(self.target.tensor.shape)[0]
         with function(symbol, pointers, height if height > 1 else None) as body:
             rows = (0, height) if body.first is None else (body.first, body.last)
             for part in self.parts:
@@ -154,7 +148,7 @@ class _Kernel:
         return Emitted(body.done, tuple(constants))
 
     def _row(self, body: Body, part: Part, block: Expr, y: Expr) -> None:
-        width = image(self.target)[0][1]
+        width = image(self.target.tensor.shape)[1]
         full, rest = divmod(width, self.pixels)
         with span(0, full) as x:
             self._block(body, part, block, y, x * self.pixels, self.pixels)
@@ -164,8 +158,8 @@ class _Kernel:
     def _block(self, body: Body, part: Part, block: Expr, y: Expr, x0: Expr, pixels: int) -> None:
         op, dot = self.op, part.dot
         source, target, weights, *constants = body.buffers
-        _, (pitch, pixel, _) = image(self.source)
-        _, (out_pitch, out_pixel, _) = image(self.target)
+        _, (pitch, pixel, _) = placed_image(self.source)
+        _, (out_pitch, out_pixel, _) = placed_image(self.target)
         # Earlier parts are whole vectors of this width too.
         first = block * self.vectors + part.before // dot.lanes
         vectors = [first + q for q in range(self.vectors)]

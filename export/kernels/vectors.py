@@ -87,6 +87,11 @@ def numbers(values: Sequence[int], dtype: str) -> Expr:
     return tirx.Shuffle([tirx.const(value, dtype) for value in values], list(range(len(values))))
 
 
+def repeated(byte: int, count: int) -> int:
+    """A signed integer of ``count`` bytes that are all ``byte``."""
+    return int.from_bytes(bytes([byte]) * count, "little", signed=True)
+
+
 def splat(value: Expr, lanes: int) -> Expr:
     """One number in every lane."""
     from tvm.tirx.script import builder as T
@@ -119,6 +124,7 @@ __all__ = [
     "numbers",
     "part",
     "put",
+    "repeated",
     "shuffle",
     "splat",
     "typed",
