@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.export.kernels import cortex_m_channels
+from compress.export.kernels.building import function
 from compress.export.kernels.code import Kernel, Placed
 from compress.export.kernels.convolutions import UNITS, folded_bias, image
 from compress.export.kernels.cortex_m_assembly import imported
@@ -139,8 +140,6 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
 
 def _kernel(kind: Kind, isa: Isa, symbol: str) -> Kernel:
     from tvm.tirx.script import builder as T
-
-    from compress.export.kernels.building import function
 
     huge = 1 << 28
     pointers = [("x", "int8"), ("y", "int8"), ("w", "int32"), ("table", "int32"), ("scratch", "int32")]

@@ -27,7 +27,7 @@ of zero points beside it; ``groups``: how many fours of channels (or pixels) a r
 in a segment; ``end``: words of unpacked weights; ``images``: where widened rows start; ``split``: 1 if two pixels are
 half a block apart, 0 if half a row; ``down``, ``step``: from an output's inputs to those of the next row, of the next
 column; ``apart``, ``out_apart``, ``out_row``: between two pixels, in words of inputs and in outputs, and from row to
-row in outputs; ``columns``: pairs of pixels in a row; ``out_zero``, ``low``, ``high``: of requantization; ``entry``:
+row in outputs; ``columns``: pairs of pixels in a row; ``out_zero``, ``low``, ``high``: of requantization; ``entry``,
 ``x_row``, ``y_row``: see :mod:`cortex_m_tiles`; ``blocks``: how many."""
 ADDITION = ("add_own", "add_other", "add_constant", "add_shift", "add_low", "add_high")
 """Words behind them where an addition is fused; see :data:`compress.export.kernels.cortex_m_tiles.ADDITION`."""

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.export.kernels import cortex_m_dot, cortex_m_tiles
-from compress.export.kernels.building import clamp
 from compress.export.kernels.code import Kernel
 from compress.export.kernels.cortex_m_assembly import imported
 from compress.export.kernels.cortex_m_tables import ADDITION, ENTRY, GEOMETRY, Kind
 from compress.export.kernels.cortex_m_weights import FILL, LINE_ZEROS, WIDEN_PIXELS, in_registers, unpacked, widen
 from compress.export.kernels.isa import Isa
-from compress.export.kernels.vectors import Expr, cast, intrinsic, let, view
+from compress.export.kernels.vectors import Expr, cast, clamp, intrinsic, let, view
 
 HUGE = 1 << 28
 """Elements of buffers whose size the kernel reads from its table."""

@@ -19,21 +19,12 @@ from numpy.typing import NDArray
 
 from compress.export.kernels import emit as emitting
 from compress.export.kernels import portable
-from compress.export.kernels.building import (
-    THREADS,
-    Rescaling,
-    constant,
-    function,
-    load,
-    pointer,
-    put,
-    registers,
-    requantized,
-)
+from compress.export.kernels.building import THREADS, Rescaling, constant, function, pointer, registers, requantized
 from compress.export.kernels.code import Code, Placed
 from compress.export.kernels.convolutions import folded_bias, image
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
+from compress.export.kernels.vectors import load, put
 from compress.integer.program import (
     Add,
     Convolution,
