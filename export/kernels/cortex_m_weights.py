@@ -84,6 +84,70 @@ FILL = Function(
 """``f(int32 *target, int value, int words)``: the value in every word."""
 
 
+SIGNS = Function(
+    "compress_signs",
+    (("target", "ptr"), ("packed", "ptr"), ("words", "i32")),
+    (
+        "push {r4, r5, r6, r7, r8}",
+        "mov r8, #0",
+        "mvn r12, #0",
+        "1:",
+        "ldr r3, [r1], #4",
+        # Doubling a byte carries its top bit out; ``sel`` takes 255 where it was set.
+        *("uadd8 r3, r3, r3", "sel r4, r12, r8", "uadd8 r3, r3, r3", "sel r5, r12, r8"),
+        *("uadd8 r3, r3, r3", "sel r6, r12, r8", "uadd8 r3, r3, r3", "sel r7, r12, r8"),
+        "stmia r0!, {r4, r5, r6, r7}",
+        *("uadd8 r3, r3, r3", "sel r4, r12, r8", "uadd8 r3, r3, r3", "sel r5, r12, r8"),
+        *("uadd8 r3, r3, r3", "sel r6, r12, r8", "uadd8 r3, r3, r3", "sel r7, r12, r8"),
+        "stmia r0!, {r4, r5, r6, r7}",
+        "subs r2, #1",
+        "bne 1b",
+        "pop {r4, r5, r6, r7, r8}",
+        "bx lr",
+    ),
+)
+"""``f(uint8 *target, const void *packed, int words)``: ``words`` words of one-bit weights, at least one, to 32 bytes
+each: 0 for 1, 255 for -1."""
+OFFSET = Function(
+    "compress_offset",
+    (("target", "ptr"), ("source", "ptr"), ("words", "i32")),
+    (
+        "1:",
+        "ldr r3, [r1], #4",
+        "ldr r12, [r1], #4",
+        "eor r3, r3, #0x80808080",
+        "eor r12, r12, #0x80808080",
+        "strd r3, r12, [r0], #8",
+        "subs r2, #2",
+        "bne 1b",
+        "bx lr",
+    ),
+)
+"""``f(uint8 *target, const int8 *source, int words)``: an even number of words, 128 added to each byte. The source
+needs no alignment."""
+OFFSET_PIXELS = Function(
+    "compress_offset_pixels",
+    (("target", "ptr"), ("source", "ptr"), ("pixels", "i32"), ("channels", "i32")),
+    (
+        "push {r4}",
+        "0:",
+        "mov r4, r3",
+        "1:",
+        "ldrb r12, [r1], #1",
+        "eor r12, r12, #128",
+        "strb r12, [r0], #1",
+        "subs r4, #1",
+        "bne 1b",
+        "add r0, #7",
+        "bic r0, r0, #7",
+        "subs r2, #1",
+        "bne 0b",
+        "pop {r4}",
+        "bx lr",
+    ),
+)
+"""``f(uint8 *target, const int8 *source, int pixels, int channels)``: 128 added to each byte; pixels are eights of
+bytes apart in the target, which begins at one, and what is between them stays as it is."""
 LINE_ZEROS = 8
 """Words of zeros behind inputs that meet the last packed words of weights, whose last fields are no weights."""
 
@@ -145,7 +209,10 @@ def register_words(words: int, bits: int) -> int:
 __all__ = [
     "FILL",
     "LINE_ZEROS",
+    "OFFSET",
+    "OFFSET_PIXELS",
     "PLAIN",
+    "SIGNS",
     "WIDEN_PIXELS",
     "in_registers",
     "pack",
