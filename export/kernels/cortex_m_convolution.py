@@ -57,7 +57,8 @@ class Form:
 
     def steps(self, op: Convolution) -> int:
         """Of a segment: the inputs under a row of the kernel."""
-        return -(-op.weight.shape[2] * self.own(op.weight.shape[3]) // (2 * self.word))
+        inputs = int(op.weight.shape[2]) * self.own(op.weight.shape[3])
+        return -(-inputs // (2 * self.word))
 
     def zero(self, zero_point: int) -> int:
         """The zero point as an int16, or as two bytes of one."""

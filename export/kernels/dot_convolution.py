@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from compress.export.kernels.building import Body, function, pointer
 from compress.export.kernels.code import Placed
 from compress.export.kernels.convolutions import folded_bias, image, stored_bits
-from compress.export.kernels.dot import Dot, pack, strategies
+from compress.export.kernels.dot import Dot, pack, strategy
 from compress.export.kernels.dot_blocks import Block, choose, columns
 from compress.export.kernels.dot_requantize import Epilogue, Residual, Sum
 from compress.export.kernels.emitted import Emitted
@@ -137,7 +137,7 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
     source, target = placed[op.inputs[0]], placed[op.output]
     if source.tensor.dtype != ("int8" if isa.signed else "uint8") or not covered(convolution, source, target):
         return None
-    dot = next((d for d in strategies(isa) if d.exact(convolution.weight)), None)
+    dot = strategy(isa, convolution)
     if dot is None:
         return None
     other = placed[op.inputs[1]] if residual is not None else None
@@ -164,9 +164,8 @@ class _Kernel:
         g = self.g
         self.block = choose(dot, self.width, self.vectors, g.taps, g.stride, g.dilation, rows * g.depth)
         unit = dot.unit(self.bits)
-        self.epilogue = Epilogue(
-            dot, op.requantize, folded_bias(op, source.tensor.zero_point), op.scale, unit, residual
-        )
+        bias = folded_bias(op, source.tensor.zero_point) - dot.constant(op)
+        self.epilogue = Epilogue(dot, op.requantize, bias, op.scale, unit, residual)
         self.weights = packed_weights(g, dot, self.block, self.bits)
         self.vector_size = dot.vector_bytes * self.bits // 8
         self.kernel_vectors = rows * g.depth * g.taps
@@ -237,10 +236,10 @@ class _Kernel:
         target = body.buffers[1] if self.other is None else body.buffers[2]
         first = let_int(group * self.vectors + index * self.block.vectors)
         vectors = [first + v for v in range(count)]
-        accumulators = [[variable("int32", dot.lanes) for _ in range(count)] for _ in range(pixels)]
+        accumulators = [[variable(dot.element, dot.lanes) for _ in range(count)] for _ in range(pixels)]
         for v in range(count):
             start = load(constants[0], vectors[v] * dot.lanes, dot.lanes) if not self.epilogue.unit else None
-            initial = numbers([0] * dot.lanes, "int32") if start is None else let(start)
+            initial = numbers([0] * dot.lanes, "int32") if start is None else let(dot.start(start))
             for p in range(pixels):
                 assign(accumulators[p][v], initial)
         corner = y * g.row_step + x0 * g.pixel_step + g.origin + group * self.op.weight.shape[3]
@@ -259,7 +258,7 @@ class _Kernel:
                 self._step(accumulators, source, at + chunks * dot.chunk * dot.group, weights, where, rest)
         sums = [
             Sum(
-                accumulators[p][v][0],
+                dot.total(accumulators[p][v][0]),
                 vectors[v],
                 p * self.out_pixel + v * dot.lanes,
                 dot.lanes,
