@@ -285,7 +285,9 @@ class Differences(Dot):
 
     def constant(self, op: Convolution) -> NDArray[np.int32] | int:
         """255 for each weight of -1."""
-        return (255 * (op.weight < 0).reshape(len(op.weight), -1).sum(axis=1)).astype(np.int32)
+        negative = (op.weight < 0).reshape(len(op.weight), -1).sum(axis=1)
+        found: NDArray[np.int32] = (255 * negative).astype(np.int32)
+        return found
 
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
         """The 8 bytes in every lane."""
