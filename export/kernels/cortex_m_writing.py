@@ -113,16 +113,17 @@ class _Writer:
             with T.If(T.And(y >= 0, y < g("in_rows"))):
                 with T.Then():
                     write = self._offset_row if self.kind.differences else self._widen_row
-                    write(at, let(y * g("groups")))
+                    write(at, y)
                 with T.Else():
                     self._fill(at, g("row"))
 
-    def _widen_row(self, at: Expr, source: Expr) -> None:
+    def _widen_row(self, at: Expr, y: Expr) -> None:
         from tvm.tirx.script import builder as T
 
         g, x = self.geometry, self.buffers["x"]
         self._fill(at, g("left"))
-        target = T.address_of(self.scratch[let(at + g("left"))])
+        start, source = let(at + g("left")), let(y * g("groups"))
+        target = T.address_of(self.scratch[start])
         with T.If(g("channels") % 4 == 0):
             with T.Then():
                 # Fours of channels, the inner two exchanged, as unpacked weights are.
@@ -131,11 +132,12 @@ class _Writer:
                 WIDEN_PIXELS(target, T.address_of(x[source * g("channels")]), g("groups"), g("channels"))
         self._fill(at + g("row") - g("right"), g("right"))
 
-    def _offset_row(self, at: Expr, source: Expr) -> None:
+    def _offset_row(self, at: Expr, y: Expr) -> None:
         from tvm.tirx.script import builder as T
 
         g, x = self.geometry, self.buffers["x"]
-        target = T.address_of(self.scratch[let(at + g("left"))])
+        start, source = let(at + g("left")), let(y * g("groups"))
+        target = T.address_of(self.scratch[start])
         with T.If(g("channels") % 8 == 0):
             with T.Then():
                 self._fill(at, g("left"))

@@ -1,6 +1,6 @@
 """Dot products of 8-bit integers: what an instruction set offers, as one strategy that every kernel is written in.
 
-An accumulator is a vector of ``lanes`` int32, one output channel each. One step multiplies ``group`` = 4 input
+An accumulator is a vector of ``lanes`` int32, one output channel each. One step multiplies ``group`` (4) input
 channels of one pixel with the weights of ``lanes`` output channels: ``acc[l] += sum_g x[g] * w[l][g]``. Weights of
 fewer than 8 bits stay packed in memory and are unpacked in registers, as often as they are loaded:
 a vector of them is loaded as ``bits / 8`` of a vector's bytes, repeated, and each repetition shifted until its bits
