@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.export.kernels.code import Placed
+from compress.export.kernels.convolutions import image
 from compress.export.kernels.emitted import flat
 from compress.integer.program import Convolution, FloatConvolution
 
@@ -58,7 +59,7 @@ class Axis:
 
 def axes_of(op: Convolution | FloatConvolution, x: Placed, y: Placed) -> tuple[Axis, Axis]:
     """Rows and columns, arranged so that there are many columns."""
-    shape, out = _image(x.tensor.shape), _image(y.tensor.shape)
+    shape, out = image(x.tensor.shape), image(y.tensor.shape)
     pitches, out_pitches = _pitches(x), _pitches(y)
     halo = x.layout.halo if x.layout is not None else (0, 0, 0, 0)
     found = []
@@ -79,14 +80,8 @@ def axes_of(op: Convolution | FloatConvolution, x: Placed, y: Placed) -> tuple[A
     return (columns, rows) if columns.size == columns.out == 1 else (rows, columns)
 
 
-def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(H, W, C); sequences (T, C) are one row."""
-    rows, columns, channels = (1,) * (3 - len(shape)) + shape
-    return rows, columns, channels
-
-
 def _pitches(place: Placed) -> tuple[int, int]:
-    shape = _image(place.tensor.shape)
+    shape = image(place.tensor.shape)
     if len(place.tensor.shape) == 3:
         return place.strides[0], place.strides[1]
     return shape[1] * shape[2], shape[2]

@@ -12,10 +12,9 @@ from compress.integer.program import Program
 from compress.integer.signedness import with_signedness
 from compress.types import Target
 
-X86_AVX_VNNI = Isa("x86", "x86_64-linux-gnu", "alderlake", (), "vnni256", signed=False)
 KNOWN = (
     sets.X86_VNNI,
-    X86_AVX_VNNI,
+    sets.X86_AVX_VNNI,
     sets.X86_AVX2,
     sets.CORTEX_A72,
     sets.CORTEX_A76,
@@ -46,7 +45,7 @@ def host() -> Isa | None:
         if {"avx512_vnni", "avx512vl", "avx512bw"} <= features:
             return sets.X86_VNNI
         if "avx_vnni" in features:
-            return X86_AVX_VNNI
+            return sets.X86_AVX_VNNI
         return sets.X86_AVX2 if {"avx2", "fma"} <= features else None
     if machine in ("aarch64", "arm64"):
         return sets.CORTEX_A76 if "asimddp" in features else sets.CORTEX_A72

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from compress.export.kernels.code import Kernel, Placed
 from compress.export.kernels.isa import Isa
+from compress.export.kernels.vectors import clamp, splat, typed
 from compress.integer.program import Requantize
 
 THREADS: ContextVar[int] = ContextVar("threads", default=0)
@@ -210,13 +211,6 @@ def store(buffer: Any, value: Any, offset: Any) -> None:
     T.buffer_store(buffer, value, [offset])
 
 
-def clamp(value: Any, low: Any, high: Any) -> Any:
-    """``min(max(value, low), high)``; numbers are of ``value``'s type."""
-    from tvm.tirx.script import builder as T
-
-    return T.min(T.max(value, low), high)
-
-
 def lanes(isa: Isa) -> int:
     """32-bit numbers in a vector register; 1 where there are none, and for plain C."""
     return {"vnni512": 16, "vnni256": 8, "avx2": 8, "sdot": 4, "neon": 4}.get(isa.dot, 1)
@@ -232,32 +226,6 @@ def has_float(isa: Isa) -> bool:
     if isa.family == "cortex-m":
         return isa.abi == "hard"
     return isa.family in ("x86", "aarch64") or "+f" in isa.features
-
-
-def vector(dtype: str, width: int) -> str:
-    """TVM's name of a vector type; of the type itself for one lane."""
-    return dtype if width == 1 else f"{dtype}x{width}"
-
-
-def load(buffer: Any, offset: Any, width: int) -> Any:
-    """``width`` consecutive elements."""
-    from tvm.tirx.script import builder as T
-
-    return buffer[offset] if width == 1 else buffer[T.ramp(offset, 1, width)]
-
-
-def put(buffer: Any, value: Any, offset: Any, width: int) -> None:
-    """Stores ``width`` consecutive elements."""
-    from tvm.tirx.script import builder as T
-
-    T.buffer_store(buffer, value, [offset if width == 1 else T.ramp(offset, 1, width)])
-
-
-def splat(value: Any, width: int) -> Any:
-    """The value in every lane."""
-    from tvm.tirx.script import builder as T
-
-    return value if width == 1 else T.broadcast(value, width)
 
 
 def constant(value: float, dtype: str, width: int = 1) -> Any:
@@ -331,10 +299,10 @@ def rescaled(acc: Any, multiplier: Any, half: Any, shift: Any, high: bool, width
     """:func:`compress.integer.fixed_point.rescale` of int32s by :class:`Rescaling`: int32 with ``high``, else int64."""
     from tvm.tirx.script import builder as T
 
-    wide = vector("int64", width)
+    wide = typed("int64", width)
     product = T.cast(acc, wide) * T.cast(multiplier, wide)
     if high:
-        return (T.cast(product >> constant(32, "int64", width), vector("int32", width)) + half) >> shift
+        return (T.cast(product >> constant(32, "int64", width), typed("int32", width)) + half) >> shift
     return (product + half) >> T.cast(shift, wide)
 
 
@@ -358,8 +326,8 @@ def requantized(acc: Any, factors: tuple[Any, Any, Any], to: Requantize, high: b
     low, top = (constant(limit - to.zero_point, "int32" if high else "int64", width) for limit in (to.low, to.high))
     bounded = clamp(value, low, top)
     if not high:
-        bounded = T.cast(bounded, vector("int32", width))
-    return T.cast(bounded + constant(to.zero_point, "int32", width), vector(dtype, width))
+        bounded = T.cast(bounded, typed("int32", width))
+    return T.cast(bounded + constant(to.zero_point, "int32", width), typed(dtype, width))
 
 
 __all__ = [
@@ -367,7 +335,6 @@ __all__ = [
     "Body",
     "Rescaling",
     "at",
-    "clamp",
     "constant",
     "dot",
     "each",
@@ -376,15 +343,11 @@ __all__ = [
     "fused",
     "has_float",
     "lanes",
-    "load",
     "loops",
     "pointer",
-    "put",
     "registers",
     "requantized",
     "rescaled",
-    "splat",
     "store",
     "unravelled",
-    "vector",
 ]

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.export.kernels import cortex_m_channels
+from compress.export.kernels.building import function
 from compress.export.kernels.code import Kernel, Placed
+from compress.export.kernels.convolutions import UNITS, folded_bias, image
 from compress.export.kernels.cortex_m_assembly import imported
 from compress.export.kernels.cortex_m_channels import WIDEN_GROUP, Channels
-from compress.export.kernels.cortex_m_convolution import high, image, saturation, stored
-from compress.export.kernels.cortex_m_weights import FILL, UNITS, pack, register_words, widen
+from compress.export.kernels.cortex_m_convolution import high, saturation, stored
+from compress.export.kernels.cortex_m_weights import FILL, pack, register_words, widen
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.vectors import Expr, let
@@ -125,8 +127,7 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
         "high": how.high, "blocks": -(-out_h // block),
     }  # fmt: skip
     chosen = starts[:, None] + np.arange(4)
-    correction = taps.astype(np.int64).sum(axis=1) * source.zero_point
-    bias = wrap((op.bias.astype(np.int64) - correction) << unit)[chosen]
+    bias = wrap(folded_bias(op, source.zero_point).astype(np.int64) << unit)[chosen]
     multiplier = np.broadcast_to(how.multiplier.ravel(), channels).astype(np.int64)[chosen]
     shift = (np.broadcast_to(how.shift.ravel(), channels).astype(np.int64) + unit)[chosen]
     shifts = (shift << np.array([0, 8, 16, 24])).sum(axis=1, keepdims=True)
@@ -139,8 +140,6 @@ def _layer(op: Convolution, source: Tensor, target: Tensor, budget: int) -> Laye
 
 def _kernel(kind: Kind, isa: Isa, symbol: str) -> Kernel:
     from tvm.tirx.script import builder as T
-
-    from compress.export.kernels.building import function
 
     huge = 1 << 28
     pointers = [("x", "int8"), ("y", "int8"), ("w", "int32"), ("table", "int32"), ("scratch", "int32")]

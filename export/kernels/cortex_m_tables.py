@@ -17,18 +17,18 @@ GEOMETRY = (
     "out_row", "out_apart", "outputs", "out_zero", "low", "high", "entry", "blocks", "x_row", "y_row",
 )  # fmt: skip
 """Numbers in front of a layer's table, of 16 bits where all fit, else of 32. Lengths of widened images are in words of
-two int16.
+two int16, or of four bytes with :attr:`Kind.differences`.
 
 ``out_rows``, ``in_rows``, ``channels``, ``outputs``: of the images; ``block``: output rows at a time; ``stride``,
 ``top``: of the rows; ``span``: input rows under the kernel; ``row``: a widened row's words; ``left``, ``right``: words
-of zero points beside it; ``groups``: how many fours of channels (or pixels) a row has; ``zero``: the zero point;
-``pairs``: of output channels, ``last``: the last one's first channel, ``second``: from its first to its second;
-``words``: of a pair's packed weights; ``skip``: bytes from a segment's end to the next segment; ``turns``: of the loop
-in a segment; ``end``: words of unpacked weights; ``images``: where widened rows start; ``split``: 1 if two pixels are
-half a block apart, 0 if half a row; ``down``, ``step``: from an output's inputs to those of the next row, of the next
-column; ``apart``, ``out_apart``, ``out_row``: between two pixels, in words of inputs and in outputs, and from row to
-row in outputs; ``columns``: pairs of pixels in a row; ``out_zero``, ``low``, ``high``: of requantization; ``entry``:
-``x_row``, ``y_row``: see :mod:`cortex_m_tiles`; ``blocks``: how many."""
+of zero points beside it; ``groups``: how many fours of channels (or pixels) a row has; ``zero``: the zero point, or two
+bytes of it; ``pairs``: of output channels, ``last``: the last one's first channel, ``second``: from its first to its
+second; ``words``: of a pair's packed weights; ``skip``: bytes from a segment's end to the next segment; ``turns``: of
+the loop in a segment; ``end``: words of unpacked weights; ``images``: where widened rows start; ``split``: 1 if two
+pixels are half a block apart, 0 if half a row; ``down``, ``step``: from an output's inputs to those of the next row, of
+the next column; ``apart``, ``out_apart``, ``out_row``: between two pixels, in words of inputs and in outputs, and from
+row to row in outputs; ``columns``: pairs of pixels in a row; ``out_zero``, ``low``, ``high``: of requantization;
+``entry``, ``x_row``, ``y_row``: see :mod:`cortex_m_tiles`; ``blocks``: how many."""
 ADDITION = ("add_own", "add_other", "add_constant", "add_shift", "add_low", "add_high")
 """Words behind them where an addition is fused; see :data:`compress.export.kernels.cortex_m_tiles.ADDITION`."""
 
@@ -54,6 +54,11 @@ class Kind:
     floats: bool
     line: bool
     high: bool
+
+    @property
+    def differences(self) -> bool:
+        """One-bit weights, without products; see :mod:`cortex_m_tiles`."""
+        return self.tiles is not None and self.tiles.differences
 
     @property
     def add(self) -> bool:

@@ -2,7 +2,7 @@
 
 ``sxtb16`` sign-extends bytes 0 and 2 of a word to two int16; of a word rotated by eight bits, bytes 1 and 3. Weights of
 fewer bits lie so that a shift and a mask bring a field to the top of each byte: what comes out is then the weight times
-a power of two (``UNITS``), which the accumulators' last shift takes out again.
+a power of two (:data:`compress.export.kernels.convolutions.UNITS`), which the accumulators' last shift takes out again.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.export.kernels.cortex_m_assembly import Function
-from compress.export.kernels.vectors import Expr, intrinsic, let, view
+from compress.export.kernels.vectors import Expr, intrinsic, let, repeated, view
 
-UNITS = {8: 0, 4: 4, 2: 6, 1: 6}
-"""By stored bits: the logarithm of what an unpacked weight is multiplied with."""
 PLAIN = (0, 2, 1, 3)
 """Bytes of a word so that :func:`widen` gives numbers in their order."""
 
@@ -37,7 +35,7 @@ def widen(bits: int) -> Function:
             parts += ["sxtb16 r4, r12", "sxtb16 r5, r12, ror #8", "stmia r0!, {r4, r5}"]
     lines = ["push {r4, r5, r6}"]
     if bits != 8:
-        lines.append(f"mov r6, #0x{_unsigned((0xFF << (8 - bits)) & 0xFF):08x}")
+        lines.append(f"mov r6, #0x{repeated((0xFF << (8 - bits)) & 0xFF, 4) & 0xFFFFFFFF:08x}")
     if bits == 8:
         two = ["ldr r3, [r1], #4", "ldr r12, [r1], #4", "sxtb16 r4, r3", "sxtb16 r5, r3, ror #8"]
         two += ["sxtb16 r6, r12", "sxtb16 r7, r12, ror #8", "stmia r0!, {r4, r5, r6, r7}"]
@@ -86,6 +84,70 @@ FILL = Function(
 """``f(int32 *target, int value, int words)``: the value in every word."""
 
 
+SIGNS = Function(
+    "compress_signs",
+    (("target", "ptr"), ("packed", "ptr"), ("words", "i32")),
+    (
+        "push {r4, r5, r6, r7, r8}",
+        "mov r8, #0",
+        "mvn r12, #0",
+        "1:",
+        "ldr r3, [r1], #4",
+        # Doubling a byte carries its top bit out; ``sel`` takes 255 where it was set.
+        *("uadd8 r3, r3, r3", "sel r4, r12, r8", "uadd8 r3, r3, r3", "sel r5, r12, r8"),
+        *("uadd8 r3, r3, r3", "sel r6, r12, r8", "uadd8 r3, r3, r3", "sel r7, r12, r8"),
+        "stmia r0!, {r4, r5, r6, r7}",
+        *("uadd8 r3, r3, r3", "sel r4, r12, r8", "uadd8 r3, r3, r3", "sel r5, r12, r8"),
+        *("uadd8 r3, r3, r3", "sel r6, r12, r8", "uadd8 r3, r3, r3", "sel r7, r12, r8"),
+        "stmia r0!, {r4, r5, r6, r7}",
+        "subs r2, #1",
+        "bne 1b",
+        "pop {r4, r5, r6, r7, r8}",
+        "bx lr",
+    ),
+)
+"""``f(uint8 *target, const void *packed, int words)``: ``words`` words of one-bit weights, at least one, to 32 bytes
+each: 0 for 1, 255 for -1."""
+OFFSET = Function(
+    "compress_offset",
+    (("target", "ptr"), ("source", "ptr"), ("words", "i32")),
+    (
+        "1:",
+        "ldr r3, [r1], #4",
+        "ldr r12, [r1], #4",
+        "eor r3, r3, #0x80808080",
+        "eor r12, r12, #0x80808080",
+        "strd r3, r12, [r0], #8",
+        "subs r2, #2",
+        "bne 1b",
+        "bx lr",
+    ),
+)
+"""``f(uint8 *target, const int8 *source, int words)``: an even number of words, 128 added to each byte. The source
+needs no alignment."""
+OFFSET_PIXELS = Function(
+    "compress_offset_pixels",
+    (("target", "ptr"), ("source", "ptr"), ("pixels", "i32"), ("channels", "i32")),
+    (
+        "push {r4}",
+        "0:",
+        "mov r4, r3",
+        "1:",
+        "ldrb r12, [r1], #1",
+        "eor r12, r12, #128",
+        "strb r12, [r0], #1",
+        "subs r4, #1",
+        "bne 1b",
+        "add r0, #7",
+        "bic r0, r0, #7",
+        "subs r2, #1",
+        "bne 0b",
+        "pop {r4}",
+        "bx lr",
+    ),
+)
+"""``f(uint8 *target, const int8 *source, int pixels, int channels)``: 128 added to each byte; pixels are eights of
+bytes apart in the target, which begins at one, and what is between them stays as it is."""
 LINE_ZEROS = 8
 """Words of zeros behind inputs that meet the last packed words of weights, whose last fields are no weights."""
 
@@ -99,9 +161,9 @@ def unpacked(word: Expr, bits: int) -> list[Expr]:
     found = []
     for i in range(8 // bits):
         field = word if i == 0 else word << tirx.const(i * bits, "int32")
-        value = field & tirx.const(_signed((0xFF << (8 - bits)) & 0xFF), "int32")
+        value = field & tirx.const(repeated((0xFF << (8 - bits)) & 0xFF, 4), "int32")
         if bits == 1:  # a set bit is -1: 0xc0, else 0x40
-            value = value | tirx.const(_signed(0x40), "int32")
+            value = value | tirx.const(repeated(0x40, 4), "int32")
         found.append(let(value))
     return found
 
@@ -133,18 +195,10 @@ def pack(weight: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
         words = words & np.uint32(0x80808080)
         shifted = [words[..., i] >> np.uint32(i) for i in range(fields)]
     else:
-        mask = np.uint32(_unsigned((1 << bits) - 1))
+        mask = np.int32(repeated((1 << bits) - 1, 4)).view(np.uint32)
         shifted = [(words[..., i] & mask) << np.uint32(8 - bits - i * bits) for i in range(fields)]
     packed: NDArray[np.uint32] = np.bitwise_or.reduce(np.stack(shifted), axis=0)
     return packed.view(np.int32)
-
-
-def _unsigned(byte: int) -> int:
-    return byte * 0x01010101
-
-
-def _signed(byte: int) -> int:
-    return int(np.uint32(_unsigned(byte)).astype(np.int32))
 
 
 def register_words(words: int, bits: int) -> int:
@@ -155,8 +209,10 @@ def register_words(words: int, bits: int) -> int:
 __all__ = [
     "FILL",
     "LINE_ZEROS",
+    "OFFSET",
+    "OFFSET_PIXELS",
     "PLAIN",
-    "UNITS",
+    "SIGNS",
     "WIDEN_PIXELS",
     "in_registers",
     "pack",

@@ -6,13 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from compress.export.kernels import cortex_m_dot, cortex_m_tiles
-from compress.export.kernels.building import clamp
 from compress.export.kernels.code import Kernel
 from compress.export.kernels.cortex_m_assembly import imported
 from compress.export.kernels.cortex_m_tables import ADDITION, ENTRY, GEOMETRY, Kind
-from compress.export.kernels.cortex_m_weights import FILL, LINE_ZEROS, WIDEN_PIXELS, in_registers, unpacked, widen
+from compress.export.kernels.cortex_m_weights import (
+    FILL,
+    LINE_ZEROS,
+    OFFSET,
+    OFFSET_PIXELS,
+    SIGNS,
+    WIDEN_PIXELS,
+    in_registers,
+    unpacked,
+    widen,
+)
 from compress.export.kernels.isa import Isa
-from compress.export.kernels.vectors import Expr, cast, intrinsic, let, view
+from compress.export.kernels.vectors import Expr, cast, clamp, intrinsic, let, view
 
 HUGE = 1 << 28
 """Elements of buffers whose size the kernel reads from its table."""
@@ -38,6 +47,8 @@ def kernel(kind: Kind, isa: Isa, symbol: str) -> Kernel:
             data = {name: T.arg(name, T.ptr(dtype)) for name, dtype in names}
             buffers = {name: T.decl_buffer((HUGE,), dtype, data=data[name]) for name, dtype in names}
             functions = [FILL, WIDEN_PIXELS, *(widen(bits) for bits in sorted({8} if kind.line else {8, kind.bits}))]
+            if kind.differences:
+                functions = [FILL, OFFSET, OFFSET_PIXELS, SIGNS]
             if kind.tiles is not None:
                 functions.append(cortex_m_tiles.function(kind.tiles))
             # The same memory as numbers of fewer bits; nothing writes it.
@@ -95,32 +106,55 @@ class _Writer:
     def _widen_rows(self, first: Expr, rows: Expr) -> None:
         from tvm.tirx.script import builder as T
 
-        g, x = self.geometry, self.buffers["x"]
+        g = self.geometry
         with T.serial((rows - 1) * g("stride") + g("span")) as r:
             y = let(first * g("stride") - g("top") + r)
             at = let(g("images") + r * g("row"))
             with T.If(T.And(y >= 0, y < g("in_rows"))):
                 with T.Then():
-                    self._fill(at, g("left"))
-                    start, source = let(at + g("left")), let(y * g("groups"))
-                    target = T.address_of(self.scratch[start])
-                    with T.If(g("channels") % 4 == 0):
-                        with T.Then():
-                            # Fours of channels, the inner two exchanged, as unpacked weights are.
-                            widen(8)(target, T.address_of(x[source * 4]), g("groups"))
-                        with T.Else():
-                            address = T.address_of(x[source * g("channels")])
-                            WIDEN_PIXELS(target, address, g("groups"), g("channels"))
-                    self._fill(at + g("row") - g("right"), g("right"))
+                    write = self._offset_row if self.kind.differences else self._widen_row
+                    write(at, y)
                 with T.Else():
                     self._fill(at, g("row"))
+
+    def _widen_row(self, at: Expr, y: Expr) -> None:
+        from tvm.tirx.script import builder as T
+
+        g, x = self.geometry, self.buffers["x"]
+        self._fill(at, g("left"))
+        start, source = let(at + g("left")), let(y * g("groups"))
+        target = T.address_of(self.scratch[start])
+        with T.If(g("channels") % 4 == 0):
+            with T.Then():
+                # Fours of channels, the inner two exchanged, as unpacked weights are.
+                widen(8)(target, T.address_of(x[source * 4]), g("groups"))
+            with T.Else():
+                WIDEN_PIXELS(target, T.address_of(x[source * g("channels")]), g("groups"), g("channels"))
+        self._fill(at + g("row") - g("right"), g("right"))
+
+    def _offset_row(self, at: Expr, y: Expr) -> None:
+        from tvm.tirx.script import builder as T
+
+        g, x = self.geometry, self.buffers["x"]
+        start, source = let(at + g("left")), let(y * g("groups"))
+        target = T.address_of(self.scratch[start])
+        with T.If(g("channels") % 8 == 0):
+            with T.Then():
+                self._fill(at, g("left"))
+                OFFSET(target, T.address_of(x[source * 4]), g("groups"))
+                self._fill(at + g("row") - g("right"), g("right"))
+            with T.Else():
+                # The zero point between pixels, whose weights count as 1: the channel's constant takes it out.
+                self._fill(at, g("row"))
+                OFFSET_PIXELS(target, T.address_of(x[source * g("channels")]), g("groups"), g("channels"))
 
     def _unpack(self, pair: Expr) -> None:
         from tvm.tirx.script import builder as T
 
         words = self.geometry("words")
         packed = T.address_of(self.buffers["w"][pair * words])
-        widen(self.kind.bits)(T.address_of(self.scratch[0]), packed, words)
+        unpack = SIGNS if self.kind.differences else widen(self.kind.bits)
+        unpack(T.address_of(self.scratch[0]), packed, words)
 
     def _entry(self, pair: Expr) -> list[Expr]:
         """Two biases, two multipliers or scales, and two shifts."""

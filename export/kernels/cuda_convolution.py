@@ -18,19 +18,18 @@ from numpy.typing import NDArray
 
 from compress.export.kernels.building import (
     Rescaling,
-    clamp,
     constant,
     function,
-    load,
     pointer,
-    put,
     registers,
     requantized,
     unravelled,
 )
 from compress.export.kernels.code import Placed
+from compress.export.kernels.convolutions import folded_bias, image
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
+from compress.export.kernels.vectors import clamp, load, put
 from compress.integer.program import Convolution, FloatConvolution, Op
 
 PIXELS, CHANNELS = 4, 4
@@ -151,8 +150,7 @@ class _Products:
         self.kind = "float32"
         if isinstance(op, Convolution):
             self.kind = "int32"
-            bias = op.bias.astype(np.int64) - self.zero * weight.astype(np.int64).sum(axis=(1, 2))
-            self.bias = bias.astype(np.uint64).astype(np.uint32).view(np.int32)  # modulo 2^32, as accumulators are
+            self.bias = folded_bias(op, self.zero)
             if self.inputs % 4 == 0 and x.tensor.dtype == "int8":
                 self.words = Words.of(weight, op.weight_bits)
                 weight = self.words.words
@@ -311,10 +309,4 @@ def _depthwise(op: Convolution | FloatConvolution, x: Placed, y: Placed, symbol:
     return Emitted(body.done, tuple(np.ascontiguousarray(each) for each in constants))
 
 
-def image(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """(H, W, C); sequences (T, C) are one row."""
-    rows, columns, channels = (1,) * (3 - len(shape)) + shape
-    return rows, columns, channels
-
-
-__all__ = ["Words", "emit", "image"]
+__all__ = ["Words", "emit"]

@@ -15,15 +15,14 @@ from compress.export.kernels.building import (
     each,
     loops,
     pointer,
-    put,
     registers,
     requantized,
 )
 from compress.export.kernels.code import Placed
-from compress.export.kernels.cuda_convolution import image
+from compress.export.kernels.convolutions import image
 from compress.export.kernels.emitted import Emitted, Kernels, table
 from compress.export.kernels.isa import Isa
-from compress.export.kernels.portable_moves import number
+from compress.export.kernels.vectors import put
 from compress.integer.program import (
     LIMITS,
     Concatenate,
@@ -161,7 +160,7 @@ def _padded(op: Copy, x: Placed, y: Placed, symbol: str) -> Emitted:
     parameters = [pointer("x", x), pointer("y", y), ("places", "int32", places.size)]
     with each(symbol, parameters, (y.tensor.elements,)) as (body, (i,)):
         source, target, held = body.buffers
-        put(target, T.if_then_else(held[i] >= 0, source[held[i]], number(op.fill, dtype)), i, 1)
+        put(target, T.if_then_else(held[i] >= 0, source[held[i]], constant(op.fill, dtype)), i, 1)
     return Emitted(body.done, (places,))
 
 

@@ -1,12 +1,12 @@
 """Dot products of 8-bit integers: what an instruction set offers, as one strategy that every kernel is written in.
 
-An accumulator is a vector of ``lanes`` int32, one output channel each. One step multiplies ``group`` = 4 input
+An accumulator is a vector of ``lanes`` int32, one output channel each. One step multiplies ``group`` (4) input
 channels of one pixel with the weights of ``lanes`` output channels: ``acc[l] += sum_g x[g] * w[l][g]``. Weights of
 fewer than 8 bits stay packed in memory and are unpacked in registers, as often as they are loaded:
 a vector of them is loaded as ``bits / 8`` of a vector's bytes, repeated, and each repetition shifted until its bits
 lead their bytes. They then stand for ``2^unit`` times the weight, which the accumulators' last shift takes out.
-Binary weights become +64 and -64: adding and subtracting activations instead would take an instruction for each
-channel where a dot product takes one for four.
+Binary weights become +64 and -64 where a dot product takes fewer instructions than additions; on AVX2 it doesn't, see
+:class:`Differences`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.export.kernels.convolutions import UNITS
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.vectors import (
     Expr,
@@ -27,19 +28,13 @@ from compress.export.kernels.vectors import (
     load,
     numbers,
     part,
+    repeated,
     shuffle,
     splat,
     typed,
     view,
 )
-
-UNITS = {8: 0, 4: 4, 2: 6, 1: 6}
-"""By stored bits: the logarithm of what an unpacked weight is multiplied with."""
-
-
-def stored_bits(weight_bits: int) -> int:
-    """The width in which weights are stored: 3 bits take 4."""
-    return 4 if weight_bits == 3 else weight_bits
+from compress.integer.program import Convolution
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +64,19 @@ class Dot(ABC):
         return self.lanes * self.group
 
     @property
+    def largest(self) -> int:
+        """Magnitude of an activation."""
+        return 128 if self.signed else 255
+
+    @property
+    def element(self) -> str:
+        """Type of an accumulator's lanes."""
+        return "int32"
+
+    @property
     def accumulator(self) -> str:
         """Type of an accumulator."""
-        return typed("int32", self.lanes)
+        return typed(self.element, self.lanes)
 
     @property
     def operands(self) -> int:
@@ -87,9 +92,21 @@ class Dot(ABC):
         """(..., lanes, group) weights as a vector (..., lanes * group) in the order in which it lies."""
         return weight.reshape(*weight.shape[:-2], self.vector_bytes)
 
-    def exact(self, weight: NDArray[np.int8]) -> bool:
-        """Whether sums with these weights are exact."""
+    def takes(self, op: Convolution) -> bool:
+        """Whether sums with the convolution's weights come out exactly."""
         return True
+
+    def start(self, value: Expr) -> Expr:
+        """An accumulator that begins with int32 numbers."""
+        return value
+
+    def total(self, acc: Expr) -> Expr:
+        """The int32 sums that an accumulator holds, modulo 2^32."""
+        return acc
+
+    def constant(self, op: Convolution) -> NDArray[np.int32] | int:
+        """What sums hold beside the products, by output channel: taken out of the bias."""
+        return 0
 
     def unit(self, bits: int) -> int:
         """The logarithm of what unpacked weights are multiplied with."""
@@ -98,13 +115,6 @@ class Dot(ABC):
     @abstractmethod
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
         """``chunk`` operands, each of ``group`` consecutive elements of ``x`` for all lanes."""
-
-    def operand(self, interleaved: Expr) -> Expr:
-        """A vector of ``lanes * group`` bytes, each lane with elements of its own, as an activation.
-
-        Plain NEON's depthwise kernels take channels by lane and have no such operand.
-        """
-        raise TypeError(f"{type(self).__name__} takes no operand with elements of its own for each lane")
 
     @abstractmethod
     def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
@@ -115,25 +125,35 @@ class Dot(ABC):
         """The accumulator after one step."""
 
 
+@dataclass(frozen=True, slots=True)
+class Interleaved(Dot):
+    """A strategy whose lanes may have activations of their own, which depthwise convolutions need."""
+
+    @abstractmethod
+    def operand(self, interleaved: Expr) -> Expr:
+        """A vector of ``lanes * group`` bytes, each lane with elements of its own, as an activation."""
+
+
 def unpacked(w: Any, offset: Expr, vector_bytes: int, bits: int) -> Expr:
     """A vector of int8 weights times ``2^UNITS[bits]``."""
     if bits == 8:
         return load(w, offset, vector_bytes)
-    size = vector_bytes * bits // 8
-    element = min(size, 4)  # bytes, of the lanes that are shifted
-    few, count, dtype = size // element, vector_bytes // element, f"int{8 * element}"
-    packed = view(load(w, offset, size), typed(dtype, few))
-    wide = splat(packed, count) if few == 1 else shuffle([packed] * (8 // bits), range(count))
-    shifted = wide << numbers([bits * (i // few) for i in range(count)], dtype)
+    shifted, element = shifted_fields(w, offset, vector_bytes, bits)
+    count, dtype = vector_bytes // element, f"int{8 * element}"
     kept = shifted & numbers([repeated((0xFF << (8 - bits)) & 0xFF, element)] * count, dtype)
     if bits == 1:
         kept = kept | numbers([repeated(0x40, element)] * count, dtype)
     return view(kept, typed("int8", vector_bytes))
 
 
-def repeated(byte: int, count: int) -> int:
-    """A signed integer of ``count`` bytes that are all ``byte``."""
-    return int.from_bytes(bytes([byte]) * count, "little", signed=True)
+def shifted_fields(w: Any, offset: Expr, vector_bytes: int, bits: int) -> tuple[Expr, int]:
+    """A vector with a weight's bits on top of each byte and others below, and the bytes of its lanes."""
+    size = vector_bytes * bits // 8
+    element = min(size, 4)  # bytes, of the lanes that are shifted
+    few, count, dtype = size // element, vector_bytes // element, f"int{8 * element}"
+    packed = view(load(w, offset, size), typed(dtype, few))
+    wide = splat(packed, count) if few == 1 else shuffle([packed] * (8 // bits), range(count))
+    return wide << numbers([bits * (i // few) for i in range(count)], dtype), element
 
 
 def pack(vectors: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
@@ -155,7 +175,7 @@ def pack(vectors: NDArray[np.int8], bits: int) -> NDArray[np.int8]:
 
 
 @dataclass(frozen=True, slots=True)
-class Vnni(Dot):
+class Vnni(Interleaved):
     """``vpdpbusd``: unsigned activations, 4 products a lane."""
 
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
@@ -178,7 +198,7 @@ class Vnni(Dot):
 
 
 @dataclass(frozen=True, slots=True)
-class Madd(Dot):
+class Madd(Interleaved):
     """``vpmaddwd`` on AVX2: of the 4 bytes of a lane the even and the odd ones as 16-bit pairs.
 
     (``vpmaddubsw`` would take bytes, but saturates.) A vector of weights holds all even pairs, then all odd ones, so
@@ -228,7 +248,65 @@ class Madd(Dot):
 
 
 @dataclass(frozen=True, slots=True)
-class Sdot(Dot):
+class Differences(Dot):
+    """``vpsadbw`` on AVX2, for weights of one bit: 32 additions or subtractions in two instructions.
+
+    A weight of 1 stands as the byte 0, one of -1 as 255: ``|x - 0| = x`` and ``|x - 255| = 255 - x``, which is ``w x``
+    plus 255 for each -1. Sums of eight bytes come in 64-bit lanes, whose upper words stay zero but for the bias's sign.
+    """
+
+    group = 8
+
+    @property
+    def steps(self) -> int:
+        """``vpsadbw``, ``vpaddq``."""
+        return 2
+
+    @property
+    def element(self) -> str:
+        """Of 64 bits."""
+        return "int64"
+
+    def takes(self, op: Convolution) -> bool:
+        """Weights of one bit, channels in eights: what fills a vector up would count."""
+        return op.weight_bits == 1 and op.weight.shape[3] % self.group == 0
+
+    def unit(self, bits: int) -> int:
+        """0."""
+        return 0
+
+    def start(self, value: Expr) -> Expr:
+        """In 64 bits."""
+        return cast(value, "int64")
+
+    def total(self, acc: Expr) -> Expr:
+        """The lower words."""
+        return cast(acc, "int32")
+
+    def constant(self, op: Convolution) -> NDArray[np.int32] | int:
+        """255 for each weight of -1."""
+        negative = (op.weight < 0).reshape(len(op.weight), -1).sum(axis=1)
+        found: NDArray[np.int32] = (255 * negative).astype(np.int32)
+        return found
+
+    def activations(self, x: Any, offset: Expr) -> list[Expr]:
+        """The 8 bytes in every lane."""
+        word = view(load(x, offset, 8), "int64")
+        return [let(view(splat(word, self.lanes), typed("uint8", self.vector_bytes)))]
+
+    def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
+        """Bytes of 0 and 255."""
+        shifted, _ = shifted_fields(w, offset, self.vector_bytes, bits)
+        signed = view(shifted, typed("int8", self.vector_bytes))
+        return let(view(signed >> numbers([7] * self.vector_bytes, "int8"), typed("uint8", self.vector_bytes)))
+
+    def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
+        """Two instructions."""
+        return acc + intrinsic(self.accumulator, "llvm.x86.avx2.psad.bw", activation, weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Sdot(Interleaved):
     """Arm's ``sdot``: signed activations, 16 channels in a register, 4 of them chosen by lane."""
 
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
@@ -268,9 +346,9 @@ class Pairwise(Dot):
         """``smull``, ``smlal``, ``sadalp``."""
         return 3
 
-    def exact(self, weight: NDArray[np.int8]) -> bool:
+    def takes(self, op: Convolution) -> bool:
         """No weight is -128."""
-        return bool((weight > -128).all())
+        return bool((op.weight > -128).all())
 
     def unit(self, bits: int) -> int:
         """0: weights are shifted back, so that none is -128."""
@@ -334,8 +412,8 @@ def _uint16(value: int) -> Expr:
 
 
 def strategies(isa: Isa) -> tuple[Dot, ...]:
-    """The strategies of an instruction set, best first; the last one takes any weights."""
-    registers = 32 if "avx512" in isa.dot or isa.dot in ("vnni512", "sdot", "neon") else 16
+    """The strategies of an instruction set for weights of any width, best first; the last one takes any weights."""
+    registers = 32 if isa.dot in ("vnni512", "sdot", "neon") else 16
     if isa.dot == "vnni512":
         return (Vnni(16, 1, registers, False, False),)
     if isa.dot == "vnni256":
@@ -349,4 +427,22 @@ def strategies(isa: Isa) -> tuple[Dot, ...]:
     return ()
 
 
-__all__ = ["UNITS", "ByLane", "Dot", "Madd", "Pairwise", "Sdot", "Vnni", "pack", "stored_bits", "strategies"]
+def strategy(isa: Isa, op: Convolution) -> Dot | None:
+    """The best strategy for a convolution."""
+    narrow = (Differences(4, 1, 16, False, False),) if isa.dot == "avx2" else ()
+    return next((dot for dot in (*narrow, *strategies(isa)) if dot.takes(op)), None)
+
+
+__all__ = [
+    "ByLane",
+    "Differences",
+    "Dot",
+    "Interleaved",
+    "Madd",
+    "Pairwise",
+    "Sdot",
+    "Vnni",
+    "pack",
+    "strategies",
+    "strategy",
+]

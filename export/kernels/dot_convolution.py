@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from compress.export.kernels.building import Body, function, pointer
 from compress.export.kernels.code import Placed
-from compress.export.kernels.dot import UNITS, Dot, pack, stored_bits, strategies
+from compress.export.kernels.convolutions import folded_bias, image, stored_bits
+from compress.export.kernels.dot import Dot, pack, strategy
 from compress.export.kernels.dot_blocks import Block, choose, columns
 from compress.export.kernels.dot_requantize import Epilogue, Residual, Sum
 from compress.export.kernels.emitted import Emitted
@@ -36,24 +37,18 @@ RESIDENT_BYTES = 16 * 1024
 """Weights up to this size stay in the first-level cache: then rows are the outer loop, else channel blocks."""
 
 
-def image(place: Placed) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+def placed_image(place: Placed) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """(H, W, C) and the strides of a tensor, leading axes of 1 put in front of vectors and sequences."""
-    shape, strides = place.tensor.shape, place.strides
-    missing = 3 - len(shape)
-    return (1,) * missing + shape, (0,) * missing + strides  # type: ignore[return-value]
+    rows, columns, channels = (0,) * (3 - len(place.strides)) + place.strides
+    return image(place.tensor.shape), (rows, columns, channels)
 
 
 def covered(op: Convolution, source: Placed, target: Placed) -> bool:
     """Whether the input's halo is wide enough."""
     there = source.layout.halo if source.layout is not None else (0, 0, 0, 0)
-    return all(a <= b for a, b in zip(needed(op, image(source)[0], image(target)[0]), there, strict=True))
-
-
-def folded_bias(op: Convolution, zero_point: int) -> NDArray[np.int32]:
-    """``bias - z * sum of the weights``, modulo 2^32."""
-    sums = op.weight.astype(np.int64).reshape(op.weight.shape[0], -1).sum(1)
-    folded: NDArray[np.int32] = (op.bias.astype(np.int64) - zero_point * sums).astype(np.int32)
-    return folded
+    return all(
+        a <= b for a, b in zip(needed(op, image(source.tensor.shape), image(target.tensor.shape)), there, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,7 @@ class Geometry:
 
 def geometry(op: Convolution, source: Placed, dot: Dot) -> Geometry:
     """How the input is walked."""
-    (_, _, channels), (pitch, pixel, _) = image(source)
+    (_, _, channels), (pitch, pixel, _) = placed_image(source)
     weight = op.weight
     outputs, rows, taps, inner = weight.shape
     dilation, step = op.dilations[1], op.dilations[1] * pixel
@@ -108,18 +103,6 @@ def geometry(op: Convolution, source: Placed, dot: Dot) -> Geometry:
         origin,
         padded,
     )
-
-
-def storage(op: Convolution, g: Geometry, signed: bool) -> int:
-    """The bits that a weight takes in memory: ``weight_bits`` where that stays exact."""
-    bits = stored_bits(op.weight_bits)
-    if bits == 1 and not (np.abs(g.weight) == 1).all():
-        bits = 2
-    if bits == 8:
-        return 8
-    largest = 128 if signed else 255
-    sums = np.abs(g.weight.astype(np.int64)).reshape(len(g.weight), -1).sum(1).max() * largest
-    return bits if sums < 1 << (31 - UNITS[bits]) else 8
 
 
 def packed_weights(g: Geometry, dot: Dot, block: Block, bits: int) -> NDArray[np.int8]:
@@ -154,7 +137,7 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
     source, target = placed[op.inputs[0]], placed[op.output]
     if source.tensor.dtype != ("int8" if isa.signed else "uint8") or not covered(convolution, source, target):
         return None
-    dot = next((d for d in strategies(isa) if d.exact(convolution.weight)), None)
+    dot = strategy(isa, convolution)
     if dot is None:
         return None
     other = placed[op.inputs[1]] if residual is not None else None
@@ -173,17 +156,16 @@ class _Kernel:
     ) -> None:
         self.op, self.dot, self.source, self.target, self.other = op, dot, source, target, other
         self.g = geometry(op, source, dot)
-        self.bits = storage(op, self.g, dot.signed)
-        (self.height, self.width, _), (self.out_pitch, self.out_pixel, _) = image(target)
+        self.bits = stored_bits(op.weight_bits, self.g.weight, dot.largest)
+        (self.height, self.width, _), (self.out_pitch, self.out_pixel, _) = placed_image(target)
         self.each = op.weight.shape[0] // op.groups
         self.vectors = -(-self.each // dot.lanes)
         rows = op.weight.shape[1]
         g = self.g
         self.block = choose(dot, self.width, self.vectors, g.taps, g.stride, g.dilation, rows * g.depth)
         unit = dot.unit(self.bits)
-        self.epilogue = Epilogue(
-            dot, op.requantize, folded_bias(op, source.tensor.zero_point), op.scale, unit, residual
-        )
+        bias = folded_bias(op, source.tensor.zero_point) - dot.constant(op)
+        self.epilogue = Epilogue(dot, op.requantize, bias, op.scale, unit, residual)
         self.weights = packed_weights(g, dot, self.block, self.bits)
         self.vector_size = dot.vector_bytes * self.bits // 8
         self.kernel_vectors = rows * g.depth * g.taps
@@ -254,10 +236,10 @@ class _Kernel:
         target = body.buffers[1] if self.other is None else body.buffers[2]
         first = let_int(group * self.vectors + index * self.block.vectors)
         vectors = [first + v for v in range(count)]
-        accumulators = [[variable("int32", dot.lanes) for _ in range(count)] for _ in range(pixels)]
+        accumulators = [[variable(dot.element, dot.lanes) for _ in range(count)] for _ in range(pixels)]
         for v in range(count):
             start = load(constants[0], vectors[v] * dot.lanes, dot.lanes) if not self.epilogue.unit else None
-            initial = numbers([0] * dot.lanes, "int32") if start is None else let(start)
+            initial = numbers([0] * dot.lanes, "int32") if start is None else let(dot.start(start))
             for p in range(pixels):
                 assign(accumulators[p][v], initial)
         corner = y * g.row_step + x0 * g.pixel_step + g.origin + group * self.op.weight.shape[3]
@@ -276,7 +258,7 @@ class _Kernel:
                 self._step(accumulators, source, at + chunks * dot.chunk * dot.group, weights, where, rest)
         sums = [
             Sum(
-                accumulators[p][v][0],
+                dot.total(accumulators[p][v][0]),
                 vectors[v],
                 p * self.out_pixel + v * dot.lanes,
                 dot.lanes,
@@ -289,7 +271,7 @@ class _Kernel:
         out = y * self.out_pitch + x0 * self.out_pixel + channel + self.target.origin
         other, beside = None, 0
         if self.other is not None:
-            _, (pitch, pixel, _) = image(self.other)
+            _, (pitch, pixel, _) = placed_image(self.other)
             other = body.buffers[1]
             beside = y * pitch + x0 * pixel + channel + self.other.origin
         last = self.each % dot.lanes
@@ -298,7 +280,7 @@ class _Kernel:
         self.epilogue.store(sums, constants, target, out, other, beside)
 
     def _other_pixel(self) -> int:
-        return image(self.other)[1][1] if self.other is not None else 0
+        return placed_image(self.other)[1][1] if self.other is not None else 0
 
     def _step(self, acc: list[list[Any]], source: Any, at: Expr, weights: Any, where: Expr, count: int) -> None:
         """``count`` times ``group`` channels of all pixels and vectors."""
@@ -344,4 +326,4 @@ def span(first: Expr, last: Expr) -> Iterator[Expr]:
         yield index
 
 
-__all__ = ["Geometry", "covered", "emit", "folded_bias", "geometry", "image", "span"]
+__all__ = ["Geometry", "covered", "emit", "geometry", "placed_image", "span"]

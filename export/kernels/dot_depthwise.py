@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from compress.export.kernels.building import Body, function, pointer
 from compress.export.kernels.code import Placed
-from compress.export.kernels.dot import UNITS, ByLane, Dot, Pairwise, pack, stored_bits, strategies
+from compress.export.kernels.convolutions import folded_bias, image, stored_bits
+from compress.export.kernels.dot import ByLane, Interleaved, pack, strategies
 from compress.export.kernels.dot_blocks import columns
-from compress.export.kernels.dot_convolution import covered, folded_bias, image, span
+from compress.export.kernels.dot_convolution import covered, placed_image, span
 from compress.export.kernels.dot_requantize import Epilogue, Sum
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
@@ -29,6 +30,8 @@ from compress.integer.program import Convolution, Op
 
 ROWS = 4
 """Kernel rows in one product."""
+Strategy = Interleaved | ByLane
+"""What there are kernels for: products of four rows, or of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +45,19 @@ class Part:
         before: channels of earlier parts, counted as often as they are done.
     """
 
-    dot: Dot
+    dot: Strategy
     first: int
     count: int
     size: int
     before: int
 
 
-def parts(channels: int, dot: Dot) -> list[Part]:
+def parts(channels: int, dot: Strategy) -> list[Part]:
     """Blocks that cover the channels, widest first; the last one goes back over channels that are done already where
     none is narrow enough. Empty if there are fewer channels than the narrowest has."""
-    vectors = 1 if isinstance(dot, ByLane) else ROWS
-    widths = [dot.lanes] if isinstance(dot, ByLane) else [w for w in (16, 8, 4) if w <= dot.lanes]
+    vectors, widths = 1, [dot.lanes]
+    if isinstance(dot, Interleaved):
+        vectors, widths = ROWS, [w for w in (16, 8, 4) if w <= dot.lanes]
     if channels < widths[-1] * vectors:
         return []
     found: list[Part] = []
@@ -77,35 +81,28 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
     source, target = placed[op.inputs[0]], placed[op.output]
     if source.tensor.dtype != ("int8" if isa.signed else "uint8") or not covered(op, source, target):
         return None
-    dot = next((d for d in strategies(isa) if not isinstance(d, Pairwise)), None)
+    dot = next((d for d in strategies(isa) if isinstance(d, Strategy)), None)
     if dot is None or not parts(op.groups, dot) or op.requantize is None:
         return None
     return _Kernel(op, dot, source, target).emitted(symbol)
 
 
 class _Kernel:
-    def __init__(self, op: Convolution, dot: Dot, source: Placed, target: Placed) -> None:
+    def __init__(self, op: Convolution, dot: Strategy, source: Placed, target: Placed) -> None:
         self.op, self.dot, self.source, self.target = op, dot, source, target
         self.parts = parts(op.groups, dot)
         self.vectors = self.parts[0].size // self.parts[0].dot.lanes
         self.kernel = op.weight.shape[1:3]
         self.groups = -(-self.kernel[0] // ROWS) if self.vectors > 1 else self.kernel[0]
-        self.bits = self._bits()
+        # Rows of zeros fill up groups of rows.
+        missing = self.groups * ROWS - self.kernel[0] if self.vectors > 1 else 0
+        weight = np.pad(op.weight, ((0, 0), (0, missing), (0, 0), (0, 0)))
+        self.bits = stored_bits(op.weight_bits, weight, dot.largest)
         self.bias = folded_bias(op, source.tensor.zero_point)
         # Beside the weights of a group of rows and a column's vectors, as many pixels' sums as stay in registers.
         room = dot.registers - self.vectors * (self.kernel[1] * dot.operands + 2)
         wide = min(max(room // self.vectors, 2), 4)
-        self.pixels = min(4 if self.vectors == 1 else wide, image(target)[0][1])
-
-    def _bits(self) -> int:
-        """Zero rows fill up groups of rows, so one bit isn't enough there."""
-        bits = stored_bits(self.op.weight_bits)
-        if bits == 1 and self.vectors > 1 and self.kernel[0] % ROWS:
-            bits = 2
-        if bits == 1 and not (np.abs(self.op.weight) == 1).all():
-            bits = 2
-        largest = np.abs(self.op.weight.astype(np.int64)).reshape(self.op.groups, -1).sum(1).max() * 255
-        return bits if largest < 1 << (31 - UNITS[bits]) else 8
+        self.pixels = min(4 if self.vectors == 1 else wide, image(target.tensor.shape)[1])
 
     def epilogue(self, part: Part) -> Epilogue:
         unit = part.dot.unit(self.bits)
@@ -138,13 +135,11 @@ class _Kernel:
     def emitted(self, symbol: str) -> Emitted:
         weights = np.concatenate([self.packed(part) for part in self.parts])
         each = [[a.reshape(-1) for a in self.epilogue(part).constants(self.order(part))] for part in self.parts]
-        if any(self.epilogue(part).upper != self.epilogue(self.parts[0]).upper for part in self.parts):
-            raise AssertionError("parts share their shifts")
         constants = [weights, *(np.concatenate(arrays) for arrays in zip(*each, strict=True))]
         names = ("weights", "bias", "multiplier", "rounding", "shift")
         pointers = [pointer("x", self.source), pointer("y", self.target)]
         pointers += [(name, str(c.dtype), c.size) for name, c in zip(names, constants, strict=True)]
-        height = image(self.target)[0][0]
+        height = image(self.target.tensor.shape)[0]
         with function(symbol, pointers, height if height > 1 else None) as body:
             rows = (0, height) if body.first is None else (body.first, body.last)
             for part in self.parts:
@@ -153,7 +148,7 @@ class _Kernel:
         return Emitted(body.done, tuple(constants))
 
     def _row(self, body: Body, part: Part, block: Expr, y: Expr) -> None:
-        width = image(self.target)[0][1]
+        width = image(self.target.tensor.shape)[1]
         full, rest = divmod(width, self.pixels)
         with span(0, full) as x:
             self._block(body, part, block, y, x * self.pixels, self.pixels)
@@ -163,8 +158,8 @@ class _Kernel:
     def _block(self, body: Body, part: Part, block: Expr, y: Expr, x0: Expr, pixels: int) -> None:
         op, dot = self.op, part.dot
         source, target, weights, *constants = body.buffers
-        _, (pitch, pixel, _) = image(self.source)
-        _, (out_pitch, out_pixel, _) = image(self.target)
+        _, (pitch, pixel, _) = placed_image(self.source)
+        _, (out_pitch, out_pixel, _) = placed_image(self.target)
         # Earlier parts are whole vectors of this width too.
         first = block * self.vectors + part.before // dot.lanes
         vectors = [first + q for q in range(self.vectors)]
@@ -206,10 +201,10 @@ class _Kernel:
         out = y * out_pitch + x0 * out_pixel + (channel + self.target.origin)
         self.epilogue(part).store(sums, constants, target, out, None, 0)
 
-    def _column(self, dot: Dot, source: Any, at: Expr, group: int, pitch: int) -> list[Expr]:
+    def _column(self, dot: Strategy, source: Any, at: Expr, group: int, pitch: int) -> list[Expr]:
         """The operands of one input column, a vector each."""
         step = self.op.dilations[0] * pitch
-        if self.vectors == 1:
+        if not isinstance(dot, Interleaved):
             return [let(cast(load(source, at + group * step, dot.lanes), "int16"))]
         rows = range(group * ROWS, min((group + 1) * ROWS, self.kernel[0]))
         loaded = [let(load(source, at + row * step, dot.vector_bytes)) for row in rows]
@@ -217,7 +212,7 @@ class _Kernel:
         return [dot.operand(value) for value in interleaved(loaded, dot)]
 
 
-def interleaved(rows: list[Expr], dot: Dot) -> list[Expr]:
+def interleaved(rows: list[Expr], dot: Interleaved) -> list[Expr]:
     """Four vectors of bytes as four of ``rows[0][c], rows[1][c], rows[2][c], rows[3][c]`` for each channel c."""
     count = dot.vector_bytes
     byte = "int8" if dot.signed else "uint8"

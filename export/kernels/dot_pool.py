@@ -10,7 +10,7 @@ import numpy as np
 from compress.export.kernels.building import function, pointer
 from compress.export.kernels.code import Placed
 from compress.export.kernels.dot import Dot, strategies
-from compress.export.kernels.dot_convolution import image, span
+from compress.export.kernels.dot_convolution import placed_image, span
 from compress.export.kernels.dot_requantize import Epilogue, Sum
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
@@ -43,8 +43,8 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
 def _emitted(op: Pool, dot: Dot, source: Placed, target: Placed, count: int, symbol: str) -> Emitted:
     """``count`` vectors of ``dot.lanes`` channels at a time."""
     assert op.requantize is not None
-    (height, width, channels), (out_pitch, out_pixel, _) = image(target)
-    _, (pitch, pixel, _) = image(source)
+    (height, width, channels), (out_pitch, out_pixel, _) = placed_image(target)
+    _, (pitch, pixel, _) = placed_image(source)
     lanes = dot.lanes
     bias = np.full(channels, -source.tensor.zero_point * op.kernel[0] * op.kernel[1], np.int32)
     epilogue = Epilogue(dot, op.requantize, bias)

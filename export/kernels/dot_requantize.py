@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from compress.export.kernels.dot import Dot
 from compress.export.kernels.vectors import (
     Expr,
-    bounded,
     cast,
+    clamp,
     intrinsic,
     let,
     load,
@@ -227,7 +227,7 @@ class Epilogue:
             value = self._words(products, 1) >> shifts[0]
         else:
             low, high = (splat(_int64(bound - zero), len(self.pieces()[0])) for bound in (to.low, to.high))
-            products = [bounded(p >> s, low, high) for p, s in zip(products, shifts, strict=True)]
+            products = [clamp(p >> s, low, high) for p, s in zip(products, shifts, strict=True)]
             value = self._words(products, 0)
         return value + numbers([zero] * lanes, "int32") if zero else value
 
@@ -246,7 +246,7 @@ class Epilogue:
         lanes, to, add = self.dot.lanes, self.requantize, self.residual.add
         low, high = (-128, 127) if self.dot.signed else (0, 255)
         own, its, constant, shift = (splat(load(numbers_of_addition, i, 1), lanes) for i in range(4))
-        value = bounded(value, numbers([to.low] * lanes, "int32"), numbers([to.high] * lanes, "int32"))
+        value = clamp(value, numbers([to.low] * lanes, "int32"), numbers([to.high] * lanes, "int32"))
         total = (value * own + (cast(load(other, at, lanes), "int32") * its + constant)) >> shift
         return total if self.residual.constant(low, high)[1] else total + numbers([add.zero_point] * lanes, "int32")
 
@@ -261,7 +261,7 @@ class Epilogue:
             for size in powers(count):
                 lane = start + done
                 whole = size == 4 * lanes
-                put(out, base + (offset + done), packed if whole else one_or_more(packed, lane, size), size)
+                put(out, packed if whole else part(packed, lane, size), base + (offset + done), size)
                 done += size
             start += -(-count // lanes) * lanes
 
@@ -312,13 +312,8 @@ class Epilogue:
         value = let(cast(self._whole(one.value, bias), "float32") * scale)
         done = 0
         for size in powers(one.valid):
-            put(out, base + (one.offset + done), one_or_more(value, done, size) if size < lanes else value, size)
+            put(out, part(value, done, size) if size < lanes else value, base + (one.offset + done), size)
             done += size
-
-
-def one_or_more(value: Expr, first: int, lanes: int) -> Expr:
-    """Some lanes of a vector; a scalar for one."""
-    return part(value, first, lanes)
 
 
 def runs(sums: Sequence[Sum], lanes: int) -> list[tuple[int, int]]:

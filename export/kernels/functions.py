@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from compress.export.kernels.building import constant, has_float, registers, store
 from compress.export.kernels.isa import Isa
 
 MAGIC = 0x4B400000
@@ -53,15 +54,11 @@ ERFC = (
 
 def f32(value: float) -> Any:
     """A float32 constant."""
-    from compress.export.kernels.building import constant
-
     return constant(value, "float32")
 
 
 def polynomial(x: Any, coefficients: Sequence[float], kind: str = "float32") -> Any:
     """Horner's scheme."""
-    from compress.export.kernels.building import constant
-
     total = constant(coefficients[0], kind)
     for c in coefficients[1:]:
         total = total * x + constant(c, kind)
@@ -70,8 +67,6 @@ def polynomial(x: Any, coefficients: Sequence[float], kind: str = "float32") -> 
 
 def named(value: Any) -> Any:
     """The value once computed, instead of its expression at every use."""
-    from compress.export.kernels.building import registers, store
-
     kind = str(value.ty) if hasattr(value, "ty") else str(value.dtype)
     held = registers(1, kind)
     store(held, value, 0)
@@ -190,8 +185,6 @@ def sqrt(x: Any, isa: Isa) -> Any:
     """The square root, by instruction or by Newton's method on its inverse, to one unit in the last place."""
     from tvm.tirx.script import builder as T
 
-    from compress.export.kernels.building import has_float
-
     if has_float(isa):
         return T.sqrt(x)
     x = named(x)
@@ -210,8 +203,6 @@ def sqrt(x: Any, isa: Isa) -> Any:
 def power(a: Any, b: Any) -> Any:
     """``a^b = 2^(b log2 |a|)`` in float64, with the sign that an odd integer exponent asks for."""
     from tvm.tirx.script import builder as T
-
-    from compress.export.kernels.building import constant
 
     def wide(value: float) -> Any:
         return constant(value, "float64")

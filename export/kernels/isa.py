@@ -49,6 +49,7 @@ class Isa:
 
 
 X86_VNNI = Isa("x86", "x86_64-linux-gnu", "cascadelake", (), "vnni512", signed=False)
+X86_AVX_VNNI = Isa("x86", "x86_64-linux-gnu", "alderlake", (), "vnni256", signed=False)
 X86_AVX2 = Isa("x86", "x86_64-linux-gnu", "haswell", (), "avx2", signed=False)
 CORTEX_A72 = Isa("aarch64", "aarch64-linux-gnu", "cortex-a72", (), "neon", signed=True)
 CORTEX_A76 = Isa("aarch64", "aarch64-linux-gnu", "cortex-a76", ("+dotprod",), "sdot", signed=True)

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compress.export.kernels.building import constant
+from compress.export.kernels.vectors import load, typed
+
 
 @dataclass(frozen=True, slots=True)
 class Packing:
@@ -99,9 +102,7 @@ class Packing:
         """The words at an offset, int32 of ``width`` lanes; for fewer than 8 bits."""
         from tvm.tirx.script import builder as T
 
-        from compress.export.kernels.building import constant, load, vector
-
-        wide = vector("int32", self.width)
+        wide = typed("int32", self.width)
         if self.word == 3:
             parts = [T.cast(load(packed, offset + k * self.width, self.width), wide) for k in range(3)]
             low = parts[0] | (parts[1] << constant(8, "int32", self.width))
@@ -113,8 +114,6 @@ class Packing:
 
         One-bit weights come out as masks: all ones for +1, zero for -1.
         """
-        from compress.export.kernels.building import constant
-
         number = unit * self.vectors + index
         up = 32 - self.bits * (number + 1)
         raised = words << constant(up, "int32", self.width) if up else words

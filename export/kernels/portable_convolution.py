@@ -17,23 +17,19 @@ from numpy.typing import NDArray
 from compress.export.kernels.axes import Axis, axes_of
 from compress.export.kernels.building import (
     Rescaling,
-    clamp,
     constant,
     function,
     fused,
     lanes,
-    load,
     pointer,
-    put,
     registers,
     requantized,
-    splat,
-    vector,
 )
 from compress.export.kernels.code import Placed
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.packing import Packing
+from compress.export.kernels.vectors import clamp, load, put, splat, typed
 from compress.integer.program import Convolution, FloatConvolution, Op
 
 REGISTERS: Mapping[int, tuple[int, int, int]] = {16: (32, 12, 4), 8: (16, 8, 3), 4: (32, 8, 4), 1: (16, 4, 4)}
@@ -240,7 +236,7 @@ class _Writer:
         if self.plan.floating:
             return value
         zero = self.plan.x.tensor.zero_point
-        wide = T.cast(value, vector("int32", width))
+        wide = T.cast(value, typed("int32", width))
         return wide - constant(zero, "int32", width) if zero else wide
 
     def _weights(self, words: Any, weights: Any, unit: int, index: int) -> Any:
@@ -251,7 +247,7 @@ class _Writer:
         if packing.bits < 8:
             return packing.unpack(load(words, 0, width), unit, index)
         found = load(self.weight, weights + index * width, width)
-        return found if self.plan.floating else T.cast(found, vector("int32", width))
+        return found if self.plan.floating else T.cast(found, typed("int32", width))
 
     def _sum(self, total: Any, value: Any, weight: Any) -> Any:
         """``total + value * weight``."""
@@ -266,7 +262,7 @@ class _Writer:
             negative = weight ^ constant(-1, "int32", packing.width)
             return total + ((value ^ negative) - negative)
         if packing.width > 1 and not self.plan.floating:
-            half, wide = vector("int16", packing.width), vector("int32", packing.width)
+            half, wide = typed("int16", packing.width), typed("int32", packing.width)
             return total + T.cast(T.cast(value, half), wide) * T.cast(T.cast(weight, half), wide)
         return total + value * weight
 
@@ -339,7 +335,7 @@ class _Writer:
         if op.requantize is not None and self.factors is not None:
             high_word = self.factors.high
             return requantized(value, tables, op.requantize, high_word, self.plan.y.tensor.dtype, width)
-        return T.cast(value, vector("float32", width)) * tables[0]
+        return T.cast(value, typed("float32", width)) * tables[0]
 
 
 def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:

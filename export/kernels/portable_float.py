@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from compress.export.kernels import functions as f
-from compress.export.kernels.building import at, constant, each, fused, pointer, registers, splat, store
+from compress.export.kernels.building import at, constant, each, fused, pointer, registers, store
 from compress.export.kernels.code import Placed
 from compress.export.kernels.emitted import Emitted, Emitter, Kernels, table
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.portable_integer import elementwise, product
+from compress.export.kernels.vectors import splat
 from compress.integer.program import FloatElementwise, FloatMatMul, FloatSoftmax, Op
 
 

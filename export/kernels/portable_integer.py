@@ -12,25 +12,22 @@ from compress.export.kernels.building import (
     Body,
     Rescaling,
     at,
-    clamp,
     constant,
     dot,
     each,
     function,
     lanes,
-    load,
     pointer,
-    put,
     registers,
     requantized,
     store,
-    vector,
 )
 from compress.export.kernels.code import Placed
 from compress.export.kernels.emitted import Emitted, Emitter, Kernels, table
 from compress.export.kernels.functions import is_nan, nearest
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.spans import broadcast, merged, rows_of, span, widths
+from compress.export.kernels.vectors import clamp, load, put, splat, typed
 from compress.integer.program import Add, Dequantize, MatMul, Multiply, Op, Quantize, Softmax
 
 
@@ -238,8 +235,6 @@ def product(
 def _matmul(op: MatMul, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
     from tvm.tirx.script import builder as T
 
-    from compress.export.kernels.building import splat
-
     sources, target = [placed[name] for name in op.inputs], placed[op.output]
     za, zb = (place.tensor.zero_point for place in sources)
     factors = Rescaling.of(op.requantize) if op.requantize is not None else None
@@ -247,13 +242,13 @@ def _matmul(op: MatMul, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> 
     def term(acc: Any, x: Any, w: Any, width: int) -> Any:
         if acc is None:
             return T.cast(x, "int32") - za
-        weights = T.cast(w, vector("int32", width)) - constant(zb, "int32", width)
+        weights = T.cast(w, typed("int32", width)) - constant(zb, "int32", width)
         return acc + splat(x, width) * weights
 
     def finish(acc: Any, width: int) -> Any:
         if op.requantize is None or factors is None:
             scale = constant(float(np.float32(op.scale or 1.0)), "float32", width)
-            return T.cast(acc, vector("float32", width)) * scale
+            return T.cast(acc, typed("float32", width)) * scale
         return requantized(acc, factors.numbers(width), op.requantize, factors.high, target.tensor.dtype, width)
 
     return product(symbol, sources, target, isa, "int32", term, finish)

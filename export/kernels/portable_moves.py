@@ -8,18 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from compress.export.kernels.building import at, dot, each, function, loops, pointer, store, unravelled
+from compress.export.kernels.building import at, constant, dot, each, function, loops, pointer, store, unravelled
 from compress.export.kernels.code import Placed
-from compress.export.kernels.emitted import Emitted, flat
+from compress.export.kernels.emitted import Emitted, Emitter, Kernels, flat, table
 from compress.export.kernels.isa import Isa
 from compress.integer.program import Concatenate, Constant, Copy, Lookup, Op, View
-
-
-def number(value: Any, dtype: str) -> Any:
-    """A constant of the type."""
-    from tvm import tirx
-
-    return tirx.const(float(value) if dtype.startswith("float") else int(value), dtype)
 
 
 def fill_halo(place: Placed, symbol: str) -> Emitted:
@@ -37,7 +30,7 @@ def fill_halo(place: Placed, symbol: str) -> Emitted:
     rows, columns, _ = place.tensor.shape
     with function(symbol, [pointer("y", place)]) as body:
         (y,) = body.buffers
-        value = number(place.tensor.zero_point, place.tensor.dtype)
+        value = constant(place.tensor.zero_point, place.tensor.dtype)
 
         def fill(start: Any, count: int) -> None:
             with T.serial(count) as i:
@@ -87,12 +80,12 @@ def flat_offset(place: Placed, position: Any, index: list[Any], shape: tuple[int
     return at(place, *unravelled(position, place.tensor.shape))
 
 
-def view(op: View, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
+def _view(op: View, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
     """A view whose memory can't be shared."""
     return move(placed[op.inputs[0]], placed[op.output], symbol)
 
 
-def copy(op: Copy, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
+def _copy(op: Copy, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
     """A copy by strides; tensors in a layout of their own are read by their dense position."""
     from tvm.tirx.script import builder as T
 
@@ -111,7 +104,7 @@ def copy(op: Copy, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitt
         return Emitted(body.done)
     with function(symbol, parameters) as body:
         x, y = body.buffers
-        value = number(op.fill, target.tensor.dtype)
+        value = constant(op.fill, target.tensor.dtype)
         with loops(target.tensor.shape) as index:
             store(y, value, at(target, *index))
         with loops(op.extents) as index:
@@ -119,7 +112,7 @@ def copy(op: Copy, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitt
     return Emitted(body.done)
 
 
-def concatenate(op: Concatenate, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
+def _concatenate(op: Concatenate, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
     """One input behind the other."""
     sources, target = [placed[name] for name in op.inputs], placed[op.output]
     parameters = [pointer(f"x{i}", source) for i, source in enumerate(sources)]
@@ -135,14 +128,14 @@ def concatenate(op: Concatenate, placed: Mapping[str, Placed], isa: Isa, symbol:
     return Emitted(body.done)
 
 
-def lookup(op: Lookup, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
+def _lookup(op: Lookup, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
     """A table of 256 values."""
     from tvm.tirx.script import builder as T
 
     source, target = placed[op.inputs[0]], placed[op.output]
     lowest = -128 if source.tensor.dtype == "int8" else 0
-    table = ("table", target.tensor.dtype, 256)
-    parameters = [pointer("x", source), pointer("y", target), table]
+    numbers = ("table", target.tensor.dtype, 256)
+    parameters = [pointer("x", source), pointer("y", target), numbers]
     with each(symbol, parameters, source.tensor.shape) as (body, index):
         x, y, values = body.buffers
         place = T.cast(x[at(source, *index)], "int32") - lowest
@@ -150,7 +143,7 @@ def lookup(op: Lookup, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> E
     return Emitted(body.done, (np.ascontiguousarray(op.table, target.tensor.dtype),), in_place=(0,))
 
 
-def constant(op: Constant, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
+def _constant(op: Constant, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted:
     """The network's own numbers, written where a tensor is."""
     target = placed[op.output]
     held = np.ascontiguousarray(op.value, target.tensor.dtype).reshape(-1)
@@ -162,21 +155,16 @@ def constant(op: Constant, placed: Mapping[str, Placed], isa: Isa, symbol: str) 
     return Emitted(body.done, (held,))
 
 
-def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
-    """The kernel, if the operator only moves numbers."""
-    match op:
-        case View():
-            return view(op, placed, isa, symbol)
-        case Copy():
-            return copy(op, placed, isa, symbol)
-        case Concatenate():
-            return concatenate(op, placed, isa, symbol)
-        case Lookup():
-            return lookup(op, placed, isa, symbol)
-        case Constant():
-            return constant(op, placed, isa, symbol)
-        case _:
-            return None
+KERNELS: Mapping[type[Op], Kernels] = {
+    View: _view,
+    Copy: _copy,
+    Concatenate: _concatenate,
+    Lookup: _lookup,
+    Constant: _constant,
+}
+
+emit: Emitter = table(KERNELS)
+"""The kernel, if the operator only moves numbers."""
 
 
-__all__ = ["emit", "fill_halo", "flat_offset", "move", "number"]
+__all__ = ["emit", "fill_halo", "flat_offset", "move"]

@@ -17,20 +17,17 @@ from compress.export.kernels.building import (
     each,
     function,
     lanes,
-    load,
     loops,
     pointer,
-    put,
     registers,
     requantized,
-    splat,
     store,
-    vector,
 )
 from compress.export.kernels.code import Placed
 from compress.export.kernels.emitted import Emitted, Emitter, Kernels, table
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.spans import span, widths
+from compress.export.kernels.vectors import load, put, splat, typed
 from compress.integer.program import LIMITS, FloatPool, FloatReduce, Op, Pool, Resize
 
 
@@ -82,7 +79,7 @@ def _pool(op: Pool | FloatPool, placed: Mapping[str, Placed], isa: Isa, symbol: 
                             elif kind == "float32":
                                 put(acc, held + value, place, lane)
                             else:
-                                number = T.cast(value, vector("int32", lane))
+                                number = T.cast(value, typed("int32", lane))
                                 put(acc, held + (number - constant(x.tensor.zero_point, "int32", lane)), place, lane)
                     for place in range(0, wide, lane):
                         held = load(acc, place, lane)
@@ -209,10 +206,10 @@ def _along(
     divisor: int,
 ) -> None:
     """Reduces the last axis (and those of ``inner``) in lanes, and the lanes at the end."""
-    total = registers(1, "float32")
-    put(total, constant(start, "float32"), 0, 1)
     from tvm.tirx.script import builder as T
 
+    total = registers(1, "float32")
+    put(total, constant(start, "float32"), 0, 1)
     with loops(inner) as step:
         base = dot(x.strides[:-1], _sum(index, step)[:-1], x.origin)
         for first, wide, repeats in widths(x.tensor.shape[-1], width):

@@ -23,7 +23,7 @@ def load(buffer: Any, offset: Expr, lanes: int) -> Expr:
     return buffer[offset] if lanes == 1 else buffer[T.ramp(offset, 1, lanes)]
 
 
-def put(buffer: Any, offset: Expr, value: Expr, lanes: int) -> None:
+def put(buffer: Any, value: Expr, offset: Expr, lanes: int) -> None:
     """``buffer[offset : offset + lanes] = value``."""
     from tvm.tirx.script import builder as T
 
@@ -72,26 +72,30 @@ def shuffle(values: Sequence[Expr], indices: Sequence[int]) -> Expr:
 
 
 def part(value: Expr, first: int, lanes: int) -> Expr:
-    """Some lanes that follow each other."""
+    """Some lanes that follow each other; a scalar for one."""
     return shuffle([value], range(first, first + lanes))
 
 
 def numbers(values: Sequence[int], dtype: str) -> Expr:
     """A constant vector."""
     from tvm import tirx
-    from tvm.tirx.script import builder as T
 
     if len(set(values)) == 1:
         one = tirx.const(values[0], dtype)
-        return T.broadcast(one, len(values)) if len(values) > 1 else one
+        return splat(one, len(values))
     return tirx.Shuffle([tirx.const(value, dtype) for value in values], list(range(len(values))))
+
+
+def repeated(byte: int, count: int) -> int:
+    """A signed integer of ``count`` bytes that are all ``byte``."""
+    return int.from_bytes(bytes([byte]) * count, "little", signed=True)
 
 
 def splat(value: Expr, lanes: int) -> Expr:
     """One number in every lane."""
     from tvm.tirx.script import builder as T
 
-    return T.broadcast(value, lanes)
+    return value if lanes == 1 else T.broadcast(value, lanes)
 
 
 def intrinsic(dtype: str, name: str, *arguments: Expr) -> Expr:
@@ -101,8 +105,8 @@ def intrinsic(dtype: str, name: str, *arguments: Expr) -> Expr:
     return T.call_llvm_pure_intrin(dtype, name, *arguments)
 
 
-def bounded(value: Expr, low: Expr, high: Expr) -> Expr:
-    """``min(max(value, low), high)``, lane by lane."""
+def clamp(value: Expr, low: Expr, high: Expr) -> Expr:
+    """``min(max(value, low), high)``, lane by lane; all of one type."""
     from tvm.tirx.script import builder as T
 
     return T.min(T.max(value, low), high)
@@ -111,14 +115,15 @@ def bounded(value: Expr, low: Expr, high: Expr) -> Expr:
 __all__ = [
     "Expr",
     "assign",
-    "bounded",
     "cast",
+    "clamp",
     "intrinsic",
     "let",
     "load",
     "numbers",
     "part",
     "put",
+    "repeated",
     "shuffle",
     "splat",
     "typed",

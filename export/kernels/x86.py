@@ -6,6 +6,7 @@
 vnni512     ``vpdpbusd`` zmm    16 output channels                                    0.024
 vnni256     ``vpdpbusd`` ymm    8; 16 registers are enough, as AVX-VNNI has them      0.060
 avx2        2 ``vpmaddwd``      8; even and odd bytes as 16-bit pairs                 0.20
+avx2        ``vpsadbw``         4, of 8 channels; weights of one bit                  0.095
 ==========  ==================  ====================================================  =====================
 
 The last column counts the innermost loop of a 3x3 convolution from 64 channels to 64, loads included.

@@ -11,6 +11,7 @@ from scipy.special import erf
 
 from compress.export.kernels import building as b
 from compress.export.kernels import functions as f
+from compress.export.kernels import vectors as v
 from compress.export.kernels.compiling import object_file
 from compress.export.kernels.isa import RV32_BARE, X86_AVX2
 from compress.export.kernels.packing import Packing
@@ -49,8 +50,8 @@ def test_rescaling_equals_its_definition_for_every_shift(tmp_path, width):
         tables = [("acc", "int32", count), *how.parameters, ("y", kind, count)]
         with b.function("rescale", tables) as body, T.serial(count // width) as i:
             x, *factors, y = body.buffers
-            parts = [b.load(table, i * width, width) for table in factors]
-            b.put(y, b.rescaled(b.load(x, i * width, width), *parts, high, width), i * width, width)
+            parts = [v.load(table, i * width, width) for table in factors]
+            v.put(y, b.rescaled(v.load(x, i * width, width), *parts, high, width), i * width, width)
         folder = tmp_path / str(high)
         folder.mkdir()
         got = np.zeros(count, kind)

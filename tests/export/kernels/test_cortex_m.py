@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from compress.export.kernels import backends, cortex_m, isa
+from compress.export.kernels.cortex_m_convolution import by_differences
 from compress.export.kernels.isa import Isa
 from compress.integer import program as p
 from compress.integer import reference
@@ -97,3 +98,24 @@ def test_images_whose_sizes_take_more_than_sixteen_bits() -> None:
     codes = [cortex_m.code(program, isa.CORTEX_M4, f"case{i}_") for i, (program, _) in enumerate(signed)]
     for (program, inputs), outcome in zip(signed, run_all(codes, isa.CORTEX_M4, [x for _, x in signed]), strict=True):
         np.testing.assert_array_equal(outcome.outputs["y"], reference.run(program, inputs)["y"])
+
+
+def test_one_bit_weights_are_added_and_subtracted() -> None:
+    g = np.random.default_rng(1)
+    forms = (
+        {"image": (6, 7, 16), "outputs": 8, "zero": 0},
+        {"image": (5, 8, 8), "outputs": 5, "zero": 255, "strides": (2, 2)},
+        {"image": (7, 6, 3), "outputs": 6, "zero": 131, "strides": (1, 2)},
+        {"image": (4, 6, 13), "outputs": 4, "kernel": (2, 2), "padding": (1, 2, 0, 1)},
+        {"image": (9, 5, 24), "outputs": 3, "padding": (2, 1, 2, 1), "dilations": (2, 1)},
+        {"image": (3, 5, 40), "outputs": 2, "kernel": (1, 1), "padding": (0, 0, 0, 0), "ends": (7, 90)},
+        {"image": (1, 1, 64), "outputs": 10, "kernel": (1, 1), "padding": (0, 0, 0, 0), "out_zero": 200},
+    )
+    found = [convolution(g, bits=1, **form) for form in forms] + [convolution(g, bits=2, **forms[0])]
+    signed = [(with_signedness(program, True), {"x": (inputs["x"] ^ 0x80).view(np.int8)}) for program, inputs in found]
+    assert [by_differences(program.ops[0]) for program, _ in signed] == [True] * len(forms) + [False]
+    codes = [cortex_m.code(program, isa.CORTEX_M4, f"case{i}_") for i, (program, _) in enumerate(signed)]
+    outcomes = run_all(codes, isa.CORTEX_M4, [x for _, x in signed])
+    for (program, inputs), outcome in zip(signed, outcomes, strict=True):
+        np.testing.assert_array_equal(outcome.outputs["y"], reference.run(program, inputs)["y"])
+    assert outcomes[0].instructions < 0.75 * outcomes[-1].instructions

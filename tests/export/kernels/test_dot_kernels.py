@@ -13,18 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compress.export.kernels import aarch64, backends, x86
+from compress.export.kernels import aarch64, x86
 from compress.export.kernels.code import Code
 from compress.export.kernels.compiling import assembly, object_file
-from compress.export.kernels.dot import pack, strategies
+from compress.export.kernels.dot import Differences, pack, strategies
 from compress.export.kernels.dot_blocks import choose, registers
 from compress.export.kernels.fusion import ConvolutionAdd, fuse
-from compress.export.kernels.isa import CORTEX_A72, CORTEX_A76, X86_AVX2, X86_VNNI, Isa
+from compress.export.kernels.isa import CORTEX_A72, CORTEX_A76, X86_AVX2, X86_AVX_VNNI, X86_VNNI, Isa
 from compress.integer import program as p
 from compress.integer import reference
 from tests.export.kernels import crossed
 from tests.export.kernels.hosted import call_all, kernels
 from tests.export.kernels.roster import CASES, case, numbers, requantize, weights
+from tests.export.kernels.roster import convolution as roster_convolution
 
 X86_VNNI_256 = replace(X86_VNNI, dot="vnni256")
 FLAGS = {"vnni512": "avx512_vnni", "vnni256": "avx512_vnni", "avx2": "avx2"}
@@ -182,6 +183,26 @@ def test_a_network_of_every_width(isa, tmp_path, monkeypatch):
     assert sizes[3] <= sizes[2]
 
 
+def test_avx2_adds_and_subtracts_with_one_bit_weights(tmp_path, monkeypatch):
+    forms = {
+        "padded": {"image": (6, 7, 16), "outputs": 8, "zero": 255},
+        "grouped": {"image": (5, 9, 16), "outputs": 12, "groups": 2, "strides": (2, 1)},
+        "dilated": {"image": (9, 5, 24), "outputs": 5, "padding": (2, 2, 2, 2), "dilations": (2, 2), "zero": 0},
+        "pointwise": {"image": (3, 5, 40), "outputs": 17, "kernel": (1, 1), "padding": (0, 0, 0, 0), "ends": (7, 90)},
+        "linear": {"image": (1, 1, 64), "outputs": 10, "kernel": (1, 1), "padding": (0, 0, 0, 0), "dequantized": True},
+        "wraps": {"image": (5, 6, 8), "outputs": 12, "bias": 2**31 - 1, "shift": 48},
+        "unfilled": {"image": (5, 6, 12), "outputs": 8},
+    }
+    g = np.random.default_rng(2)
+    programs = {name: roster_convolution(g, bits=1, **form) for name, form in forms.items()}
+    codes = check(programs, X86_AVX2, tmp_path, monkeypatch)
+    products = {
+        name: [product for product in ("vpsadbw", "vpmaddwd") if product in assembly(kernels(code), X86_AVX2)]
+        for name, code in zip(programs, codes, strict=True)
+    }
+    assert products == {name: ["vpsadbw"] for name in forms} | {"unfilled": ["vpmaddwd"]}
+
+
 @pytest.mark.parametrize("bits", [8, 4, 2, 1])
 @pytest.mark.parametrize("size", [64, 32, 16, 8])
 def test_packing_keeps_every_weight(bits, size):
@@ -237,7 +258,7 @@ def test_the_inner_loop_keeps_its_sums_in_registers(isa):
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.dot)
 def test_blocks_fit_into_the_registers(isa):
-    for dot in strategies(isa):
+    for dot in (*strategies(isa), *((Differences(4, 1, 16, False, False),) if isa.dot == "avx2" else ())):
         for width in (1, 7, 8, 14, 32, 112):
             for vectors in (1, 2, 3, 6, 80):
                 for kernel, stride, dilation in ((1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)):
@@ -249,8 +270,8 @@ def test_blocks_fit_into_the_registers(isa):
 
 
 def test_avx_vnni_does_without_avx_512():
-    program, _ = network(backends.X86_AVX_VNNI, 4)
-    code = x86.assemble(program, backends.X86_AVX_VNNI)
-    text = assembly(kernels(code), backends.X86_AVX_VNNI)
+    program, _ = network(X86_AVX_VNNI, 4)
+    code = x86.assemble(program, X86_AVX_VNNI)
+    text = assembly(kernels(code), X86_AVX_VNNI)
     assert "vpdpbusd" in text
     assert not re.search(r"%zmm|[xy]mm(1[6-9]|2\d|3[01])\b|\{%k", text)
