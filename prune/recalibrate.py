@@ -12,7 +12,8 @@ def as_in_training(data: Data, inputs: Tensor, generator: torch.Generator) -> Te
     """As many training inputs as ``inputs`` has, changed at random by ``data.augment``; without one, ``inputs``.
 
     A network's statistics are of what it was trained on. The black borders that a random crop leaves change them so
-    much that those of unchanged images cost ResNet-20 on CIFAR-10 3 points with nothing removed.
+    much that those of unchanged images cost ResNet-20 on CIFAR-10 3 points with nothing removed: at once where they
+    are estimated anew, and where what the network computes is kept, as soon as training goes on.
 
     Args:
         data: of the network's training.
@@ -21,7 +22,7 @@ def as_in_training(data: Data, inputs: Tensor, generator: torch.Generator) -> Te
     """
     if data.augment is None or not len(inputs):
         return inputs
-    changed, _ = next(iter(data.train.batches(len(inputs), generator, augment=data.augment)))
+    changed, _ = next(iter(data.train.batches(len(inputs), generator, str(inputs.device), data.augment)))
     return changed
 
 

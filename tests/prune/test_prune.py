@@ -98,9 +98,11 @@ def test_the_plan_says_how_many_channels_each_layer_has(method, factory):
 
 
 @roster
-def test_it_is_as_small_as_asked_or_smaller(method, factory):
+def test_it_is_as_small_as_asked_and_where_more_than_two_percent_smaller_the_report_says_why(method, factory):
     report = pruned(method, factory)[2].report
-    assert report.after.macs <= 0.7 * report.before.macs
+    share = report.after.macs / report.before.macs
+    assert share <= 0.7
+    assert share >= 0.98 * 0.7 or any(note.what == "MACs" for note in report.notes)
 
 
 @roster
