@@ -30,7 +30,7 @@ def subject(name: str, images: int = IMAGES) -> pruners.Subject:
     from torch import nn
 
     from compress import models
-    from compress.data import Data, FolderSplit
+    from compress.data import Data, FolderSplit, from_python
 
     home = common.data_dir() or Path()
     loaded = models.load(name, weights=str(home / "weights" / NETWORKS[name]))
@@ -48,7 +48,7 @@ def subject(name: str, images: int = IMAGES) -> pruners.Subject:
     model = loaded.model
     if any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
         model = pruners.with_statistics(model, chosen)
-    return pruners.Subject(name, model, chosen, data)
+    return pruners.Subject(name, model, from_python(chosen, divisible=False), data)
 
 
 def measure() -> list[common.Row]:
@@ -75,7 +75,7 @@ def section(document: Mapping[str, Any]) -> str:
         "SqueezeNet has no batch norm, so there are no statistics to estimate. MobileNetV2's published weights have "
         "theirs folded into the convolutions (mean 0, variance 1), which would make new statistics wrong; "
         "so for all pruners alike the network first gets batch norms that hold its statistics on the calibration "
-        "images and compute the same.\n\n"
+        "images and compute the same. New statistics are then estimated on the same images, unchanged.\n\n"
         "Latency is that of one image in ONNX Runtime, all files of a network in turns "
         f"({pruners.ROUNDS} rounds), the median. These layers are wide enough to fill SIMD registers, but a count that "
         "isn't a multiple of the register's width takes the general kernel, also in a depthwise convolution, and "

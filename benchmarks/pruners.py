@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,22 @@ class Subject:
     Attributes:
         name: of the network.
         model: the float network.
-        images: calibration images (N, C, H, W), normalized.
+        calibration: the images to prune with, without labels, and how the network's training changed them.
         data: what accuracy is measured on.
         fixed: module paths whose output channels the peer has to leave, as its result doesn't run otherwise.
     """
 
     name: str
     model: Any
-    images: Any
+    calibration: Any
     data: Any
     fixed: tuple[str, ...] = ()
+
+    @cached_property
+    def images(self) -> Any:
+        """The calibration images (N, C, H, W), normalized, as they are."""
+        images, _ = next(iter(self.calibration.train.batches(self.calibration.train.n)))
+        return images
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def ours(method: str, target: str | None = None) -> Callable[[Subject, float], A
         from compress.prune import prune
 
         return prune(
-            subject.model, subject.images[:2], macs=share, method=method, target=target, data=subject.images
+            subject.model, subject.images[:2], macs=share, method=method, target=target, data=subject.calibration
         ).model
 
     return prune
@@ -87,15 +94,14 @@ def ours_sharing(shared: dict[Any, Any], target: str | None = None) -> Callable[
     def prune(subject: Subject, share: float) -> Any:
         import torch
 
-        from compress import data, targets
+        from compress import targets
         from compress.prune import roster
         from compress.prune.goal import Goal
         from compress.types import Budget, Context, State
 
         device = targets.load("cpu")
         aimed = device if target == device.name else replace(device, channel_multiple=1)
-        calibration = data.from_python(subject.images, divisible=False)
-        context = Context(aimed, Budget(), calibration, torch.Generator().manual_seed(0), shared=shared)
+        context = Context(aimed, Budget(), subject.calibration, torch.Generator().manual_seed(0), shared=shared)
         return roster.METHODS[roster.DEFAULT](Goal(share))(State(subject.model), context).model
 
     return prune
@@ -106,15 +112,16 @@ def torch_pruning(ranked: str, *, anew: bool = False, whole: bool = False) -> Ca
 
     Args:
         ranked: :data:`UNIFORM`, the same ratio in every layer, or :data:`GLOBAL`, all channels in one ranking.
-        anew: estimate batch-norm statistics anew on the calibration images.
+        anew: estimate batch-norm statistics anew on the calibration images, changed as in the network's training.
         whole: prune ``subject.fixed`` too.
     """
 
     def prune(subject: Subject, share: float) -> Any:
+        import torch
         import torch_pruning as tp
         from torch import nn
 
-        from compress.prune.recalibrate import recalibrate
+        from compress.prune.recalibrate import as_in_training, recalibrate
 
         x = subject.images[:1]
         wanted = share * macs(subject.model, x)
@@ -135,7 +142,7 @@ def torch_pruning(ranked: str, *, anew: bool = False, whole: bool = False) -> Ca
 
         model = searched(at, wanted)
         if anew:
-            recalibrate(model, subject.images)
+            recalibrate(model, as_in_training(subject.calibration, subject.images, torch.Generator().manual_seed(0)))
         return model.eval()
 
     return prune

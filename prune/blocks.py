@@ -33,6 +33,7 @@ from compress.graph.trace import Network, trace
 from compress.prune.amounts import Limits
 from compress.prune.counter import Cost, Counter
 from compress.prune.goal import Goal
+from compress.prune.recalibrate import as_in_training
 from compress.prune.reconstruct import Reconstruct
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
 from compress.prune.sensitivity import IMAGES, signs_like
@@ -208,7 +209,8 @@ def _rebuild(
     )
     pairs, _ = foldable(original, network)
     left = {norm: layer for norm, layer in pairs.items() if not norm.startswith(inside)}
-    write_back(model, left, passing, inputs.to(context.device), batch)
+    seen = as_in_training(context.data, inputs.to(context.device), context.generator)
+    write_back(model, left, passing, seen, batch)
 
 
 def _feeds_sum(node: fx.Node) -> bool:

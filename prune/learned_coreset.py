@@ -45,7 +45,7 @@ from compress.prune.coreset import UnitCoreset, reduced
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal
 from compress.prune.prunable import prunable
-from compress.prune.recalibrate import recalibrate
+from compress.prune.recalibrate import as_in_training, recalibrate
 from compress.prune.reweight import columns
 from compress.types import Context, State
 
@@ -74,7 +74,7 @@ class LearnedCoreset:
     def __call__(self, state: State, context: Context) -> State:
         """The state with a smaller network, its plan, and a note on each group.
 
-        Batch norms are recalibrated on the queries where ``goal`` says that these are data.
+        Batch norms are recalibrated on inputs as in training where ``goal`` says that these are data.
 
         Raises:
             NoPrunableAxis: nothing can be pruned.
@@ -101,7 +101,7 @@ class LearnedCoreset:
         state = replace(state, notes=state.notes + missed)
         smaller = reduced(state, network, dependencies, found)
         if self.goal.sees_data and network.dynamic_batch and kept != counter.all_units:
-            recalibrate(smaller.model, inputs)
+            recalibrate(smaller.model, as_in_training(context.data, inputs, context.generator))
         return smaller
 
 

@@ -15,7 +15,7 @@ from compress.prune.amounts import proportional, undershoot
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal
 from compress.prune.prunable import prunable
-from compress.prune.recalibrate import recalibrate
+from compress.prune.recalibrate import as_in_training, recalibrate
 from compress.prune.shares import AMOUNTS
 from compress.types import Context, State
 
@@ -28,7 +28,7 @@ Criterion = Callable[[nn.Module, Network, Dependencies, Context], Scores]
 def remove_lowest(state: State, context: Context, goal: Goal, criterion: Criterion, amounts: str = "uniform") -> State:
     """``state`` without the units that score lowest in their groups.
 
-    Batch norms are recalibrated on training inputs where ``goal`` says that these are data.
+    Batch norms are recalibrated on inputs as in training where ``goal`` says that these are data.
 
     Args:
         state: what to prune.
@@ -50,7 +50,7 @@ def remove_lowest(state: State, context: Context, goal: Goal, criterion: Criteri
     units = lowest(dependencies, criterion(state.model, network, dependencies, context), kept)
     model = remove(state.model, dependencies, units)
     if goal.sees_data and network.dynamic_batch:
-        recalibrate(model, inputs)
+        recalibrate(model, as_in_training(context.data, inputs, context.generator))
     plan = planned(state.plan, dependencies, units)
     notes = state.notes + dependencies.left_alone + network.notes
     notes += undershoot(counter, goal, kept, context.target.channel_multiple)

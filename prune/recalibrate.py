@@ -3,7 +3,27 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from compress.data import Data
+
+
+def as_in_training(data: Data, inputs: Tensor, generator: torch.Generator) -> Tensor:
+    """As many training inputs as ``inputs`` has, changed at random by ``data.augment``; without one, ``inputs``.
+
+    A network's statistics are of what it was trained on. The black borders that a random crop leaves change them so
+    much that those of unchanged images cost ResNet-20 on CIFAR-10 3 points with nothing removed: at once where they
+    are estimated anew, and where what the network computes is kept, as soon as training goes on.
+
+    Args:
+        data: of the network's training.
+        inputs: some of its training inputs (N, ...), unchanged.
+        generator: which inputs are taken, and how they change.
+    """
+    if data.augment is None or not len(inputs):
+        return inputs
+    changed, _ = next(iter(data.train.batches(len(inputs), generator, str(inputs.device), data.augment)))
+    return changed
 
 
 def recalibrate(model: nn.Module, inputs: torch.Tensor, batch: int = 128) -> None:

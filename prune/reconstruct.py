@@ -38,6 +38,7 @@ from compress.prune.elimination import Problem, eliminate
 from compress.prune.goal import Goal
 from compress.prune.norm import magnitude
 from compress.prune.prunable import prunable
+from compress.prune.recalibrate import as_in_training
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
 from compress.prune.sensitivity import IMAGES, Probes, curve
 from compress.prune.write_back import write_back
@@ -241,5 +242,5 @@ def _rebuilt(model: nn.Module, study: _Study, kept: Kept, iterations: int, conte
         batch=batch,
     )
     pairs, _ = foldable(plain, network)
-    write_back(model, pairs, steps, inputs, batch)
+    write_back(model, pairs, steps, as_in_training(context.data, inputs, context.generator), batch)
     return ()

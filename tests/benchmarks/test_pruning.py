@@ -45,7 +45,8 @@ def subject() -> pruners.Subject:
     images = torch.randn(64, 3, 8, 8, generator=generator)
     labels = torch.randint(0, 10, (64,), generator=generator)
     labels[:10] = torch.arange(10)
-    return pruners.Subject("small", model, images, datasets.from_python((images, labels), divisible=False))
+    calibration, data = (datasets.from_python(given, divisible=False) for given in (images, (images, labels)))
+    return pruners.Subject("small", model, calibration, data)
 
 
 @pytest.fixture
@@ -116,7 +117,9 @@ def test_a_peer_that_fails_has_a_row_that_says_why_and_ours_may_not_fail(
         pruners.measured(subject, (2.0,), tmp_path, [replace(peer, name=pruners.OURS)], rounds=1)
 
 
-def test_torch_pruning_comes_close_and_new_statistics_are_those_of_the_images(subject: pruners.Subject) -> None:
+def test_torch_pruning_comes_close_and_new_statistics_are_those_of_the_images_as_in_training(
+    subject: pruners.Subject,
+) -> None:
     pytest.importorskip("torch_pruning")
     full = pruners.macs(subject.model, subject.images[:1])
     made = pruners.torch_pruning(pruners.UNIFORM, anew=True)(subject, 0.5)
@@ -124,6 +127,11 @@ def test_torch_pruning_comes_close_and_new_statistics_are_those_of_the_images(su
     assert made.head.out_features == 10
     with torch.no_grad():
         seen = made.first(subject.images)
+    assert torch.allclose(made.first_norm.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
+    gray = replace(subject.calibration, augment=lambda images, _: torch.full_like(images, 0.5))
+    made = pruners.torch_pruning(pruners.UNIFORM, anew=True)(replace(subject, calibration=gray), 0.5)
+    with torch.no_grad():
+        seen = made.first(torch.full((1, 3, 8, 8), 0.5))
     assert torch.allclose(made.first_norm.running_mean, seen.mean((0, 2, 3)), atol=1e-5)
     held = pruners.torch_pruning(pruners.UNIFORM)(replace(subject, fixed=("first",)), 0.7)
     assert held.first.out_channels == 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -311,12 +312,14 @@ def without_rebuilding(model: nn.Module, state: State) -> nn.Module:
     return remove(model, dependencies, units_of(state.plan, dependencies))
 
 
+@pytest.mark.parametrize("augment", [None, lambda images, _: images.flip(3) / 2 + 1], ids=["plain", "augmented"])
 @pytest.mark.parametrize("factory", [Plain, Residual, Depthwise], ids=lambda factory: factory.__name__)
-def test_batch_norms_come_back_with_the_statistics_of_the_calibration_data(factory):
+def test_batch_norms_come_back_with_the_statistics_of_images_as_in_training(factory, augment):
     model, x = build(factory), images(32)
-    smaller = pruned(model, x, 0.6, 5).model
+    given = context(x)
+    smaller = Reconstruct(Goal(0.6), 5)(State(model), replace(given, data=replace(given.data, augment=augment))).model
     count = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     assert sum(isinstance(module, nn.BatchNorm2d) for module in smaller.modules()) == count
-    training = copy.deepcopy(smaller).train()
+    training, seen = copy.deepcopy(smaller).train(), x if augment is None else augment(x, None)
     with torch.no_grad():
-        torch.testing.assert_close(training(x), smaller.eval()(x), rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(training(seen), smaller.eval()(seen), rtol=2e-3, atol=2e-3)
