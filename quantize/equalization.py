@@ -29,11 +29,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from compress.graph.interpret import Steps
 from compress.graph.moments import collect
-from compress.graph.trace import layer_name
+from compress.graph.trace import kind, layer_name
 from compress.quantize.ranges import activation_grid
 from compress.quantize.rebuild import layers_of, matrix
 from compress.quantize.rounding import nearest_error
@@ -155,11 +155,13 @@ def observed(
     ends = [end for channels in found for end in channels.readers]
     readers = [end.layer.reader for end in ends if end.layer.reader is not None]
     grams = collect(steps, readers, inputs, batch, generator, progress)
-    sources = {
-        reader.node.name: (reader.node.all_input_nodes[0].name, -1 if "linear" in str(reader.node.target) else 1)
-        for reader in readers
-    }
+    sources = {reader.node.name: _source(reader.node) for reader in readers}
     return Seen(grams, _samples(steps, sources, inputs, batch, generator))
+
+
+def _source(node: fx.Node) -> tuple[str, int]:
+    """The tensor that a layer reads, and the axis of its channels."""
+    return node.all_input_nodes[0].name, -1 if kind(node) == "linear" else 1
 
 
 def _samples(
@@ -207,7 +209,7 @@ def chosen(
 
 def candidates(steps: Steps, channels: Between, seen: Seen) -> list[Tensor]:
     """Scales to try."""
-    rows = _largest_rows(steps, channels)
+    rows = largest_rows(steps, channels)
     columns = largest_columns(steps, channels)
     peaks = torch.zeros(channels.count, dtype=torch.float64)
     for reader in channels.readers:
@@ -229,7 +231,7 @@ def equalizing(made: Tensor, read: Tensor, power: float) -> Tensor:
     return exponent.clamp(-math.log(LARGEST) / 2, math.log(LARGEST) / 2).exp()
 
 
-def _largest_rows(steps: Steps, channels: Between) -> Tensor:
+def largest_rows(steps: Steps, channels: Between) -> Tensor:
     """The largest weight by which each channel is made."""
     found = torch.zeros(channels.count, dtype=torch.float64)
     for maker in channels.makers:

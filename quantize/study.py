@@ -90,6 +90,13 @@ def shared_study(state: State, context: Context, precisions: tuple[Precision, ..
     return found
 
 
+def exact(model: nn.Module, context: Context) -> nn.Module | None:
+    """The network that the latest study of ``model`` found integers for, before rounding: folded, and equalized where
+    that helped; None if none of the job's studies is of it."""
+    studies = (each for each in reversed(context.shared.values()) if isinstance(each, Study))
+    return next((each.state.model for each in studies if each.original is model), None)
+
+
 def study(state: State, context: Context, precisions: tuple[Precision, ...]) -> Study:
     """Find the grids, and measure what each layer's and each activation's rounding costs.
 
