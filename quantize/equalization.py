@@ -97,6 +97,9 @@ def equalized(
     if not found:
         return model, ()
     seen = observed(steps, found, inputs[:IMAGES], batch, generator, progress)
+    if not all(bool(torch.isfinite(each).all()) for each in (*seen.grams.values(), *seen.samples.values())):
+        # Where ranges are found such inputs are refused, with the tensor's name.
+        return model, ()
     scales: list[tuple[Between, Tensor]] = []
     notes = []
     for number, channels in enumerate(found, start=1):

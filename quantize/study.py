@@ -24,7 +24,7 @@ from compress.quantize.output_ranges import activation_ranges
 from compress.quantize.perturbation import Perturbations, perturbations
 from compress.quantize.placement import Placement, place
 from compress.quantize.rebuild import Layer, layers_of, matrix, nearest_layer, rounded_layer
-from compress.types import Context, Grid, LayerPlan, Plan, Precision, State
+from compress.types import Context, Grid, LayerPlan, Note, Plan, Precision, State
 
 BATCH_SIZE = 64
 IMAGES = 256
@@ -129,6 +129,9 @@ def study(state: State, context: Context, precisions: tuple[Precision, ...]) -> 
         task=context.data.task,
         generator=generator,
     )
+    if rounding and not any(rounding.values()):
+        why = "ranges of least squared error, as the network's output has no gradient to choose them by"
+        fresh = replace(fresh, notes=(*fresh.notes, Note("", "activations", why)))
     layers = {name: layer for name, layer in layers_of(whole).items() if name in placement.weights}
     weights = tuple(sorted({precision.weight_bits for precision in precisions}))
     found = {(name, weights[0]): 0.0 for name in layers}
