@@ -53,7 +53,7 @@ HELPS = 0.9
 POWERS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Powers of the activations' ranges that are tried."""
 
-LARGEST = 2.0**10
+LARGEST = 2.0**20
 """What a channel is scaled by at most, against the others: beyond that it is next to switched off."""
 
 
