@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import (
+    allocation_front,
     cifar10_ptq,
     compiled_agreement,
     compiled_cortex_m,
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         mixed_precision,
         imagenet_ptq,
         qat_cifar10,
+        allocation_front,
         hessian_trace,
         compiled_x86,
         compiled_cortex_m,

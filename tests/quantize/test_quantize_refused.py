@@ -104,7 +104,9 @@ def test_a_loss_without_a_gradient_is_refused_where_bits_are_chosen_by_it(factor
     ):
         assert "the loss gives no gradient" in refused(NoGradient, call)
     assert quantize(build(factory), images(16), weight_bits=6, method="layer-error").report.after.weight_bits <= 6
-    assert quantize(build(factory), images(16), weight_bits=8).report.after.weight_bits == 8
+    wide = quantize(build(factory), images(16), weight_bits=8).report
+    assert wide.after.weight_bits == 8
+    assert [note.what for note in wide.notes if "has no gradient" in note.why] == ["activations"]
 
 
 def test_parameters_that_need_no_gradient_do_not_matter():
