@@ -28,7 +28,7 @@ def chosen(state: Any, context: Any, weight_bits: float) -> Any:
 
     from compress.quantize import budgets
     from compress.quantize.allocation import solve
-    from compress.quantize.hessian_aware import rounded
+    from compress.quantize.hessian_aware import coarser_left_out, least_divergent
     from compress.quantize.mixed import integer_precisions
     from compress.quantize.ranges import activation_grid
     from compress.quantize.study import study
@@ -38,7 +38,9 @@ def chosen(state: Any, context: Any, weight_bits: float) -> Any:
     image = activation_grid(found.inputs, 8, context.target.activations)
     found = replace(found, grids={**found.grids, name: {ACTIVATION_BITS: image}})
     limits = budgets.asked(context, weight_bits)
-    return rounded(found, state, solve(budgets.problem(found, context, limits), limits), context)
+    problem = budgets.problem(found, context, limits)
+    best = solve(problem, limits)
+    return least_divergent(found, state, [best, *coarser_left_out(problem, limits, best)], context)
 
 
 class Clock:

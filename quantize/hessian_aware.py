@@ -6,6 +6,8 @@
 2. The widths are the exact solution of HAWQ-V2's integer programme (:mod:`compress.quantize.allocation`) under
    all limits at once (:mod:`compress.quantize.budgets`).
 3. The weights are rounded layer by layer against the float network (:mod:`compress.quantize.rebuild`).
+4. A sum of second-order costs knows nothing of what many coarse layers do to each other, so the solution is compared
+   with those that leave out the narrowest widths, by the divergence from the float network that each really has.
 
 No labels are read, and nothing is trained.
 """
@@ -13,18 +15,20 @@ No labels are read, and nothing is trained.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from compress.errors import LimitsUnreachable
 from compress.graph.interpret import Steps
 from compress.graph.trace import layer_name
 from compress.quantize import budgets
 from compress.quantize.allocation import Allocation, solve
+from compress.quantize.choices import Limits, Problem
 from compress.quantize.mixed import integer_precisions
 from compress.quantize.rebuild import Layer, rebuild
 from compress.quantize.simulation import Simulation
@@ -79,7 +83,82 @@ class HessianAware:
             overhead = budgets.file_overhead(study, context)
             found = replace(found, fixed_weight_bytes=max(found.fixed_weight_bytes, overhead))
         allocation, notes = budgets.allocate(found, limits, device, self.nearest)
-        return rounded(study, state, allocation, context, notes)
+        if notes:
+            return rounded(study, state, allocation, context, notes)
+        return least_divergent(study, state, [allocation, *coarser_left_out(found, device, allocation)], context)
+
+
+def coarser_left_out(found: Problem, limits: Limits, best: Allocation) -> list[Allocation]:
+    """The solutions under ``limits`` without the narrowest weights, without the two narrowest widths, and so on.
+
+    Args:
+        found: with all widths.
+        limits: that ``best`` meets.
+        best: the solution of ``found``. It isn't among the results, nor is any of them twice.
+    """
+    known = [best]
+    for floor in sorted({option.precision.weight_bits for layer in found.layers for option in layer.options})[1:]:
+        layers = tuple(
+            replace(layer, options=tuple(o for o in layer.options if o.precision.weight_bits >= floor))
+            for layer in found.layers
+        )
+        try:
+            solution = solve(replace(found, layers=layers), limits)
+        except LimitsUnreachable:
+            break
+        if all(solution.precisions != each.precisions for each in known):
+            known.append(solution)
+    return known[1:]
+
+
+def least_divergent(study: Study, state: State, choices: Sequence[Allocation], context: Context) -> State:
+    """``state`` quantized by the choice whose output is nearest to the float network's on the calibration inputs."""
+    made = []
+    for number, choice in enumerate(choices, start=1):
+        context.progress(f"round the weights, choice of widths {number} of {len(choices)}")
+        result = rounded(study, state, choice, context)
+        if len(choices) == 1:
+            return result
+        made.append((divergence(study, result, context), number, result))
+    return min(made, key=lambda each: each[:2])[2]
+
+
+def divergence(study: Study, state: State, context: Context) -> float:
+    """How far a quantized state's output is from the float network's, on the study's inputs.
+
+    For classification the mean of ``KL(softmax(float) || softmax(quantized))`` in nats, otherwise the squared error.
+
+    Args:
+        study: of the network that ``state`` was made of.
+        state: see above.
+        context: of the job.
+    """
+    held = dict(state.model.named_parameters())
+    known = study.whole.parameters
+    parameters = {name: held[name].to(value.device) if name in held else value for name, value in known.items()}
+    assert state.quantization is not None
+    made = Simulation(replace(study.whole, parameters=parameters), state.quantization.activations)
+    total = 0.0
+    with torch.no_grad():
+        for x in study.inputs.split(study.batch):
+            wanted, got = (_output(Simulation(study.whole, {}), x), _output(made, x))
+            if context.data.task == "classification":
+                wanted, got = (functional.log_softmax(each.double(), -1) for each in (wanted, got))
+                total += float(functional.kl_div(got, wanted, reduction="sum", log_target=True))
+            else:
+                total += float((got - wanted).double().square().sum())
+    return total / len(study.inputs)
+
+
+def _output(simulation: Simulation, x: Tensor) -> Tensor:
+    environment, steps = simulation.start((x,)), simulation.steps
+    for at, node in enumerate(steps.nodes):
+        simulation.run(environment, [node])
+        for source in {each.name for each in node.all_input_nodes}:
+            if steps.last_use.get(source) == at and source != steps.output:
+                environment.pop(source, None)
+    result: Tensor = environment[steps.output]
+    return result
 
 
 def rounded(study: Study, state: State, chosen: Allocation, context: Context, notes: tuple[Note, ...] = ()) -> State:
