@@ -91,24 +91,6 @@ def round_rows(weight: Tensor, gram: Tensor, bits: int, *, free: int = 0) -> Rou
     return Rounded(values[:, :, back], scale[:, :, 0], error(weight - values, gram))
 
 
-def nearest_error(weight: Tensor, gram: Tensor, bits: int, *, free: int = 0) -> Tensor:
-    """``E ||D x||^2`` of each row, (groups, out), with every weight rounded to the nearest integer at the best scale.
-
-    It is more than :func:`round_rows` leaves, but rises and falls with it, and takes a tenth of the time.
-
-    Args:
-        weight, gram, bits, free: as for :func:`round_rows`; the free columns make up for the mean.
-    """
-    groups, rows, width = weight.shape
-    columns = width - free
-    grid = weight_levels(bits)
-    scale = _scales(weight, gram, grid, columns)
-    wanted = weight.repeat(1, scale.shape[1] // rows, 1)
-    values = _plain(wanted, scale, grid, columns)
-    _freed(wanted, values, gram, columns)
-    return error(wanted - values, gram).view(groups, -1, rows).amin(1)
-
-
 def error(difference: Tensor, gram: Tensor) -> Tensor:
     """``d G d^T`` of each row ``d``; (groups, rows)."""
     return ((difference @ gram) * difference).sum(2)

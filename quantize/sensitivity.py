@@ -33,8 +33,8 @@ def sensitivity(
     """The sensitivity of every convolution and linear layer, in the order in which they run.
 
     The loss is the cross-entropy against the network's own predictions, for data without classes the squared error
-    over the output's mean square, so no labels are read. Batch norms are folded first, and channels equalized where
-    that helps (:mod:`compress.quantize.equalization`): the weights are those that would be rounded.
+    over the output's mean square, so no labels are read. Batch norms are folded first: the weights are those that
+    would be rounded.
 
     Args:
         model: any traceable module with one input; it is not changed.

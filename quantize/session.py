@@ -29,7 +29,6 @@ from compress.quantize.api import Quantized
 from compress.quantize.progressive import activate, groups, quantized_groups
 from compress.quantize.quantizers import FOLDER, learned, with_quantizers
 from compress.quantize.ranges import rounded_, unrounded_
-from compress.quantize.study import exact
 from compress.quantize.substitute import Substitute
 from compress.serial import from_json, to_json
 from compress.types import Budget, Context, Note, Plan, Quantization, Record, State, Target
@@ -235,8 +234,7 @@ class Session:
         folds, _ = foldable(plain, traced)
         substitute = Substitute(self.model, student.to(device), folds)
         start = copy.deepcopy(state.model)
-        # Equalized channels have other weights than folding alone gives.
-        unrounded_(start, exact(plain, context) or fold_batch_norm(plain, traced)[0], state.quantization.weights)
+        unrounded_(start, fold_batch_norm(plain, traced)[0], state.quantization.weights)
         substitute.put(start)
         self._start(substitute, network, state.plan, state.quantization, state.notes, weights, inputs[:2].clone())
 

@@ -17,9 +17,8 @@ from compress.graph.costs import layer_operators
 from compress.graph.interpret import Steps, affordable, probe_batch
 from compress.graph.moments import collect
 from compress.graph.operators import Operator
-from compress.graph.trace import Network, trace
+from compress.graph.trace import Network
 from compress.quantize.calibrate import activation_samples, calibration_inputs, folded
-from compress.quantize.equalization import equalized
 from compress.quantize.output_ranges import activation_ranges
 from compress.quantize.perturbation import Perturbations, perturbations
 from compress.quantize.placement import Placement, place
@@ -90,13 +89,6 @@ def shared_study(state: State, context: Context, precisions: tuple[Precision, ..
     return found
 
 
-def exact(model: nn.Module, context: Context) -> nn.Module | None:
-    """The network that the latest study of ``model`` found integers for, before rounding: folded, and equalized where
-    that helped; None if none of the job's studies is of it."""
-    studies = (each for each in reversed(context.shared.values()) if isinstance(each, Study))
-    return next((each.state.model for each in studies if each.original is model), None)
-
-
 def study(state: State, context: Context, precisions: tuple[Precision, ...]) -> Study:
     """Find the grids, and measure what each layer's and each activation's rounding costs.
 
@@ -106,7 +98,7 @@ def study(state: State, context: Context, precisions: tuple[Precision, ...]) -> 
     """
     generator = torch.Generator().manual_seed(context.seed)
     inputs = calibration_inputs(context, generator)
-    fresh, network = _equalized(*folded(replace(state, notes=()), inputs), inputs, context, precisions, generator)
+    fresh, network = folded(replace(state, notes=()), inputs)
     operators: dict[str, tuple[Operator, ...]] = {}
     for operator in layer_operators(network):
         operators[operator.path] = (*operators.get(operator.path, ()), operator)
@@ -145,31 +137,6 @@ def study(state: State, context: Context, precisions: tuple[Precision, ...]) -> 
     return Study(
         state.model, fresh, network, whole, inputs, batch, layers, operators, placement, precisions, grids, costs
     )
-
-
-def _equalized(
-    state: State,
-    network: Network,
-    inputs: Tensor,
-    context: Context,
-    precisions: tuple[Precision, ...],
-    generator: torch.Generator,
-) -> tuple[State, Network]:
-    """``state``, a folded network, with the channels between its layers equalized where that helps, and its trace."""
-    steps = Steps.of(network).to(context.device)
-    model, notes = equalized(
-        state.model,
-        steps,
-        precisions,
-        inputs[: affordable(network)].to(context.device),
-        signedness=context.target.activations,
-        batch=BATCH_SIZE if network.dynamic_batch else 1,
-        generator=generator,
-        progress=context.progress,
-    )
-    if model is state.model:
-        return state, network
-    return replace(state, model=model, notes=state.notes + notes), trace(model, (inputs[:2],))
 
 
 def _weight_costs(

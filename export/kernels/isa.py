@@ -56,7 +56,7 @@ CORTEX_A76 = Isa("aarch64", "aarch64-linux-gnu", "cortex-a76", ("+dotprod",), "s
 CORTEX_M4 = Isa("cortex-m", "thumbv7em-none-eabi", "cortex-m4", (), "dsp", signed=True, abi="hard")
 CORTEX_M7 = Isa("cortex-m", "thumbv7em-none-eabi", "cortex-m7", (), "dsp", signed=True, abi="hard")
 CORTEX_M33 = Isa("cortex-m", "thumbv8m.main-none-eabi", "cortex-m33", (), "dsp", signed=True, abi="hard")
-CORTEX_M55 = Isa("cortex-m", "thumbv8.1m.main-none-eabi", "cortex-m55", (), "dsp", signed=True, abi="hard")
+CORTEX_M55 = Isa("cortex-m", "thumbv8.1m.main-none-eabi", "cortex-m55", ("-mve",), "dsp", signed=True, abi="hard")
 RV64_LINUX = Isa(
     "riscv", "riscv64-unknown-linux-gnu", "generic-rv64", ("+m", "+a", "+f", "+d", "+c"), "none", True, "lp64d"
 )
