@@ -142,6 +142,25 @@ def test_an_operator_that_cannot_be_compiled_is_named_with_its_node(tmp_path):
         assert "(LSTM): the compiled library has no such operator" in missing.reason
 
 
+class WithRunningSum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cumsum(torch.relu(self.conv(x)).mean((2, 3)), 1))
+
+
+@pytest.mark.parametrize(("target", "arguments"), [("cortex-m7", {}), ("cpu", {"runtime": "tvm"})])
+def test_where_nothing_else_would_do_that_ends_the_run_and_leaves_nothing(tmp_path, target, arguments):
+    reason = rf"no code for {target}: node '[^']+' \(CumSum\): the compiled library has no such operator"
+    with pytest.raises(BadInput, match=reason) as raised:
+        run(tmp_path / "run", target, WithRunningSum(), candidates=3, **arguments)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_library_that_is_too_large_says_by_how_much_and_names_the_largest_tensors(tmp_path):
     device = targets.load("cortex-m4")
     flash = {"flash_bytes": 1 << 20}
