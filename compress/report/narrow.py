@@ -57,5 +57,9 @@ def _time(front: Front, artifact: Artifact, eight: EightBits) -> str:
     known: str = kind
     if kind == "predicted" and eight.estimate is not None and artifact.estimate is not None:
         known = f"predicted, ± {100 * max(eight.estimate.error, artifact.estimate.error):.0f}%"
+    if kind == "measured" and any(
+        m is not None and m.conditions.get("noisy") for m in (eight.measurement, artifact.measurement)
+    ):
+        known = "measured while the machine was busy"
     latency, faster = unit(front, "latency"), gains.ratio_text(before / now, "faster", "slower")
     return f"{latency.text(now)} instead of {latency.text(before)} ({faster}, {known})"

@@ -56,6 +56,14 @@ def test_both_measured_on_one_device(fronts: dict[str, Front]) -> None:
     )
 
 
+def test_times_of_a_busy_machine_say_so(fronts: dict[str, Front]) -> None:
+    busy = replace(measurement(0.1192e-3), conditions={"noisy": True})
+    eight = EightBits("p", 177_000, estimate(0.2e-3, 0.4), busy, None)
+    assert str(said(front_with(fronts["measured"], eight))).endswith(
+        "149.0 µs instead of 119.2 µs (1.2× slower, measured while the machine was busy)."
+    )
+
+
 @pytest.mark.parametrize("other", [None, measurement(0.1e-3, "a board")])
 def test_else_both_predicted_with_the_larger_error(fronts: dict[str, Front], other: Measurement | None) -> None:
     """Neither a missing measurement nor one from elsewhere is set against one from here."""
