@@ -28,8 +28,8 @@ from compress.integer import program as p
 from compress.profiling import timer
 from compress.types import Progress
 
-TRIALS = 16
-"""Blocks that are sampled for a shape, with repetition."""
+TRIALS = 64
+"""Blocks that are sampled for a shape at most, with repetition; each is built and timed once."""
 MARK = "compress.block"
 """The annotation that holds a block's place among the candidates."""
 ROUNDS, SLICE_S = 6, 0.004
@@ -63,7 +63,7 @@ class Records:
         if not self.database.has_workload(module):
             return {}
         found: dict[Block, float] = {}
-        for record in self.database.get_top_k(self.database.commit_workload(module), 10 * TRIALS):
+        for record in self.database.get_top_k(self.database.commit_workload(module), TRIALS):
             block = candidates[_place(record.trace)]
             seconds = float(np.mean([float(each) for each in record.run_secs]))
             found[block] = min(seconds, found.get(block, seconds))
@@ -72,12 +72,14 @@ class Records:
     def search(
         self, program: p.Program, shape: Shape, candidates: Sequence[Block], left: Callable[[], float], seed: int
     ) -> None:
-        """Sample, build and time blocks for a shape until there is no time left, or :data:`TRIALS` are done.
+        """Sample, build and time blocks for a shape until all are timed, or there is no time left.
+
+        Those that the database has aren't timed again, so a search that ran out of time goes on where it was.
 
         Args:
             program: of one operator, whose kernel has the shape.
             shape: see above.
-            candidates: what is sampled from, the model's choice first: it is timed in any case.
+            candidates: what is sampled from, the model's choice first: it is timed in any case, before all others.
             left: seconds that are left.
             seed: of the sampling.
         """
@@ -98,11 +100,17 @@ class Records:
             )
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             bench = _Bench(program, self.isa, shape, candidates, Path(folder), stack)
-            model = Schedule(module)
-            _schedule(len(candidates), model, 0)
-            self._keep(module, model, bench.seconds(0))
+            for block, seconds in self.seconds(shape, candidates).items():
+                bench.timed[candidates.index(block)] = seconds
+            if 0 not in bench.timed:
+                model = Schedule(module)
+                _schedule(len(candidates), model, 0)
+                self._keep(module, model, bench.seconds(0))
             context.pre_tuning(TRIALS, num_trials_per_iter=1)
-            while left() > 0 and (sampled := context.generate_measure_candidates()):
+            while len(bench.timed) < len(candidates) and left() > 0:
+                sampled = context.generate_measure_candidates()
+                if not sampled:
+                    break
                 schedule = sampled[0].sch
                 place = _place(schedule.trace)
                 if place not in bench.timed:

@@ -78,7 +78,7 @@ def tune(
             candidates = dot_blocks.ranked(dot, *arguments)[:FEW]
             times = records.seconds(shape, candidates)
             left = end - time.monotonic()
-            if not times and left > 0:
+            if len(times) < len(candidates) and left > 0:
                 progress(f"tune {op.name}, layer {number} of {len(layers)}, {left:.0f} s left")
                 records.search(alone, shape, candidates, lambda: end - time.monotonic(), seed)
                 times = records.seconds(shape, candidates)
