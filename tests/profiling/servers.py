@@ -117,3 +117,7 @@ class Sshd:
                 except ProcessLookupError:
                     continue
             self.process = None
+
+
+def left_behind(server: Sshd) -> list[Path]:
+    return list((server.home / ".cache").rglob("compress-profile*"))

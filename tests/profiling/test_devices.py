@@ -3,46 +3,20 @@ far side."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import stat
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compress.errors import BadInput, CheckFailed, DeviceUnreachable, RunFolderError
-from compress.export.manifest import read_manifest
+from compress.errors import BadInput, CheckFailed, DeviceUnreachable
 from compress.profiling import remote, ssh
-from compress.profiling.device_address import RpcDevice, SshDevice, parse
-from tests.export.small_bundles import make_bundle
-from tests.profiling.servers import Sshd
+from compress.profiling.device_address import parse
+from tests.profiling.servers import Sshd, left_behind
 
 SECONDS = 0.05
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    folder = tmp_path / "sshd"
-    folder.mkdir()
-    made = Sshd(folder)
-    made.start()
-    monkeypatch.setenv(ssh.COMMAND, made.command)
-    monkeypatch.setattr(ssh, "FIRST_WAIT_S", 0.05)
-    yield made
-    made.stop()
-
-
-@pytest.fixture(scope="module")
-def arm(tmp_path_factory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("arm") / "bundle", "raspberry-pi-5", runtimes=("tvm",))
-
-
-@pytest.fixture(scope="module")
-def jetson(tmp_path_factory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("jetson") / "bundle")
 
 
 def measured(
@@ -53,54 +27,12 @@ def measured(
     return remote.profile(bundle, address, runtime, given.pop("tell", tell), seconds=SECONDS)
 
 
-def left_behind(server: Sshd) -> list[Path]:
-    return list((server.home / ".cache").rglob("compress-profile*"))
-
-
 def wrapper(folder: Path, lines: str = "", python: str = sys.executable) -> Path:
     """An interpreter behind a shell script."""
     path = folder / "python"
     path.write_text(f'#!/bin/sh\n{lines}\nexec {python} "$@"\n', encoding="utf-8")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
-
-
-# Addresses
-
-
-@pytest.mark.parametrize(
-    ("address", "wanted"),
-    [
-        ("ssh://pi@raspberry", SshDevice("raspberry", "pi")),
-        ("ssh://board:2222/opt/env/bin/python", SshDevice("board", None, 2222, "/opt/env/bin/python")),
-        ("ssh://a@[fe80::1]:22", SshDevice("fe80::1", "a", 22)),
-        ("ssh://h?launcher=taskset%20-c%200", SshDevice("h", launcher=("taskset", "-c", "0"))),
-        ("rpc://tracker:9190/jetson", RpcDevice("tracker", 9190, "jetson")),
-    ],
-)
-def test_addresses(address, wanted):
-    assert parse(address) == wanted
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "ssh://", "ssh://-oProxyCommand=x", "ssh://-l@h", "ssh://u:secret@h", "ssh://h:0x1", "ssh://h:99999",
-        "ssh://a b", "ssh://h?frob=1", "ssh://h/py%0Athon", "rpc://h/key", "rpc://h:1", "http://h", "board",
-    ],
-)  # fmt: skip
-def test_addresses_of_another_form_are_refused(address):
-    with pytest.raises(BadInput, match="--device"):
-        parse(address)
-
-
-def test_what_the_user_types_is_never_an_option_or_a_part_of_the_shells_command():
-    command = ssh.command(SshDevice("host", "me", 22, "/a b/$(id)'; touch x; '"))
-    assert command[-3:-1] == ["--", "host"]
-    import shlex
-
-    assert shlex.split(command[-1]) == ["/a b/$(id)'; touch x; '", "-u", "-c", ssh.BOOTSTRAP]
-    assert "StrictHostKeyChecking=yes" in command
 
 
 # Measuring
@@ -368,143 +300,3 @@ def test_names_that_leave_the_jobs_folder_are_refused_by_the_device(server, arm)
                 session.send([ssh.Sent(name, b"x")])
         with pytest.raises(BadInput, match="16 hexadecimal digits"):
             session.ask({"do": "offer", "job": "../../../x", "files": []})
-
-
-@pytest.mark.parametrize(
-    ("said", "status", "wanted"),
-    [
-        ("Warning: Identity file /k not accessible: No such file or directory.\nConnection reset by peer", 255, None),
-        ("sh: 1: python3: not found", 127, "there is no python3"),
-        ("python3: Command not found.", 1, "there is no python3"),
-        ("sh: 1: python3: Permission denied", 126, "python3 can't be run"),
-        ("me@h: Permission denied (publickey).", 255, "takes none of your keys"),
-    ],
-)
-def test_why_a_connection_ended(said, status, wanted):
-    found = ssh.explained(said, status, SshDevice("h", "me"))
-    assert found is None if wanted is None else wanted in found[0]
-
-
-def test_a_client_that_cannot_be_split(monkeypatch):
-    monkeypatch.setenv(ssh.COMMAND, "ssh -F 'x")
-    with pytest.raises(BadInput, match="COMPRESS_SSH can't be split.*close its quotes"):
-        ssh.command(SshDevice("h"))
-
-
-def test_an_interruption_ends_the_measurement_and_cleans_up(server, arm, monkeypatch):
-    import functools
-    import signal
-    import threading
-
-    monkeypatch.setattr(remote, "profile", functools.partial(remote.profile, seconds=60.0))
-    results: list[object] = []
-    ask = ssh.Connection.ask
-
-    def watched(self, request, send=None):
-        answer = ask(self, request, send)
-        results.extend([answer["result"]] if "result" in answer else [])
-        return answer
-
-    monkeypatch.setattr(ssh.Connection, "ask", watched)
-
-    def tell(message):
-        if "measuring" in message:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-
-    devices = [parse(server.address())]
-    with pytest.raises(KeyboardInterrupt):
-        remote.several(arm, devices, "onnxruntime", tell)
-    assert results == []
-    assert left_behind(server) == []
-
-
-# Several devices, the run that a bundle is of, queues
-
-
-def test_several_devices_at_once(server, arm, tmp_path):
-    folder = tmp_path / "second"
-    folder.mkdir()
-    second = Sshd(folder)
-    shutil.copyfile(server.folder / "mine.pub", folder / "authorized")
-    (server.folder / "known").open("a").write(
-        f"[127.0.0.1]:{second.port} {' '.join((folder / 'host.pub').read_text().split()[:2])}\n"
-    )
-    second.start()
-    try:
-        devices = [parse(server.address()), parse(second.address()), parse(server.address("/no/python"))]
-        found = remote.several(arm, devices, "onnxruntime", lambda message: None)
-    finally:
-        second.stop()
-    assert [device for device, _ in found] == devices
-    assert [isinstance(result, remote.Remote) for _, result in found] == [True, True, False]
-    assert left_behind(second) == []
-
-
-def test_a_queue_is_worked_off_and_keeps_what_cannot_be_done(server, arm, tmp_path, capsys, monkeypatch):
-    from compress.cli import devices
-
-    queue = str(tmp_path / "queue.jsonl")
-    nowhere = server.address("/no/python")
-    devices.enqueue(queue, str(arm), [server.address(), nowhere], "onnxruntime")
-    with pytest.raises(DeviceUnreachable):
-        devices.work_off(queue, as_json=True, quiet=True)
-    left = [json.loads(line) for line in Path(queue).read_text().splitlines()]
-    assert [entry["device"] for entry in left] == [nowhere]
-    out = capsys.readouterr().out
-    assert '"golden_equal": true' in out
-    measure = devices.profile
-
-    def meanwhile(*given):
-        devices.enqueue(queue, str(arm), [server.address("/other")], "onnxruntime")
-        return measure(*given)
-
-    Path(queue).write_text(Path(queue).read_text().replace("/no/python", sys.executable))
-    monkeypatch.setattr(devices, "profile", meanwhile)
-    devices.work_off(queue, as_json=True, quiet=True)
-    left = [json.loads(line) for line in Path(queue).read_text().splitlines()]
-    assert [entry["device"] for entry in left] == [server.address("/other")]
-    Path(queue).write_text('{"bundle": 1}\n')
-    with pytest.raises(BadInput, match="line 1 isn't one of its entries"):
-        devices.work_off(queue, as_json=True, quiet=True)
-
-
-@pytest.mark.slow
-def test_a_measurement_comes_home_beside_the_prediction(server, tmp_path, capsys):
-    import torch
-
-    import compress
-    from compress.cli import devices, homecoming
-    from tests.graph.networks import Residual, build, images
-
-    run = tmp_path / "run"
-    data = (images(40), torch.arange(40) % 5)
-    compress.run(build(Residual), data, target="raspberry-pi-5", out=run, candidates=1, samples=16)
-    bundle = run / "bundle"
-    before = json.loads((run / "front.json").read_text())
-    best = next(c for c in before["candidates"] if c["id"] == before["best"])
-    assert best["latency"]["measured_s"] is None
-    devices.profile(str(bundle), [server.address()], "onnxruntime", as_json=True, quiet=True)
-    printed = json.loads(capsys.readouterr().out)
-    after = json.loads((run / "front.json").read_text())
-    found = next(c for c in after["candidates"] if c["id"] == before["best"])
-    artifact = next(a for a in found["artifacts"] if a["runtime"] == "onnxruntime")
-    assert artifact["latency"]["measured_s"] == printed["latency_s"]
-    assert artifact["latency"]["device"] == printed["device"]
-    predicted = next(a for a in best["artifacts"] if a["runtime"] == "onnxruntime")["latency"]["predicted_s"]
-    assert artifact["latency"]["predicted_s"] == predicted
-    assert printed["predicted_s"] is not None
-    assert printed["device"] in (run / "report.html").read_text()
-    folder = run / "candidates" / before["best"]
-    assert len(json.loads((folder / "measurements.json").read_text())) == 1
-    assert read_manifest(bundle).files == read_manifest(folder).files
-    assert not (bundle / "measurements.json").exists()
-
-    (found,) = (found for _, found in remote.several(bundle, [parse(server.address())], "onnxruntime", lambda m: None))
-    assert isinstance(found, remote.Remote)
-    wrong = replace(found, profile=replace(found.profile, golden_equal=False))
-    assert "other outputs" in homecoming.bring(bundle, wrong)
-    assert len(json.loads((folder / "measurements.json").read_text())) == 1
-    (folder / "measurements.json").write_text("no list")
-    with pytest.raises(RunFolderError, match="holds no list"):
-        homecoming.bring(bundle, found)
-    assert json.loads((run / "front.json").read_text()) == after
