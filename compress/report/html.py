@@ -236,9 +236,13 @@ def _stage(record: Record) -> StageRow:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
+    """Names and values; of a setting that is a record, its own that were given."""
+
     def text(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return f"({_settings({name: inner for name, inner in value.items() if inner not in (None, [], ())})})"
         if isinstance(value, (list, tuple)):  # what was a tuple comes back from front.json as a list
             return " ".join(map(str, value)) or "none"
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    return ", ".join(f"{name} {text(value)}" for name, value in settings.items() if value is not None)
+    return ", ".join(f"{name.replace('_', ' ')} {text(value)}" for name, value in settings.items() if value is not None)

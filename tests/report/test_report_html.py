@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from compress.report.facts import RunFacts
-from compress.report.html import render
+from compress.report.html import _settings, render
 from compress.results import Front
 from compress.serial import from_json, to_json
 
@@ -236,3 +236,10 @@ def test_each_layers_sensitivity_stands_beside_its_bits(fronts: dict[str, Front]
     assert "75%" in [cell.strip() for cell in cells]
     without = replace(facts(measured), sensitivity=())
     assert "Sensitivity" not in Page(render(measured, without)).all("h2")
+
+
+def test_a_setting_that_is_a_record_shows_what_was_given() -> None:
+    goal = {"macs": 0.06, "params": None, "skip": [], "sees_data": True}
+    assert _settings({"goal": goal, "iterations": 60, "lr": None, "tuned_blocks": ()}) == (
+        "goal (macs 0.06, sees data True), iterations 60, tuned blocks none"
+    )
