@@ -5,13 +5,14 @@ channels of one pixel with the weights of ``lanes`` output channels: ``acc[l] +=
 fewer than 8 bits stay packed in memory and are unpacked in registers, as often as they are loaded:
 a vector of them is loaded as ``bits / 8`` of a vector's bytes, repeated, and each repetition shifted until its bits
 lead their bytes. They then stand for ``2^unit`` times the weight, which the accumulators' last shift takes out.
-Binary weights become +64 and -64 where a dot product takes fewer instructions than additions; on AVX2 it doesn't, see
-:class:`Differences`.
+Binary weights become +64 and -64 where a dot product takes fewer instructions than additions; on AVX2 and plain NEON it
+doesn't, see :class:`Differences`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,10 +250,39 @@ class Madd(Interleaved):
 
 @dataclass(frozen=True, slots=True)
 class Differences(Dot):
-    """``vpsadbw`` on AVX2, for weights of one bit: 32 additions or subtractions in two instructions.
+    """Weights of one bit, without products: activations are added and subtracted as absolute differences of bytes.
 
-    A weight of 1 stands as the byte 0, one of -1 as 255: ``|x - 0| = x`` and ``|x - 255| = 255 - x``, which is ``w x``
-    plus 255 for each -1. Sums of eight bytes come in 64-bit lanes, whose upper words stay zero but for the bias's sign.
+    With activations u in [0, 255], a weight of 1 stands as the byte 0, one of -1 as 255: ``|u - 0| = u`` and
+    ``|u - 255| = 255 - u``, which is ``w u`` plus 255 for each -1. Signed activations are ``u - 128``.
+    """
+
+    def takes(self, op: Convolution) -> bool:
+        """Weights of one bit, whole groups of channels: what fills a group up would count."""
+        return op.weight_bits == 1 and op.weight.shape[3] % self.group == 0
+
+    def unit(self, bits: int) -> int:
+        """0."""
+        return 0
+
+    def constant(self, op: Convolution) -> NDArray[np.int32] | int:
+        """255 for each weight of -1, and 128 times the weights where activations are signed."""
+        weight = op.weight.reshape(len(op.weight), -1).astype(np.int64)
+        found = 255 * (weight < 0).sum(axis=1) + (128 * weight.sum(axis=1) if self.signed else 0)
+        constant: NDArray[np.int32] = found.astype(np.int32)
+        return constant
+
+    def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
+        """Bytes of 0 and 255."""
+        shifted, _ = shifted_fields(w, offset, self.vector_bytes, bits)
+        signed = view(shifted, typed("int8", self.vector_bytes))
+        return let(view(signed >> numbers([7] * self.vector_bytes, "int8"), typed("uint8", self.vector_bytes)))
+
+
+@dataclass(frozen=True, slots=True)
+class SadDifferences(Differences):
+    """``vpsadbw`` on AVX2: 32 additions or subtractions in two instructions.
+
+    Sums of eight bytes come in 64-bit lanes, whose upper words stay zero but for the bias's sign.
     """
 
     group = 8
@@ -267,14 +297,6 @@ class Differences(Dot):
         """Of 64 bits."""
         return "int64"
 
-    def takes(self, op: Convolution) -> bool:
-        """Weights of one bit, channels in eights: what fills a vector up would count."""
-        return op.weight_bits == 1 and op.weight.shape[3] % self.group == 0
-
-    def unit(self, bits: int) -> int:
-        """0."""
-        return 0
-
     def start(self, value: Expr) -> Expr:
         """In 64 bits."""
         return cast(value, "int64")
@@ -283,26 +305,35 @@ class Differences(Dot):
         """The lower words."""
         return cast(acc, "int32")
 
-    def constant(self, op: Convolution) -> NDArray[np.int32] | int:
-        """255 for each weight of -1."""
-        negative = (op.weight < 0).reshape(len(op.weight), -1).sum(axis=1)
-        found: NDArray[np.int32] = (255 * negative).astype(np.int32)
-        return found
-
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
         """The 8 bytes in every lane."""
         word = view(load(x, offset, 8), "int64")
         return [let(view(splat(word, self.lanes), typed("uint8", self.vector_bytes)))]
 
-    def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
-        """Bytes of 0 and 255."""
-        shifted, _ = shifted_fields(w, offset, self.vector_bytes, bits)
-        signed = view(shifted, typed("int8", self.vector_bytes))
-        return let(view(signed >> numbers([7] * self.vector_bytes, "int8"), typed("uint8", self.vector_bytes)))
-
     def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
         """Two instructions."""
         return acc + intrinsic(self.accumulator, "llvm.x86.avx2.psad.bw", activation, weight)
+
+
+@dataclass(frozen=True, slots=True)
+class PairwiseDifferences(Differences):
+    """Plain NEON: ``uabd``, ``uaddlp``, ``uadalp`` add or subtract 16 in three instructions, none a multiplication."""
+
+    @property
+    def steps(self) -> int:
+        """``uabd``, ``uaddlp``, ``uadalp``."""
+        return 3
+
+    def activations(self, x: Any, offset: Expr) -> list[Expr]:
+        """The 4 bytes in every lane, 128 added to each."""
+        word = splat(view(load(x, offset, 4), "int32"), 4)
+        return [let(view(word ^ numbers([repeated(0x80, 4)] * 4, "int32"), "uint8x16"))]
+
+    def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
+        """Three instructions."""
+        apart = intrinsic("uint8x16", "llvm.aarch64.neon.uabd.v16i8", activation, weight)
+        pairs = intrinsic("int16x8", "llvm.aarch64.neon.uaddlp.v8i16.v16i8", apart)
+        return acc + intrinsic("int32x4", "llvm.aarch64.neon.uaddlp.v4i32.v8i16", pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,19 +458,29 @@ def strategies(isa: Isa) -> tuple[Dot, ...]:
     return ()
 
 
+ADDITIONS: Mapping[str, Dot] = {
+    "avx2": SadDifferences(4, 1, 16, False, False),
+    "neon": PairwiseDifferences(4, 1, 32, True, False),
+}
+"""By instruction set, what takes weights of one bit where an instruction doesn't multiply and add at once."""
+
+
 def strategy(isa: Isa, op: Convolution) -> Dot | None:
     """The best strategy for a convolution."""
-    narrow = (Differences(4, 1, 16, False, False),) if isa.dot == "avx2" else ()
+    narrow = (ADDITIONS[isa.dot],) if isa.dot in ADDITIONS else ()
     return next((dot for dot in (*narrow, *strategies(isa)) if dot.takes(op)), None)
 
 
 __all__ = [
+    "ADDITIONS",
     "ByLane",
     "Differences",
     "Dot",
     "Interleaved",
     "Madd",
     "Pairwise",
+    "PairwiseDifferences",
+    "SadDifferences",
     "Sdot",
     "Vnni",
     "pack",

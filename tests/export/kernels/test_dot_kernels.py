@@ -16,12 +16,13 @@ import pytest
 from compress.export.kernels import aarch64, x86
 from compress.export.kernels.code import Code
 from compress.export.kernels.compiling import assembly, object_file
-from compress.export.kernels.dot import Differences, pack, strategies
+from compress.export.kernels.dot import ADDITIONS, pack, strategies
 from compress.export.kernels.dot_blocks import choose, registers
 from compress.export.kernels.fusion import ConvolutionAdd, fuse
 from compress.export.kernels.isa import CORTEX_A72, CORTEX_A76, X86_AVX2, X86_AVX_VNNI, X86_VNNI, Isa
 from compress.integer import program as p
 from compress.integer import reference
+from compress.integer.signedness import with_signedness
 from tests.export.kernels import crossed
 from tests.export.kernels.hosted import call_all, kernels
 from tests.export.kernels.roster import CASES, case, numbers, requantize, weights
@@ -183,7 +184,12 @@ def test_a_network_of_every_width(isa, tmp_path, monkeypatch):
     assert sizes[3] <= sizes[2]
 
 
-def test_avx2_adds_and_subtracts_with_one_bit_weights(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("isa", "adds", "multiplies"),
+    [(X86_AVX2, "vpsadbw", "vpmaddwd"), (CORTEX_A72, "uabd", "smull")],
+    ids=["avx2", "neon"],
+)
+def test_one_bit_weights_are_added_and_subtracted(isa, adds, multiplies, tmp_path, monkeypatch):
     forms = {
         "padded": {"image": (6, 7, 16), "outputs": 8, "zero": 255},
         "grouped": {"image": (5, 9, 16), "outputs": 12, "groups": 2, "strides": (2, 1)},
@@ -191,16 +197,25 @@ def test_avx2_adds_and_subtracts_with_one_bit_weights(tmp_path, monkeypatch):
         "pointwise": {"image": (3, 5, 40), "outputs": 17, "kernel": (1, 1), "padding": (0, 0, 0, 0), "ends": (7, 90)},
         "linear": {"image": (1, 1, 64), "outputs": 10, "kernel": (1, 1), "padding": (0, 0, 0, 0), "dequantized": True},
         "wraps": {"image": (5, 6, 8), "outputs": 12, "bias": 2**31 - 1, "shift": 48},
-        "unfilled": {"image": (5, 6, 12), "outputs": 8},
+        "unfilled": {"image": (5, 6, 10), "outputs": 8},
     }
     g = np.random.default_rng(2)
-    programs = {name: roster_convolution(g, bits=1, **form) for name, form in forms.items()}
-    codes = check(programs, X86_AVX2, tmp_path, monkeypatch)
+    made = {name: roster_convolution(g, bits=1, **form) for name, form in forms.items()}
+    programs = {
+        name: (with_signedness(program, isa.signed), {"x": flipped(inputs["x"]) if isa.signed else inputs["x"]})
+        for name, (program, inputs) in made.items()
+    }
+    codes = check(programs, isa, tmp_path, monkeypatch)
     products = {
-        name: [product for product in ("vpsadbw", "vpmaddwd") if product in assembly(kernels(code), X86_AVX2)]
+        name: [product for product in (adds, multiplies) if product in assembly(kernels(code), isa)]
         for name, code in zip(programs, codes, strict=True)
     }
-    assert products == {name: ["vpsadbw"] for name in forms} | {"unfilled": ["vpmaddwd"]}
+    assert products == {name: [adds] for name in forms} | {"unfilled": [multiplies]}
+
+
+def flipped(x: np.ndarray) -> np.ndarray:
+    """The int8 that stand for the same as uint8."""
+    return (x ^ 0x80).view(np.int8)
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2, 1])
@@ -258,7 +273,7 @@ def test_the_inner_loop_keeps_its_sums_in_registers(isa):
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.dot)
 def test_blocks_fit_into_the_registers(isa):
-    for dot in (*strategies(isa), *((Differences(4, 1, 16, False, False),) if isa.dot == "avx2" else ())):
+    for dot in (*strategies(isa), *(added for name, added in ADDITIONS.items() if name == isa.dot)):
         for width in (1, 7, 8, 14, 32, 112):
             for vectors in (1, 2, 3, 6, 80):
                 for kernel, stride, dilation in ((1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)):
