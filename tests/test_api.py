@@ -178,6 +178,7 @@ def test_an_interrupted_run_goes_on_where_it_was(made, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_here_gets_predictions_only(tmp_path):
     front = compress.run(build(Plain), pair(), target="cortex-m7", out=tmp_path / "m7", candidates=2)
     assert not front.all_measured
@@ -356,6 +357,7 @@ def test_the_interval_of_an_accuracy_is_wilsons():
     assert Accuracy.from_counts(100, 100, "onnxruntime").high == 100.0
 
 
+@pytest.mark.slow
 def test_recall_by_class_is_that_of_the_file_and_classes_are_protected_to_the_end(tmp_path):
     from compress.prune.protect import Protect
 

@@ -141,6 +141,7 @@ def test_what_to_type_next_depends_on_where_the_bundle_can_run(
     assert list(next_commands(front, Path("a run"), targets.load(target))) == next_ones
 
 
+@pytest.mark.slow
 def test_a_network_of_the_users_own_prints_to_the_error_stream_only(compress: Call, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"

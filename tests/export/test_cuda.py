@@ -168,6 +168,7 @@ def test_float_networks_agree_with_onnx_runtime(factories, tmp_path, monkeypatch
         assert np.abs(found[name] - right).max() <= 1e-4 * np.abs(right).max(), name
 
 
+@pytest.mark.slow
 @needs_nvcc
 def test_the_check_on_the_device_could_fail(tmp_path):
     bundle = make_bundle(tmp_path / "bundle", runtimes=())

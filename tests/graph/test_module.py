@@ -63,6 +63,7 @@ def test_an_exported_network_is_pruned_and_quantized_like_its_original(factory):
     assert quantize(result.model, images(64)).report.after.weight_bits == 8
 
 
+@pytest.mark.slow
 def test_a_pt2_file_goes_through_the_whole_job(tmp_path):
     torch.export.save(exported(build(Residual)), tmp_path / "network.pt2")
     data = (images(80), torch.arange(80) % 5)

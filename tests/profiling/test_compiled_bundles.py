@@ -161,6 +161,7 @@ def test_where_nothing_else_would_do_that_ends_the_run_and_leaves_nothing(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_library_that_is_too_large_says_by_how_much_and_names_the_largest_tensors(tmp_path):
     device = targets.load("cortex-m4")
     flash = {"flash_bytes": 1 << 20}

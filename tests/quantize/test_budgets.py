@@ -256,6 +256,7 @@ def test_the_same_limits_give_the_same_plan():
     assert torch.equal(first.simulation(images(4)), second.simulation(images(4)))
 
 
+@pytest.mark.slow
 def test_a_candidate_of_a_job_meets_its_file_and_counts_its_bit_operations(tmp_path):
     def made(**limits):
         asked = replace(job(**limits), model=build(Wide), samples=24)
