@@ -13,7 +13,7 @@ few units at a time during training, this removes all at once, on calibration in
 The loss E, by what the inputs bring:
 
 * class labels: cross-entropy.
-* target images of the output's shape: mean squared error.
+* targets of the output's shape: mean squared error.
 * neither: the distance to the network's own output, perturbed: ``E = |f(x) - t|^2 / 2`` with the constant
   ``t = f(x) + e``, e standard normal. Without e the gradient would be zero; with it the expectation of
   ``(dE/dz)^2`` over e is ``|df/dz|^2``, the squared distance that the output moves, to leading order.
@@ -72,8 +72,12 @@ def task_loss(goal: Goal, context: Context) -> Loss:
     def loss(outputs: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         if goal.sees_data and context.data.task == "classification" and outputs.dim() == 2:
             return F.cross_entropy(outputs, wanted)
-        if goal.sees_data and context.data.task == "reconstruction" and outputs.shape == wanted.shape:
-            return F.mse_loss(outputs, wanted)
+        if goal.sees_data and context.data.task == "reconstruction":
+            # One target an input comes as (N,), and the network's one output as (N, 1).
+            if outputs.shape == (*wanted.shape, 1):
+                wanted = wanted[..., None]
+            if outputs.shape == wanted.shape:
+                return F.mse_loss(outputs, wanted)
         noise = torch.randn(outputs.shape, generator=context.generator).to(outputs.device)
         return (outputs - (outputs.detach() + noise)).square().sum() / (2 * len(outputs))
 

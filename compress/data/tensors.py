@@ -25,7 +25,7 @@ class TensorSplit:
 
     Attributes:
         values: (N, ...), of the type that the network takes.
-        labels: int64 (N,), or None where the inputs are their own targets.
+        labels: int64 (N,) classes, float32 (N, ...) targets, or None where the inputs are their own targets.
     """
 
     values: Tensor
@@ -74,12 +74,14 @@ def from_tensors(data: Any, like: Tensor, name: str = "data") -> Data:
     """A data set for calibration of inputs that aren't images; the same inputs are its evaluation split.
 
     Args:
-        data: inputs (N, ...); an (inputs, labels) pair; or an iterable of such batches, read to its end once.
+        data: inputs (N, ...); an (inputs, labels) pair, where whole numbers (N,) are classes and anything else is the
+            target of a regression; or an iterable of such batches, read to its end once.
         like: a batch of what the network takes; only its shape and type matter.
         name: for messages.
 
     Raises:
-        BadData: it isn't one of these forms, or an input has another shape than those of ``like``.
+        BadData: it isn't one of these forms, an input has another shape than those of ``like``, the labels are fewer or
+            more than the inputs, a class is below 0, an input or a target isn't finite.
     """
     import torch
 
@@ -94,15 +96,23 @@ def from_tensors(data: Any, like: Tensor, name: str = "data") -> Data:
         raise BadData(name, "some inputs hold NaN or infinity", "remove or repair them")
     task: Task = "reconstruction"
     classes: tuple[str, ...] = ()
-    if labels is not None and labels.dim() == 1 and not labels.is_floating_point():
+    if labels is not None:
         if len(labels) != len(values):
             raise BadData(name, f"{len(values)} inputs but {len(labels)} labels", "give one label an input")
-        if len(labels) and int(labels.min()) < 0:
-            raise BadData(name, "some labels are below 0", "number the classes from 0")
-        task, classes = "classification", tuple(str(i) for i in range(int(labels.max()) + 1))
-    split = TensorSplit(values, labels.long() if labels is not None and task == "classification" else None)
+        if labels.dim() == 1 and not labels.is_floating_point():
+            if len(labels) and int(labels.min()) < 0:
+                raise BadData(name, "some labels are below 0", "number the classes from 0")
+            task, classes = "classification", tuple(str(i) for i in range(int(labels.max()) + 1))
+            labels = labels.long()
+        else:
+            labels = labels.float()
+            if not torch.isfinite(labels).all():
+                raise BadData(name, "some targets hold NaN or infinity", "remove or repair them")
+    split = TensorSplit(values, labels)
     digest = hashlib.sha256(repr((tuple(values.shape), str(values.dtype))).encode())
     digest.update(values.contiguous().numpy().tobytes())
+    if labels is not None:
+        digest.update(labels.contiguous().numpy().tobytes())
     return Data(name, task, split, split, classes, digest.hexdigest(), split.mean, split.std)
 
 
@@ -115,7 +125,10 @@ def _read(data: Any, name: str) -> tuple[Tensor, Tensor | None]:
 
     def labelled(value: Any) -> bool:
         two = isinstance(value, (tuple, list)) and len(value) == 2 and all(array(each) for each in value)
-        return two and len(value[1].shape) == 1 < len(value[0].shape)
+        if not two or len(value[0].shape) < 2 or not len(value[1].shape):
+            return False
+        # Two tensors of one shape are two batches of inputs; else the second holds a label or a target an input.
+        return len(value[1].shape) == 1 or value[0].shape[1:] != value[1].shape[1:]
 
     if array(data) or labelled(data):
         found = [pair(name, data)]

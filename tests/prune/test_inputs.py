@@ -104,12 +104,60 @@ def test_every_form_holds_the_same_inputs(form: str) -> None:
     assert all(any(torch.equal(each, x) for x in X) for each in drawn)
 
 
+TARGETS: dict[str, Any] = {
+    "one an input": (X, X.sum(1)),
+    "several an input": (X, X[:, :3]),
+    "in batches": [(X[:7], X[:7, :3]), (X[7:], X[7:, :3])],
+    "of the inputs' shape, in batches": [(X[:7], -X[:7]), (X[7:], -X[7:])],
+    "whole numbers as decimals": (X, Y.float()),
+}
+
+
+@pytest.mark.parametrize("form", TARGETS)
+def test_targets_that_are_no_classes_stay_with_their_inputs(form: str) -> None:
+    given = TARGETS[form] if isinstance(TARGETS[form], list) else [TARGETS[form]]
+    data = from_tensors(TARGETS[form], X[:1])
+    assert data.task == "reconstruction"
+    batches = list(data.train.batches(5, torch.Generator().manual_seed(3)))
+    expected = torch.cat([targets for _, targets in given])
+    row = {tuple(x.tolist()): target for x, target in zip(X, expected, strict=True)}
+    assert all(
+        torch.equal(row[tuple(x.tolist())], target) for xs, ys in batches for x, target in zip(xs, ys, strict=True)
+    )
+    assert data.sha256 != from_tensors(X, X[:1]).sha256
+
+
+def test_taylor_measures_the_error_to_a_regressions_targets() -> None:
+    """Units that the targets need nothing of go first, which the network's own outputs would keep."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.out = nn.Linear(2, 4, bias=False), nn.Linear(4, 1, bias=False)
+            with torch.no_grad():
+                self.hidden.weight.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
+                self.out.weight.copy_(torch.tensor([[1.0, -1.0, 1.0, -1.0]]))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.out(torch.relu(self.hidden(x)))
+            return result
+
+    # The output is x_0 + x_1. Where x_0 isn't 0 the target is that, and the error's slope along its units is 0.
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    targets = torch.tensor([1.0, -1.0, 3.0, -3.0])
+    result = prune(Two(), x[:1], params=0.5, method="taylor", data=(x, targets))
+    kept = result.model.hidden.weight
+    assert torch.equal(kept, torch.tensor([[0.0, 1.0], [0.0, -1.0]]))
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (table(4)[:, :5], "its inputs are 5, the example is 7"),
         ((X, Y[:3]), "12 inputs but 3 labels"),
         ((X, Y - 1), "below 0"),
+        ((X, X.sum(1)[:3]), "12 inputs but 3 labels"),
+        ((X, X.sum(1) / 0), "some targets hold NaN or infinity"),
         (X * float("nan"), "NaN or infinity"),
         (X[:0], "it holds no inputs"),
         ([(X, Y), X], "some batches have labels and some have none"),
