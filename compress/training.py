@@ -9,7 +9,7 @@ mean squared error to the target, and with a teacher also that to the teacher's 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -84,6 +84,7 @@ def fit(
     teacher: nn.Module | None = None,
     augment: Augmentation | None = None,
     forward: Forward | None = None,
+    rates: Callable[[str], float] | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Train ``model`` in place and leave it on ``device`` in evaluation mode.
@@ -101,6 +102,7 @@ def fit(
         teacher: the network to distil from, used in evaluation mode and without gradients.
         augment: changes of the training images.
         forward: how to run the models; ``model(images)`` by default.
+        rates: for a parameter's name, its learning rate as a factor of the recipe's; 1 for all by default.
         progress: told the loss after each epoch.
 
     Raises:
@@ -112,11 +114,12 @@ def fit(
     if recipe.epochs < 1:
         return
     run: Forward = forward or (lambda module, images: module(images))
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = list(named.values())
     if not parameters:
         return
     model.to(device)
-    optimizer = _optimizer(parameters, recipe)
+    optimizer = _optimizer(named, recipe, rates or (lambda name: 1.0))
     used = [min(recipe.batch_size, split.n - start) for start in range(0, split.n, recipe.batch_size)]
     steps = recipe.epochs * sum(size > 1 for size in used)
     step, average = 0, _Average(model)
@@ -129,7 +132,7 @@ def fit(
                 if len(images) < 2:
                     continue
                 for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, step, steps)
+                    group["lr"] = group["rate"] * learning_rate(recipe, step, steps)
                 output = run(model, images)
                 loss = _loss(output, target, task, recipe)
                 if teacher is not None and recipe.distillation > 0:
@@ -279,16 +282,19 @@ def unexplained(model: nn.Module, teacher: nn.Module, images: Tensor, forward: F
     return float((wanted - found).square().sum()) / max(spread, 1e-30)
 
 
-def _optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(
+    parameters: Mapping[str, nn.Parameter], recipe: Recipe, rates: Callable[[str], float]
+) -> torch.optim.Optimizer:
     import torch
 
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        decay = recipe.weight_decay if parameter.ndim >= 2 else 0.0
+        groups.setdefault((rates(name), decay), []).append(parameter)
+    found = [{"params": members, "rate": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+        return torch.optim.AdamW(found, lr=recipe.lr)
+    return torch.optim.SGD(found, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 
 def _loss(output: Tensor, target: Tensor, task: Task, recipe: Recipe) -> Tensor:

@@ -34,6 +34,10 @@ ACCUMULATOR = 2**31 - 1
 """The largest 32-bit integer: biases saturate there."""
 
 
+SCALE_RATE = 1e-2
+"""Adam's rate for the base-2 logarithms of the scales (Jain et al. 2019), at the highest learning rate."""
+
+
 class Quantizer(nn.Module):
     """One brevitas quantizer on one of our grids; the scale is learned, one for each of the grid's.
 

@@ -27,7 +27,7 @@ from compress.graph.trace import Network, trace
 from compress.quantize import roster
 from compress.quantize.api import Quantized
 from compress.quantize.progressive import activate, groups, quantized_groups
-from compress.quantize.quantizers import FOLDER, learned, with_quantizers
+from compress.quantize.quantizers import FOLDER, SCALE_RATE, learned, with_quantizers
 from compress.quantize.ranges import rounded_, unrounded_
 from compress.quantize.substitute import Substitute
 from compress.serial import from_json, to_json
@@ -37,9 +37,6 @@ LABEL = "quantize while training"
 
 SAMPLES = 1024
 """Calibration inputs at most."""
-
-SCALE_RATE = 1e-2
-"""Adam's rate for the base-2 logarithms of the scales (Jain et al. 2019), at the user's highest learning rate."""
 
 
 @dataclass(frozen=True)

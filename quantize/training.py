@@ -12,18 +12,22 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from compress.graph.trace import Network, trace
 from compress.quantize.progressive import activate, groups, quantized_groups
-from compress.quantize.quantizers import learned, with_quantizers
+from compress.quantize.quantizers import FOLDER, SCALE_RATE, Quantizer, learned, weight_quantizer, with_quantizers
 from compress.quantize.ranges import rounded_
 from compress.training import Recipe, batch_size, fit
 from compress.types import Context, Quantization, State
 
-RECIPE = Recipe(optimizer="sgd", lr=5e-3, averaged=0.25)
-"""A quarter of the float recipe's rate: without batch norms larger steps undo what calibration found. The last weights
-are averaged, as near the end they go to and fro between two integers."""
+RECIPE = Recipe(optimizer="adamw", lr=3e-2, weight_decay=0.0, averaged=0.25)
+"""Weights are trained in steps of their own grid, by Adam: 3% of a step at most each time, whatever a layer's or a
+channel's scale. The last weights are averaged, as near the end they go to and fro between two integers."""
+
+REAL_RATE = 2e-3
+"""Adam's rate for biases and for weights that stay float, at the recipe's rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,7 @@ class QuantizationAware:
 
     Attributes:
         epochs: passes over the training split.
-        lr: highest learning rate.
+        lr: highest learning rate of the weights, in steps of their grid; the other parameters' go along.
         progressive: quantize the weights one block after the other (:mod:`compress.quantize.progressive`); those that
             aren't yet are trained as real numbers. Activations are quantized from the start. The last block is
             quantized after half of the steps.
@@ -52,6 +56,7 @@ class QuantizationAware:
         inputs = context.data.train.inputs(2, context.generator)
         network = trace(state.model, (inputs,))
         student = with_quantizers(network, state.quantization)
+        weights = _in_steps(student, state.quantization)
         recipe = replace(
             RECIPE, epochs=self.epochs, lr=self.lr, batch_size=min(64, 2 * batch_size(context.data.train.n))
         )
@@ -66,10 +71,46 @@ class QuantizationAware:
             task=context.data.task,
             teacher=context.teacher,
             augment=context.data.augment,
+            rates=lambda name: _rate(name) / RECIPE.lr,
             progress=context.progress,
         )
         student.cpu()
+        for module, parameter in weights:
+            remove_parametrizations(module, parameter)
         return trained(state, student, state.quantization)
+
+
+class _Steps(nn.Module):
+    """A weight as so many steps of its grid: what is trained is the weight over the scale it starts with."""
+
+    def __init__(self, quantizer: Quantizer) -> None:
+        super().__init__()
+        self.register_buffer("step", quantizer.get_buffer("start").clone().view(quantizer.view))
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """The weight."""
+        return steps * self.get_buffer("step")
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """What is trained."""
+        return weight / self.get_buffer("step")
+
+
+def _in_steps(student: fx.GraphModule, quantization: Quantization) -> list[tuple[nn.Module, str]]:
+    """Have the quantized weights of ``student`` be trained in steps of their grids: the modules and the names there."""
+    found = []
+    for name in quantization.weights:
+        path, _, parameter = name.rpartition(".")
+        module = student.get_submodule(path)
+        register_parametrization(module, parameter, _Steps(weight_quantizer(student, name)))
+        found.append((module, parameter))
+    return found
+
+
+def _rate(name: str) -> float:
+    if name.startswith(f"{FOLDER}."):
+        return SCALE_RATE
+    return RECIPE.lr if ".parametrizations." in f".{name}" else REAL_RATE
 
 
 def _in_turn(student: fx.GraphModule, state: State, network: Network, context: Context, steps: int) -> None:
