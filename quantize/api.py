@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +20,7 @@ from compress.graph.trace import trace
 from compress.quantize import roster
 from compress.quantize.calibrate import goes_through
 from compress.quantize.mixed import default_activation_bits
-from compress.types import Budget, Context, Plan, Record, State, Target
+from compress.types import FLOAT32, Budget, Context, Plan, Quantization, Record, State, Target
 
 LIMITS = ("flash_bytes", "ram_bytes", "latency_s", "bit_operations")
 """What of a budget is met by the choice of bits."""
@@ -63,6 +64,7 @@ def quantize(
         data: calibration data: a DataLoader, an (inputs, labels) pair, a generator of batches, or just
             a float32 tensor of inputs (N, ...).
         weight_bits: average over all layers' weights, at most; a method that gives every layer the same bits rounds it.
+            32 leaves the network in float: the identity.
         activation_bits: bits of activations, 8 by default. Where a limit of ``budget`` can't be met with as many,
             single tensors get fewer, as far as the target has kernels for that.
         budget: gives both where they aren't given, and limits: ``flash_bytes`` of the packed weights and the other
@@ -96,8 +98,14 @@ def quantize(
     for name, limit in limits.items():
         if not limit > 0:
             raise BadInput(f"{name}={limit}: a limit must be above 0")
-    if not 1 <= bits <= 8:
-        raise BadInput(f"weight_bits={bits:g}: integer weights have 1 to 8 bits; leave the network as it is for float")
+    if bits == FLOAT32.weight_bits and not limits:
+        if activation_bits not in (None, FLOAT32.activation_bits):
+            raise BadInput(
+                f"weight_bits=32 with activation_bits={activation_bits}: no kernel reads integers with float weights; "
+                "give 1 to 8 bits for both, or 32"
+            )
+    elif not 1 <= bits <= 8:
+        raise BadInput(f"weight_bits={bits:g}: integer weights have 1 to 8 bits, 32 leave the network in float")
     dataset = datasets.from_python(data, divisible=False)
     context = Context(device, budget, dataset, torch.Generator().manual_seed(seed), seed=seed)
     example = dataset.train.inputs(2, torch.Generator().manual_seed(seed))
@@ -107,11 +115,14 @@ def quantize(
         raise BadInput("the network has no convolution or linear layer, so there is nothing to quantize")
     before = costs.size(network)
     start = time.perf_counter()
-    state = roster.METHODS[chosen](bits, activations)(State(model, Plan(seed=seed)), context)
+    state = State(copy.deepcopy(model), Plan(seed=seed))
+    if bits == FLOAT32.weight_bits:
+        activations = FLOAT32.activation_bits
+    else:
+        state = roster.METHODS[chosen](bits, activations)(state, context)
     seconds = time.perf_counter() - start
     network = trace(state.model, (example,))
-    quantization = state.quantization
-    assert quantization is not None
+    quantization = state.quantization or Quantization()
     report = Record(
         chosen,
         {"weight_bits": bits, "activation_bits": activations},

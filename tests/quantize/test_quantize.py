@@ -9,6 +9,7 @@ import torch
 
 from compress import data, models
 from compress.errors import BadInput, UnknownName
+from compress.export.onnx import serialize
 from compress.graph import costs
 from compress.graph.qdq import insert, integers, on_grid
 from compress.graph.trace import trace
@@ -21,7 +22,7 @@ from compress.quantize.roster import METHODS
 from compress.quantize.training import QuantizationAware
 from compress.quantize.uniform import Uniform
 from compress.serial import from_json, to_json
-from compress.types import Grid, LayerPlan, Plan, Precision, State
+from compress.types import Budget, Grid, LayerPlan, Plan, Precision, State
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
 from tests.support import context, quantized
 
@@ -31,6 +32,25 @@ networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factor
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(((a - b).norm() / b.norm()).detach())
+
+
+@networks
+def test_32_bits_are_the_identity(factory):
+    model, x = build(factory), images(6)
+    result = quantize(model, x, weight_bits=32)
+    assert torch.equal(result.simulation(x), model(x))
+    assert torch.equal(result.model(x), model(x))
+    assert result.model is not model
+    assert result.report.after == result.report.before
+    assert result.plan == Plan()
+    assert serialize(result.state, x[:2]) == serialize(State(model), x[:2])
+
+
+def test_32_bit_weights_take_no_integer_inputs():
+    with pytest.raises(BadInput, match="no kernel reads integers with float weights"):
+        quantize(build(Plain), images(6), weight_bits=32, activation_bits=8)
+    with pytest.raises(BadInput, match="32 leave the network in float"):
+        quantize(build(Plain), images(6), weight_bits=32, budget=Budget(flash_bytes=10**6))
 
 
 @methods
