@@ -9,7 +9,7 @@ mean squared error to the target, and with a teacher also that to the teacher's 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -119,18 +119,22 @@ def fit(
     if not parameters:
         return
     model.to(device)
+    layout = _layout([model, *([] if teacher is None else [teacher])], split, device, run)
+    model.to(memory_format=layout)
     optimizer = _optimizer(named, recipe, rates or (lambda name: 1.0))
     used = [min(recipe.batch_size, split.n - start) for start in range(0, split.n, recipe.batch_size)]
     steps = recipe.epochs * sum(size > 1 for size in used)
     step, average = 0, _Average(model)
     first_averaged = steps - round(recipe.averaged * steps)
-    with _seeded(generator, device), _lent(teacher, device):
+    with _seeded(generator, device), _lent(teacher, device, layout):
         _mode(model, True)
         for epoch in range(recipe.epochs):
             total, seen = 0.0, 0
             for images, target in split.batches(recipe.batch_size, generator, device, augment):
                 if len(images) < 2:
                     continue
+                if images.dim() == 4:
+                    images = images.to(memory_format=layout)
                 for group in optimizer.param_groups:
                     group["lr"] = group["rate"] * learning_rate(recipe, step, steps)
                 output = run(model, images)
@@ -155,6 +159,7 @@ def fit(
                 progress(f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.4f}")
         average.put_back()
         _mode(model, False)
+    model.to(memory_format=torch.contiguous_format)
 
 
 def evaluate(
@@ -337,9 +342,28 @@ def _seeded(generator: torch.Generator, device: str) -> Iterator[None]:
         yield
 
 
+def _layout(models: Sequence[nn.Module], split: Split, device: str, run: Forward) -> torch.memory_format:
+    """How images lie in memory in training: on a processor channel by channel for each pixel, in which convolutions and
+    what surrounds them are a fifth faster, unless a network's own ``view`` can't read that."""
+    import torch
+
+    example = split.inputs(2, torch.Generator().manual_seed(0))
+    if device != "cpu" or example.dim() != 4:
+        return torch.contiguous_format
+    for model in models:
+        try:
+            with torch.no_grad(), _lent(model, device, torch.channels_last):
+                run(model, example.to(memory_format=torch.channels_last))
+        except RuntimeError:
+            return torch.contiguous_format
+    return torch.channels_last
+
+
 @contextmanager
-def _lent(module: nn.Module | None, device: str) -> Iterator[None]:
-    """``module`` on ``device`` in evaluation mode, and back afterwards."""
+def _lent(module: nn.Module | None, device: str, layout: torch.memory_format | None = None) -> Iterator[None]:
+    """``module`` on ``device`` in evaluation mode, its tensors in ``layout``, and back afterwards."""
+    import torch
+
     if module is None:
         yield
         return
@@ -347,8 +371,12 @@ def _lent(module: nn.Module | None, device: str) -> Iterator[None]:
     module.to(device)
     _mode(module, False)
     try:
+        if layout is not None:
+            module.to(memory_format=layout)
         yield
     finally:
+        if layout is not None:
+            module.to(memory_format=torch.contiguous_format)
         if home is not None:
             module.to(home)
         if was_training:
