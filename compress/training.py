@@ -120,7 +120,7 @@ def fit(
         return
     model.to(device)
     layout = _layout([model, *([] if teacher is None else [teacher])], split, device, run)
-    model.to(memory_format=layout)
+    _lay_out(model, layout)
     optimizer = _optimizer(named, recipe, rates or (lambda name: 1.0))
     used = [min(recipe.batch_size, split.n - start) for start in range(0, split.n, recipe.batch_size)]
     steps = recipe.epochs * sum(size > 1 for size in used)
@@ -159,7 +159,7 @@ def fit(
                 progress(f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.4f}")
         average.put_back()
         _mode(model, False)
-    model.to(memory_format=torch.contiguous_format)
+    _lay_out(model, torch.contiguous_format)
 
 
 def evaluate(
@@ -359,6 +359,10 @@ def _layout(models: Sequence[nn.Module], split: Split, device: str, run: Forward
     return torch.channels_last
 
 
+def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
+    module.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs don't know it
+
+
 @contextmanager
 def _lent(module: nn.Module | None, device: str, layout: torch.memory_format | None = None) -> Iterator[None]:
     """``module`` on ``device`` in evaluation mode, its tensors in ``layout``, and back afterwards."""
@@ -372,11 +376,11 @@ def _lent(module: nn.Module | None, device: str, layout: torch.memory_format | N
     _mode(module, False)
     try:
         if layout is not None:
-            module.to(memory_format=layout)
+            _lay_out(module, layout)
         yield
     finally:
         if layout is not None:
-            module.to(memory_format=torch.contiguous_format)
+            _lay_out(module, torch.contiguous_format)
         if home is not None:
             module.to(home)
         if was_training:
