@@ -25,6 +25,7 @@ from compress.quantize.simulation import Simulation
 from compress.quantize.uniform import Uniform
 from compress.types import Grid, State
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
+from tests.graph.transformers import Recurrent
 from tests.support import context, file_of, quantized
 
 networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
@@ -65,6 +66,15 @@ def test_a_quantized_file_computes_what_the_simulation_computes(factory, bits):
     expected = result.simulation(images(32, 9))
     # ONNX Runtime rescales accumulators in one float step where the simulation rounds twice, so single
     # activations may land a step apart; over the output that stays well below the quantization error.
+    assert float((got - expected).norm() / expected.norm()) < 0.02
+
+
+def test_signed_values_move_into_a_float_operator():
+    """A layout that only an LSTM reads: ONNX Runtime repeats the pair behind it."""
+    result = quantize(build(Recurrent), images(32), target="cortex-m7")
+    assert any(grid.signed for grid in result.state.quantization.activations.values())
+    expected = result.simulation(images(8, 9))
+    got = run(serialize(result.state, images(2)), images(8, 9))
     assert float((got - expected).norm() / expected.norm()) < 0.02
 
 
