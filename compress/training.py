@@ -9,12 +9,13 @@ mean squared error to the target, and with a teacher also that to the teacher's 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from compress.errors import BadInput
+from compress.lending import lay_out, layout_for, lent, set_mode
 
 if TYPE_CHECKING:
     import torch
@@ -119,15 +120,15 @@ def fit(
     if not parameters:
         return
     model.to(device)
-    layout = _layout([model, *([] if teacher is None else [teacher])], split, device, run)
-    _lay_out(model, layout)
+    layout = layout_for([model, *([] if teacher is None else [teacher])], split, device, run)
+    lay_out(model, layout)
     optimizer = _optimizer(named, recipe, rates or (lambda name: 1.0))
     used = [min(recipe.batch_size, split.n - start) for start in range(0, split.n, recipe.batch_size)]
     steps = recipe.epochs * sum(size > 1 for size in used)
     step, average = 0, _Average(model)
     first_averaged = steps - round(recipe.averaged * steps)
-    with _seeded(generator, device), _lent(teacher, device, layout):
-        _mode(model, True)
+    with _seeded(generator, device), lent(teacher, device, layout):
+        set_mode(model, True)
         for epoch in range(recipe.epochs):
             total, seen = 0.0, 0
             for images, target in split.batches(recipe.batch_size, generator, device, augment):
@@ -158,8 +159,8 @@ def fit(
             if progress is not None:
                 progress(f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.4f}")
         average.put_back()
-        _mode(model, False)
-    _lay_out(model, torch.contiguous_format)
+        set_mode(model, False)
+    lay_out(model, torch.contiguous_format)
 
 
 def evaluate(
@@ -320,16 +321,6 @@ def _distance(output: Tensor, wanted: Tensor, task: Task, recipe: Recipe) -> Ten
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * t * t
 
 
-def _mode(model: nn.Module, training: bool) -> None:
-    try:
-        model.train(training)
-    except NotImplementedError:
-        raise BadInput(
-            "a network that torch.export made has no modes; give it to compress.graph.module.in_evaluation_mode first, "
-            "or FILE.py:factory, or --epochs 0"
-        ) from None
-
-
 @contextmanager
 def _seeded(generator: torch.Generator, device: str) -> Iterator[None]:
     """Dropout and the like draw from the global generators: seed those from ours, and put them back."""
@@ -340,51 +331,6 @@ def _seeded(generator: torch.Generator, device: str) -> Iterator[None]:
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
         yield
-
-
-def _layout(models: Sequence[nn.Module], split: Split, device: str, run: Forward) -> torch.memory_format:
-    """How images lie in memory in training: on a processor channel by channel for each pixel, in which convolutions and
-    what surrounds them are a fifth faster, unless a network's own ``view`` can't read that."""
-    import torch
-
-    example = split.inputs(2, torch.Generator().manual_seed(0))
-    if device != "cpu" or example.dim() != 4:
-        return torch.contiguous_format
-    for model in models:
-        try:
-            with torch.no_grad(), _lent(model, device, torch.channels_last):
-                run(model, example.to(memory_format=torch.channels_last))
-        except RuntimeError:
-            return torch.contiguous_format
-    return torch.channels_last
-
-
-def _lay_out(module: nn.Module, layout: torch.memory_format) -> None:
-    module.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs don't know it
-
-
-@contextmanager
-def _lent(module: nn.Module | None, device: str, layout: torch.memory_format | None = None) -> Iterator[None]:
-    """``module`` on ``device`` in evaluation mode, its tensors in ``layout``, and back afterwards."""
-    import torch
-
-    if module is None:
-        yield
-        return
-    was_training, home = module.training, next((p.device for p in module.parameters()), None)
-    module.to(device)
-    _mode(module, False)
-    try:
-        if layout is not None:
-            _lay_out(module, layout)
-        yield
-    finally:
-        if layout is not None:
-            _lay_out(module, torch.contiguous_format)
-        if home is not None:
-            module.to(home)
-        if was_training:
-            _mode(module, True)
 
 
 @contextmanager
@@ -399,5 +345,5 @@ def _predictor(
             yield model
             return
         module, run = model, forward
-        with _lent(module, device):
+        with lent(module, device):
             yield module if run is None else (lambda images: run(module, images))

@@ -32,6 +32,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.usercode",
         "compress.checkpoints",
         "compress.data",
+        "compress.lending",
         "compress.training",
         "compress.networks",
         "compress.zoo",
