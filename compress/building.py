@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from compress import __version__, eight_bits, pipeline
+from compress.explaining.explain import explain
 from compress.export import bundle, tvm
 from compress.export import onnx as interchange
 from compress.export.made import Made
@@ -142,6 +143,7 @@ def build(
         records=tuple(records),
         runtime=job.runtime,
         folder=str(folder),
+        explanation=explain(assessed, reference if stages else None, job.target),
     )
     _bundle(job, state, candidate, folder, ends)
     write_json(folder / CANDIDATE, {"schema": SCHEMA, "candidate": candidate_document(candidate, on_front=False)})

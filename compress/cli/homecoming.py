@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.errors import RunFolderError
 from compress.export.manifest import Manifest, read_manifest, sha256
+from compress.finished import FRONT, read_finished
 from compress.results import Accuracy, Artifact, Candidate, Front, Measurement, candidate_document
 from compress.runfolder import CANDIDATE, SCHEMA, disk_errors, read_run
 from compress.serial import to_json, write_json
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 MEASUREMENTS = "measurements.json"
 TYPED = "engine"
 """Where a bundle has the file that an engine is built from."""
-FRONT = "front.json"
 
 
 def document(found: Remote) -> dict[str, Any]:
@@ -59,7 +59,6 @@ def bring(bundle: Path, found: Remote) -> str:
     run, name = place_of(bundle)
     if run is None or name is None:
         return "printed only: the bundle isn't in the folder of a run"
-    from compress.cli.bundles import read_finished
     from compress.execution import write_documents
 
     try:
