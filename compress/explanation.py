@@ -41,7 +41,8 @@ class LayerWork:
         compute_s, memory_s, launch_s: the roofline's three times, by the target's numbers.
         predicted_s: by the latency model.
         unfused: an activation or a batch norm that runs by itself, as the layer in front of it has other readers.
-        float_island: in float32 though the layers around it are integers.
+        float_island: in float32 though the layers around it are integers; ``float_because`` is what was noted when that
+            was decided, empty where nothing was.
         macs_before, predicted_before_s: of the same layer of the float network; None where there was none.
         measured_s, measured_before_s: by the runtime's own clock; None where nobody measured.
     """
@@ -64,6 +65,7 @@ class LayerWork:
     predicted_s: float
     unfused: bool = False
     float_island: bool = False
+    float_because: str = ""
     macs_before: int | None = None
     predicted_before_s: float | None = None
     measured_s: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,4 +71,11 @@ def candidate_of(front: Front, name: str) -> Candidate:
     return everyone[name]
 
 
-__all__ = ["FRONT", "candidate_of", "read", "read_finished"]
+def replaced(front: Front, candidate: Candidate) -> Front:
+    """The front with ``candidate`` in the place of its namesake, which may be the float network."""
+    if candidate.id == front.baseline.id:
+        return replace(front, baseline=candidate)
+    return replace(front, candidates=tuple(candidate if c.id == candidate.id else c for c in front.candidates))
+
+
+__all__ = ["FRONT", "candidate_of", "read", "read_finished", "replaced"]

@@ -13,13 +13,16 @@ from compress.graph.operators import Operator
 from compress.profiling.fusion import MOVES_NOTHING, heads
 from compress.profiling.latency import padded_macs, rate_for
 from compress.results import Estimate
-from compress.types import FLOAT32, Precision, Target
+from compress.types import FLOAT32, Note, Precision, Target
 
 FUSIBLE = frozenset(
     {"relu", "relu6", "leaky_relu", "prelu", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "clamp"}
     | {"batch_norm"}
 )
 """Kinds that runtimes compute with the layer in front of them, unless something else reads that too."""
+
+LEFT_IN_FLOAT = ("stays float: ", "computed in float: ")
+"""What the notes of quantization and of lowering begin with."""
 
 
 def works(
@@ -30,6 +33,7 @@ def works(
     *,
     inputs: Mapping[str, int],
     grids: Collection[str] = (),
+    notes: Sequence[Note] = (),
 ) -> tuple[LayerWork, ...]:
     """The operators that take time, in the order of execution, with what is fused into them.
 
@@ -40,6 +44,7 @@ def works(
         estimate: the latency model's word on the same operators.
         inputs: elements of each of the network's inputs by name.
         grids: the operators whose results are integers; without any, the network is a float one.
+        notes: what quantization and lowering left in float, and why.
     """
     head = heads(operators)
     groups: dict[str, list[Operator]] = {}
@@ -64,7 +69,7 @@ def works(
             sum(elements[tensor] for tensor in read[name]) + elements[name],
             target,
             predicted[name],
-            name in islands,
+            _because(next(o for o in group if o.name == name), notes) if name in islands else None,
         )
         for name, group in groups.items()
         if name in predicted
@@ -140,7 +145,7 @@ def _work(
     moved_elements: int,
     target: Target,
     predicted_s: float,
-    island: bool,
+    island: str | None,
 ) -> LayerWork:
     rate = rate_for(target, precision)
     computed = rate.precision
@@ -167,8 +172,18 @@ def _work(
         launch_s=target.launch_overhead_s,
         predicted_s=predicted_s,
         unfused=operator.kind in FUSIBLE and operator.fused_into is None,
-        float_island=island,
+        float_island=island is not None,
+        float_because=island or "",
     )
+
+
+def _because(operator: Operator, notes: Sequence[Note]) -> str:
+    """Why an operator stays in float: what was noted of its layer, else of its kind; empty where nothing was."""
+    for note in notes:
+        reason = next((note.why.removeprefix(start) for start in LEFT_IN_FLOAT if note.why.startswith(start)), None)
+        if reason is not None and (note.where == operator.path or note.what.lower() == operator.kind):
+            return reason
+    return ""
 
 
 def _wider(target: Target, precision: Precision) -> float | None:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from compress.cli import screen
+from compress.cli import homecoming, screen
 from compress.errors import RunFolderError
 from compress.explaining import runs
-from compress.finished import FRONT, read
+from compress.finished import read, replaced
 from compress.report import explanation, words
-from compress.report.facts import RunFacts
-from compress.results import Candidate, Front, candidate_document
-from compress.runfolder import CANDIDATE, SCHEMA, disk_errors
-from compress.serial import write_json
+from compress.results import Candidate, Front
 
 
 def run(path: str, name: str | None, predicted: bool, as_json: bool) -> int:
@@ -37,8 +32,11 @@ def run(path: str, name: str | None, predicted: bool, as_json: bool) -> int:
     home = None
     if not predicted and why is None:
         base, candidate = runs.measured(folder, front, candidate)
-        front = _with(_with(front, base), candidate)
-        home = _bring(folder, front, facts, (base, candidate))
+        front = replaced(replaced(front, base), candidate)
+        try:
+            home = homecoming.keep(folder, front, facts, [base, candidate])
+        except RunFolderError as error:  # what was measured is printed all the same
+            home = f"printed only: {error.sentence}"
     if as_json:
         screen.emit({**explanation.document(front, candidate), "not_measured": why, "home": home})
         return 0
@@ -59,28 +57,6 @@ def _show(front: Front, candidate: Candidate, why: str | None, home: str | None)
         out.print()
         for line in closing:
             out.print(words.to_ascii(line) if out.options.ascii_only else line)
-
-
-def _bring(folder: Path, front: Front, facts: RunFacts, changed: tuple[Candidate, ...]) -> str:
-    """Put the measured times into the run's front, the candidates' files and the report, and say so."""
-    from compress.execution import write_documents
-
-    try:
-        with disk_errors(folder):
-            write_json(folder / FRONT, front.document())
-            for each in changed:
-                document: dict[str, Any] = {"schema": SCHEMA, "candidate": candidate_document(each, on_front=False)}
-                write_json(folder / "candidates" / each.id / CANDIDATE, document)
-            write_documents(folder, front, facts)
-    except RunFolderError as error:
-        return f"printed only: {error.sentence}"
-    return f"in {folder / FRONT} and {folder / 'report.html'}"
-
-
-def _with(front: Front, candidate: Candidate) -> Front:
-    if candidate.id == front.baseline.id:
-        return replace(front, baseline=candidate)
-    return replace(front, candidates=tuple(candidate if c.id == candidate.id else c for c in front.candidates))
 
 
 __all__ = ["run"]

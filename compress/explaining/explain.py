@@ -6,29 +6,32 @@ from collections.abc import Mapping, Sequence
 
 from compress.explaining.reasons import reasons
 from compress.explaining.remedies import remedies
-from compress.explanation import Explanation
+from compress.explanation import Explanation, LayerWork
 from compress.graph.groups import find
 from compress.graph.operators import Operator
 from compress.job import Assessment
 from compress.profiling import latency, roofline
 from compress.prune.counter import Counter
-from compress.types import Precision, Target
+from compress.types import Note, Precision, Target
 
 
-def explain(assessed: Assessment, reference: Assessment | None, target: Target) -> Explanation:
+def explain(
+    assessed: Assessment, reference: Assessment | None, target: Target, notes: Sequence[Note] = ()
+) -> Explanation:
     """Why a network takes the time that the latency model predicts.
 
     Args:
         assessed: the network, as it was assessed for the target.
         reference: the uncompressed one; None if this is it, of which nothing is asked.
         target: the device.
+        notes: what quantization and lowering left in float, and why.
     """
     estimate = assessed.estimate(0)
-    layers = _works(assessed, target)
+    layers = _works(assessed, target, notes)
     multiple = target.channel_multiple
     if reference is None:
         return Explanation(layers, multiple, estimate.error)
-    layers = roofline.beside(layers, _works(reference, target))
+    layers = roofline.beside(layers, _works(reference, target, ()))
     found = reasons(layers, multiple)
 
     def predict(operators: Sequence[Operator], precisions: Mapping[str, Precision]) -> float:
@@ -43,7 +46,7 @@ def explain(assessed: Assessment, reference: Assessment | None, target: Target) 
     return Explanation(layers, multiple, estimate.error, found, helps)
 
 
-def _works(assessed: Assessment, target: Target) -> tuple[roofline.LayerWork, ...]:
+def _works(assessed: Assessment, target: Target, notes: Sequence[Note]) -> tuple[LayerWork, ...]:
     return roofline.works(
         assessed.operators,
         assessed.precisions,
@@ -51,6 +54,7 @@ def _works(assessed: Assessment, target: Target) -> tuple[roofline.LayerWork, ..
         assessed.estimate(0),
         inputs=assessed.inputs,
         grids=assessed.grids,
+        notes=notes,
     )
 
 

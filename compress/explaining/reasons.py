@@ -115,7 +115,10 @@ def _kernel(layer: LayerWork, multiple: int) -> str | None:
 def _island(layer: LayerWork, multiple: int) -> str | None:
     if not layer.float_island:
         return None
-    return "it stays in float32 among integer layers: what it reads is made float, what it gives quantized again"
+    because = f" ({layer.float_because})" if layer.float_because else ""
+    return (
+        f"it stays in float32 among integer layers{because}: what it reads is made float, what it gives quantized again"
+    )
 
 
 LAYER_RULES: tuple[tuple[Why, Rule], ...] = (

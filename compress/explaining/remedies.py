@@ -55,7 +55,7 @@ def remedies(
     tried = [
         attempt
         for why in ("no fast kernel", "float island", "memory-bound")
-        for layer in about.get(why, [])  # type: ignore[call-overload]  # a tuple of literals is read as str
+        for layer in about.get(why, [])
         for attempt in _other_bits(layer, operators, precisions, available, predict)
     ]
     wide = [*about.get("misaligned", []), *about.get("dominated", [])]

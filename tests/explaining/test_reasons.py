@@ -12,7 +12,7 @@ from compress.explanation import LayerWork, Reason
 from compress.graph.operators import Operator
 from compress.profiling import latency, roofline
 from compress.targets import load
-from compress.types import FLOAT32, Precision, Rate, Target
+from compress.types import FLOAT32, Note, Precision, Rate, Target
 
 W8A8, W4A8, W2A8 = (Precision(bits, 8, "integer") for bits in (8, 4, 2))
 TARGET = replace(
@@ -40,11 +40,12 @@ def works(
     precisions: Mapping[str, Precision] | None = None,
     target: Target = TARGET,
     grids: Sequence[str] = (),
+    notes: Sequence[Note] = (),
 ) -> tuple[LayerWork, ...]:
     planned = precisions if precisions is not None else {o.path: W8A8 for o in operators if o.weights}
     inputs = {"x": operators[0].in_channels * 256}
     estimate = latency.predict(operators, planned, target, 0, 0, inputs=inputs)
-    return roofline.works(operators, planned, target, estimate, inputs=inputs, grids=grids)
+    return roofline.works(operators, planned, target, estimate, inputs=inputs, grids=grids, notes=notes)
 
 
 def why(layers: Sequence[LayerWork], target: Target = TARGET) -> tuple[Reason, ...]:
@@ -155,6 +156,9 @@ def test_an_operator_without_weights_that_stays_in_float() -> None:
     ]
     assert ("soft", "float island") in kinds(works(operators, grids=("a",)))
     assert not any(reason == "float island" for _, reason in kinds(works(operators, grids=("a", "soft"))))
+    notes = [Note("elsewhere", "add", "stays float: no"), Note("", "softmax", "stays float: exponentials need range")]
+    said = why(works(operators, grids=("a",), notes=notes))
+    assert any(r.layer == "soft" and "(exponentials need range)" in r.text for r in said)
     # At the end of the network float is what is wanted.
     assert not any(r == "float island" for _, r in kinds(works(operators[:2], grids=("a",))))
 
