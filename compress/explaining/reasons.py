@@ -86,9 +86,10 @@ def _memory(layer: LayerWork, multiple: int) -> str | None:
 def _misaligned(layer: LayerWork, multiple: int) -> str | None:
     if layer.bound != "compute-bound" or layer.padded_macs < PADDED * layer.macs:
         return None
+    channels = f"{layer.in_channels} input and {layer.out_channels} output channels"
     return (
-        f"its kernels fill {layer.in_channels} channels in and {layer.out_channels} out up to multiples of {multiple}: "
-        f"they carry out {words.times(layer.padded_macs / layer.macs)} the MACs that it has"
+        f"its kernels fill {channels} up to multiples of {multiple}: they carry out "
+        f"{words.times(layer.padded_macs / layer.macs)} the MACs that it has"
     )
 
 

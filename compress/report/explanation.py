@@ -58,7 +58,7 @@ class Grouped:
 
 @dataclass(frozen=True)
 class View:
-    """All that is shown of one candidate's explanation."""
+    """All that is shown of one candidate's explanation; ``largest`` is the largest percentage that is drawn."""
 
     candidate: str
     known: str
@@ -68,6 +68,7 @@ class View:
     remedies: tuple[str, ...]
     measured: bool
     has_before: bool
+    largest: float
 
 
 def view(front: Front, candidate: Candidate) -> View | None:
@@ -79,15 +80,17 @@ def view(front: Front, candidate: Candidate) -> View | None:
     whys: dict[str, list[Why]] = {}
     for reason in found.reasons:
         whys.setdefault(reason.layer, []).append(reason.why)
+    rows = tuple(_row(layer, found, unit, tuple(whys.get(layer.name, ()))) for layer in found.layers)
     return View(
         candidate.id,
         known_sentence(candidate, found),
-        tuple(_row(layer, found, unit, tuple(whys.get(layer.name, ()))) for layer in found.layers),
+        rows,
         _rest(found, unit),
         grouped(found.reasons),
         tuple(remedy_sentence(remedy) for remedy in remedies(front, candidate)),
         found.measured is not None,
         any(layer.before_s is not None for layer in found.layers),
+        max(max(row.share, row.share_before or 0.0) for row in rows) or 1.0,
     )
 
 

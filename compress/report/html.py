@@ -72,13 +72,16 @@ def render(front: Front, facts: RunFacts) -> str:
 def render_two(both: runs.Beside) -> str:
     """The page of two runs, as self-contained as :func:`render`'s."""
     charts: list[dict[str, Any]] = []
-    fronts = [("", both.merged)] if both.merged else [(side.name, side.front) for side in (both.first, both.second)]
-    for caption, front in fronts:
-        for metric in ("latency", "size"):
-            drawn = _chart(front, metric, "accuracy")  # type: ignore[arg-type]  # a tuple of literals is read as str
+    metrics: tuple[Metric, ...] = ("latency", "size")
+    for metric in metrics:
+        together = both.merged if both.latencies or metric != "latency" else None
+        fronts = [("", together)] if together else [(side.name, side.front) for side in (both.first, both.second)]
+        for name, front in fronts:
+            drawn = _chart(front, metric, "accuracy")
             if drawn is not None:
-                said = f"{caption}: {drawn['up_name']} against {drawn['name'].lower()}" if caption else ""
-                charts.append({**drawn, "caption": said, **({} if caption else _by_run(drawn))})
+                against = f"{drawn['up_name']} against {drawn['name'].lower()}"
+                caption = f"{name}: {against}" if name else f"Both runs: {against}"
+                charts.append({**drawn, "caption": caption, **({} if name else _by_run(drawn))})
     sides = [(side, gains.headline(side.front), gains.choice(side.front)) for side in (both.first, both.second)]
     template = _environment().get_template("two.html.j2")
     page = {"both": both, "charts": charts, "sides": sides}
@@ -191,7 +194,7 @@ def _asset(name: str) -> Any:
 
 def _charts(front: Front) -> tuple[dict[str, Any], ...]:
     """The plots of any two figures that are known, accuracy's first."""
-    laid_out = []
+    laid_out: list[dict[str, Any]] = []
     for i, up in enumerate(METRICS):
         for metric in METRICS[i + 1 :]:
             drawn = _chart(front, metric, up)

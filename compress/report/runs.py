@@ -43,7 +43,8 @@ class Beside:
         shared: of candidates that have the same id in both.
         settings: what was asked for, or run with, differently.
         notes: what isn't compared, and why.
-        merged: both fronts as one, for one plot; None where accuracies or latencies don't compare.
+        merged: both fronts as one, for one plot; None where accuracies don't compare.
+        latencies: whether latencies compare too.
     """
 
     first: Side
@@ -53,6 +54,7 @@ class Beside:
     settings: tuple[Row, ...]
     notes: tuple[str, ...]
     merged: Front | None
+    latencies: bool
 
 
 FIRST, SECOND = "1 · ", "2 · "
@@ -77,7 +79,8 @@ def beside(first: Side, second: Side) -> Beside:
         _shared(a, b),
         _settings(first, second),
         notes,
-        _merged(a, b) if accuracy and latency else None,
+        _merged(a, b) if accuracy else None,
+        latency,
     )
 
 
@@ -134,68 +137,48 @@ def _figures(
         return gains.ratio_text(x / y, better, worse) if x and y and known else words.DASH
 
     a, b = one.best, other.best
-    known = a.accuracy is not None and b.accuracy is not None
     lost = [
         c.accuracy.value - f.baseline.accuracy.value
         if c.accuracy is not None and f.baseline.accuracy is not None
         else None
         for c, f in zip((one, other), fronts, strict=True)
     ]
+    measured = [words.seconds(x.measurement.latency_s if x.measurement else None) for x in (a, b)]
+    predicted = [
+        f"{words.seconds(x.estimate.latency_s)} ± {100 * x.estimate.error:.0f}%" if x.estimate else words.DASH
+        for x in (a, b)
+    ]
+    beside_float = [words.DASH if d is None else _points(d, c) for d, c in zip(lost, (one, other), strict=True)]
+    shares = [words.share(c.macs, f.baseline.macs) for c, f in zip((one, other), fronts, strict=True)]
+    gained = words.DASH
+    if accuracy and a.accuracy is not None and b.accuracy is not None:
+        gained = _points(b.accuracy.value - a.accuracy.value, other)
+    both_measured = latency and fronts[0].all_measured and fronts[1].all_measured
+    faster = ratio(
+        a.measurement.latency_s if a.measurement else None,
+        b.measurement.latency_s if b.measurement else None,
+        "faster",
+        "slower",
+        both_measured,
+    )
+    sooner = ratio(
+        a.estimate.latency_s if a.estimate else None,
+        b.estimate.latency_s if b.estimate else None,
+        "faster",
+        "slower",
+        fronts[0].target == fronts[1].target,
+    )
+    params = words.count(one.params), words.count(other.params)
     rows = [
-        Row(
-            "accuracy",
-            _accuracy(one),
-            _accuracy(other),
-            _points(b.accuracy.value - a.accuracy.value, other)
-            if known and accuracy and a.accuracy and b.accuracy
-            else words.DASH,
-        ),
-        Row(
-            "beside its float network",
-            *(words.DASH if d is None else _points(d, c) for d, c in zip(lost, (one, other), strict=True)),
-            words.DASH,
-        ),
-        Row(
-            "latency, measured",
-            *(words.seconds(x.measurement.latency_s if x.measurement else None) for x in (a, b)),
-            ratio(
-                a.measurement.latency_s if a.measurement else None,
-                b.measurement.latency_s if b.measurement else None,
-                "faster",
-                "slower",
-                latency and fronts[0].all_measured and fronts[1].all_measured,
-            ),
-        ),
-        Row(
-            "latency, predicted",
-            *(
-                words.DASH
-                if x.estimate is None
-                else f"{words.seconds(x.estimate.latency_s)} ± {100 * x.estimate.error:.0f}%"
-                for x in (a, b)
-            ),
-            ratio(
-                a.estimate.latency_s if a.estimate else None,
-                b.estimate.latency_s if b.estimate else None,
-                "faster",
-                "slower",
-                fronts[0].target == fronts[1].target,
-            ),
-        ),
+        Row("accuracy", _accuracy(one), _accuracy(other), gained),
+        Row("beside its float network", beside_float[0], beside_float[1], words.DASH),
+        Row("latency, measured", measured[0], measured[1], faster),
+        Row("latency, predicted", predicted[0], predicted[1], sooner),
         Row("file", words.size(a.bytes), words.size(b.bytes), ratio(a.bytes, b.bytes, "smaller", "larger")),
         Row("RAM", words.size(a.ram_bytes), words.size(b.ram_bytes), ratio(a.ram_bytes, b.ram_bytes, "less", "more")),
         Row("MACs", words.count(one.macs), words.count(other.macs), ratio(one.macs, other.macs, "fewer", "more")),
-        Row(
-            "of its float network's MACs",
-            *(words.share(c.macs, f.baseline.macs) for c, f in zip((one, other), fronts, strict=True)),
-            words.DASH,
-        ),
-        Row(
-            "parameters",
-            words.count(one.params),
-            words.count(other.params),
-            ratio(one.params, other.params, "fewer", "more"),
-        ),
+        Row("of its float network's MACs", shares[0], shares[1], words.DASH),
+        Row("parameters", params[0], params[1], ratio(one.params, other.params, "fewer", "more")),
         Row("weight bits", words.bits(one.weight_bits), words.bits(other.weight_bits), words.DASH),
         Row("runs by", words.runtime(a.runtime), words.runtime(b.runtime), words.DASH),
     ]

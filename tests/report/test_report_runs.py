@@ -59,7 +59,10 @@ def test_other_targets_are_no_comparison_of_latencies(fronts: dict[str, Front], 
     assert row(both, "latency, predicted")[2] == "—"
     assert row(both, "accuracy")[2] != "—"
     assert any("cpu" in note and "jetson-orin-nano" in note for note in both.notes)
-    assert both.merged is None
+    assert not both.latencies
+    page = render_two(both)
+    # Latencies in a plot each, files in one plot of both.
+    assert [page.count(f"{name}: Accuracy against") for name in ("a", "b", "Both runs")] == [1, 1, 1]
 
 
 def test_measurements_of_two_machines_are_not_compared(fronts: dict[str, Front], side) -> None:
