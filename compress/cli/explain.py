@@ -9,6 +9,7 @@ from compress.errors import RunFolderError
 from compress.explaining import runs
 from compress.finished import read, replaced
 from compress.report import explanation, words
+from compress.report.facts import RunFacts
 from compress.results import Candidate, Front
 
 
@@ -33,15 +34,23 @@ def run(path: str, name: str | None, predicted: bool, as_json: bool) -> int:
     if not predicted and why is None:
         base, candidate = runs.measured(folder, front, candidate)
         front = replaced(replaced(front, base), candidate)
-        try:
-            home = homecoming.keep(folder, front, facts, [base, candidate])
-        except RunFolderError as error:  # what was measured is printed all the same
-            home = f"printed only: {error.sentence}"
+        home = _home(folder, front, facts, (base, candidate))
     if as_json:
         screen.emit({**explanation.document(front, candidate), "not_measured": why, "home": home})
         return 0
     _show(front, candidate, why, home)
     return 0
+
+
+def _home(folder: Path, front: Front, facts: RunFacts, changed: tuple[Candidate, ...]) -> str:
+    """Bring measured times into the run, if its latencies were measured on this machine too, and say where they are."""
+    known, here = changed[-1].best.measurement, changed[-1].explanation
+    if known is not None and here is not None and here.measured is not None and known.device != here.measured.device:
+        return f"printed only: the run's latencies were measured on another machine, {known.device}"
+    try:
+        return homecoming.keep(folder, front, facts, changed)
+    except RunFolderError as error:  # what was measured is printed all the same
+        return f"printed only: {error.sentence}"
 
 
 def _show(front: Front, candidate: Candidate, why: str | None, home: str | None) -> None:

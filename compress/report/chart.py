@@ -37,6 +37,8 @@ class Canvas:
 
 _CHARACTER = 7.8
 """Width of a character of a label, a little more than most fonts need at 13 pixels."""
+_TITLE = 28
+"""Room above a plot from which on the y axis's title stands there."""
 WIDE = Canvas(1000, 470, 58, 24, 30, 52, 8, True)
 NARROW = Canvas(360, 380, 40, 12, 28, 48, 5, False)
 
@@ -171,7 +173,7 @@ def lay_out(front: Front, metric: Metric, canvas: Canvas, up: Metric = "accuracy
         line=line,
         area=_area(corners, canvas, up),
         marks=marks,
-        labels=_place_labels(marks, corners, canvas),
+        labels=_place_labels(marks, corners, canvas, y_title),
         limits=tuple(limits),
         x_axis=x_axis,
         y_axis=y_axis,
@@ -238,11 +240,15 @@ def _classes(point: Point) -> str:
 Box = tuple[float, float, float, float]
 
 
-def _place_labels(marks: Sequence[Mark], corners: Sequence[tuple[float, float]], canvas: Canvas) -> tuple[Label, ...]:
+def _place_labels(
+    marks: Sequence[Mark], corners: Sequence[tuple[float, float]], canvas: Canvas, y_title: str
+) -> tuple[Label, ...]:
     """Names beside their points, the most telling first; one that finds no free place is left out, for
     the tooltip and the table have it too."""
     dots: list[Box] = [(m.x - 7, m.y - 7, m.x + 7, m.y + 7) for m in marks]
     taken = list(dots)
+    if canvas.top >= _TITLE:  # the y axis's title stands above the plot
+        taken.append((0.0, 0.0, _CHARACTER * len(y_title), _TITLE - 10.0))
     soft: list[Box] = [(m.x - 2, m.y_high, m.x + 2, m.y_low) for m in marks]
     soft += [(m.x_low, m.y - 2, m.x_high, m.y + 2) for m in marks]
     for (x0, y0), (x1, y1) in itertools.pairwise(corners):

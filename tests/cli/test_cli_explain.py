@@ -44,6 +44,19 @@ def test_explain_measures_here_and_brings_the_times_home(inside: Call, run: Path
     assert "Times by layer are measured" in (run / "report.html").read_text()
 
 
+def test_times_of_another_machine_do_not_come_home(inside: Call, run: Path) -> None:
+    front = json.loads((run / "front.json").read_text())
+    for candidate in (front["baseline"], *front["candidates"]):
+        for artifact in candidate["artifacts"]:
+            artifact["latency"]["device"] = "another machine"
+    (run / "front.json").write_text(json.dumps(front))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    ended = inside("explain", "run", "--json")
+    assert ended.json["known"] == "measured"
+    assert ended.json["home"].startswith("printed only: the run's latencies were measured on another machine")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
 def test_explain_predicted_changes_nothing(inside: Call, run: Path) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     ended = inside("explain", "run", "--predicted", "--json")
