@@ -128,8 +128,8 @@ def _row(layer: LayerWork, found: Explanation, unit: words.Unit, whys: tuple[Why
         intensity=number(layer.intensity) if layer.macs else words.DASH,
         ridge=number(layer.ridge) if layer.macs else words.DASH,
         precision=str(layer.precision) + (f" as {layer.computed_as}" if layer.computed_as != layer.precision else ""),
-        time=unit.text(layer.time_s),
-        before=unit.text(was),
+        time=_time(layer.time_s, found, unit),
+        before=_time(was, found, unit),
         share=100 * share,
         share_text=words.percent(share, 1 if share < 0.1 else 0),
         share_before=100 * was / all_before if was is not None and all_before else None,
@@ -137,6 +137,11 @@ def _row(layer: LayerWork, found: Explanation, unit: words.Unit, whys: tuple[Why
         bound=layer.bound,
         padded=words.times(layer.padded_macs / layer.macs) if layer.macs else words.DASH,
     )
+
+
+def _time(seconds: float | None, found: Explanation, unit: words.Unit) -> str:
+    """A time; of what the runtime computes with another layer, so that its clock has none, that it is fused."""
+    return "fused" if seconds == 0 and found.measured is not None else unit.text(seconds)
 
 
 def number(value: float) -> str:

@@ -99,6 +99,12 @@ def test_measured_times_say_so_and_count_what_the_runtime_adds(fronts: dict[str,
     assert found.rest == "Besides the layers, ONNX Runtime takes 1.00 ms (25%) for QuantizeLinear, Transpose."
     assert "measured" in found.known
     assert "200 runs on a board" in found.known
+    layers = (*explained(measured=True).layers, replace(work("sum", 1e-3, 4e-3, 1e-3), measured_s=0.0))
+    fused = explanation.view(
+        front, replace(front.candidates[0], explanation=replace(explained(measured=True), layers=layers))
+    )
+    assert fused is not None
+    assert fused.rows[2].time == "fused"
     compiled = replace(front.candidates[0], artifacts=(replace(front.candidates[0].best, runtime="tvm"),))
     other = explanation.view(front, compiled)
     assert other is not None
