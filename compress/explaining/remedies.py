@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from compress.explanation import Change, LayerWork, Reason, Remedy
+from compress.explanation import Change, LayerWork, Reason, Remedy, Why
 from compress.graph.blocks import Block
 from compress.graph.groups import PRODUCES, Dependencies
 from compress.graph.operators import Operator
@@ -21,6 +21,9 @@ MOST = 6
 """So many are listed."""
 WORTH = 0.01
 """Share of the network's predicted time that a change has to save."""
+
+CHANNELS_OR_BLOCKS: tuple[Why, Why, Why] = ("misaligned", "dominated", "launch-bound")
+"""Reasons for which channels that are no full multiple are cut, any channels, and whole blocks."""
 
 Predict = Callable[[Sequence[Operator], Mapping[str, Precision]], float]
 """Seconds that the latency model predicts for operators and the precisions of layers."""
@@ -58,11 +61,10 @@ def remedies(
         for layer in about.get(why, [])
         for attempt in _other_bits(layer, operators, precisions, available, predict)
     ]
-    wide = [*about.get("misaligned", []), *about.get("dominated", [])]
-    launched = about.get("launch-bound", [])
-    counted = counter() if wide or launched else None
+    odd, wide, launched = (about.get(why, []) for why in CHANNELS_OR_BLOCKS)
+    counted = counter() if odd or wide or launched else None
     if counted is not None:
-        tried += _fewer_channels(wide, counted, precisions, multiple, predict)
+        tried += _fewer_channels(odd, wide, counted, precisions, multiple, predict)
         tried += _fewer_blocks(launched, counted.dependencies, operators, precisions, predict)
     best: dict[tuple[str, Change], Remedy] = {}
     for layer, change, text, seconds in tried:
@@ -95,25 +97,36 @@ def _other_bits(
 
 
 def _fewer_channels(
-    layers: Sequence[LayerWork],
+    odd: Sequence[LayerWork],
+    wide: Sequence[LayerWork],
     counter: Counter,
     precisions: Mapping[str, Precision],
     multiple: int,
     predict: Predict,
 ) -> list[Attempt]:
-    """Each group of channels that one of the layers makes or reads, cut to the next full multiple below."""
-    named = {layer.operator for layer in layers}
-    weights = {name for operator, name in counter.weight_of.items() if operator in named}
+    """Each group of channels that one of the layers makes or reads, cut to the next full multiple below.
+
+    Of the layers in ``odd`` only groups that are no full multiple: those that are don't fill anything up.
+    """
+
+    def weights_of(layers: Sequence[LayerWork]) -> set[str]:
+        named = {layer.operator for layer in layers}
+        return {name for operator, name in counter.weight_of.items() if operator in named}
+
+    misaligned, dominating = weights_of(odd), weights_of(wide)
     kinds = {counter.weight_of[o.name]: o.kind for o in counter.operators if o.name in counter.weight_of}
     attempts: list[Attempt] = []
     for index, group in enumerate(counter.dependencies.groups):
-        if not weights & {name for name, _ in (*group.producers, *group.consumers)}:
+        touched = {name for name, _ in (*group.producers, *group.consumers)}
+        if not (misaligned | dominating) & touched:
             continue
         slot = next(((n, a) for n, a in group.producers if n in kinds and PRODUCES[kinds[n]] == a), None)
         if slot is None:
             continue
         each = len(group.units[0].members[slot])
         channels = len(group.units) * each
+        if channels % multiple == 0 and not dominating & touched:
+            continue
         fewer = (channels - 1) // multiple * multiple
         units = fewer // each
         if units < 1 or units * each != fewer:

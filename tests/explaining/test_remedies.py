@@ -77,6 +77,25 @@ def test_channels_that_fit_are_left_alone() -> None:
     assert not [r for r in found.reasons if r.layer in ("middle", "after")]
 
 
+def test_channels_that_the_input_misaligns_are_not_the_ones_to_cut() -> None:
+    """The stem's 3 input channels are computed as 8; its 16 output channels are a full multiple already."""
+    found = explained(Net(16), replace(TARGET, launch_overhead_s=1e-9))
+    assert "misaligned" in {r.why for r in found.reasons if r.layer == "stem"}
+    assert not [r for r in found.remedies if r.change == "channels"]
+
+
+def test_a_layer_that_holds_up_all_others_may_lose_channels_that_fit() -> None:
+    before, now = Net(64), Net(8)
+    before.stem, now.stem = nn.Conv2d(3, 16, 15, padding=7), nn.Conv2d(3, 16, 15, padding=7)
+    found = explain(assessed(now), assessed(before), TARGET)
+    assert "dominated" in {r.why for r in found.reasons if r.layer == "stem"}
+    (remedy,) = [r for r in found.remedies if r.change == "channels" and "stem" in r.layer.split("+")]
+    smaller = Net(8)
+    smaller.stem, smaller.middle = nn.Conv2d(3, 8, 15, padding=7), nn.Conv2d(8, 8, 3, padding=1)
+    assert remedy.text == "8 channels in place of 16"
+    assert remedy.saves_s == pytest.approx(seconds(now) - seconds(smaller), rel=1e-6)
+
+
 def test_a_residual_block_less_where_launching_takes_the_time() -> None:
     slow = replace(TARGET, launch_overhead_s=1e-3)
     model = Net(16)
