@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from compress import targets
@@ -58,10 +59,12 @@ def test_a_node_goes_to_the_layer_whose_weights_it_reads(states, tmp_path: Path)
     path.write_bytes(serialize(states["float"], images(2)))
     layers = layers_of(states["float"])
     first = layers[0]
+    graph = onnx.load(path).graph
+    conv, relu = (next(node for node in graph.node if node.op_type == kind) for kind in ("Conv", "Relu"))
     nodes = [
-        NodeTime("node_conv2d", "Conv", 1.0),
-        NodeTime("relu_nchwc", "Conv", 2.0),
-        NodeTime("node_conv2d_token_7", "FusedConv", 4.0),
+        NodeTime(conv.name, "Conv", 1.0),
+        NodeTime(f"{relu.output[0]}_nchwc", "Conv", 2.0),
+        NodeTime(f"{conv.name}_token_7", "FusedConv", 4.0),
         NodeTime("Transpose_token_3", "Transpose", 8.0),
         NodeTime("nobody", "Conv", 16.0),
     ]
