@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from compress.api import run, save_bundle
     from compress.attaching import attach
     from compress.errors import BadInput, BudgetUnreachable, CompressError
+    from compress.explaining.runs import explain
+    from compress.explanation import Explanation
     from compress.results import Accuracy, Artifact, Candidate, Estimate, Front, Measurement, Unavailable
     from compress.types import Budget, Context, LayerPlan, Plan, Precision, Stage, State, Target
 
@@ -21,6 +23,8 @@ _WHERE = {
     "compress.api": ("run", "save_bundle"),
     "compress.attaching": ("attach",),
     "compress.errors": ("BadInput", "BudgetUnreachable", "CompressError"),
+    "compress.explaining.runs": ("explain",),
+    "compress.explanation": ("Explanation",),
     "compress.results": ("Accuracy", "Artifact", "Candidate", "Estimate", "Front", "Measurement", "Unavailable"),
     "compress.types": ("Budget", "Context", "LayerPlan", "Plan", "Precision", "Stage", "State", "Target"),
 }
@@ -36,6 +40,7 @@ __all__ = [
     "CompressError",
     "Context",
     "Estimate",
+    "Explanation",
     "Front",
     "LayerPlan",
     "Measurement",
@@ -46,6 +51,7 @@ __all__ = [
     "Target",
     "Unavailable",
     "attach",
+    "explain",
     "run",
     "save_bundle",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from compress import __version__, eight_bits, pipeline
+from compress.explaining.explain import explain
 from compress.export import bundle, tvm
 from compress.export import onnx as interchange
 from compress.export.made import Made
@@ -25,7 +26,7 @@ from compress.profiling.session import as_input, open_session, runner
 from compress.results import Artifact, Candidate, LayerFact, Unavailable, candidate_document
 from compress.runfolder import CANDIDATE, SCHEMA
 from compress.serial import write_json
-from compress.types import Progress, Record, Size, Stage, State, Target
+from compress.types import Note, Progress, Record, Size, Stage, State, Target
 
 FLOAT_TOLERANCE, INTEGER_TOLERANCE = 1e-3, 5e-2
 """How far a device's outputs may lie from the golden ones: float kernels differ in the order of sums,
@@ -142,10 +143,16 @@ def build(
         records=tuple(records),
         runtime=job.runtime,
         folder=str(folder),
+        explanation=explain(assessed, reference if stages else None, job.target, _notes(state, records)),
     )
     _bundle(job, state, candidate, folder, ends)
     write_json(folder / CANDIDATE, {"schema": SCHEMA, "candidate": candidate_document(candidate, on_front=False)})
     return candidate
+
+
+def _notes(state: State, records: list[Record]) -> tuple[Note, ...]:
+    """What the stages and the compiler noted."""
+    return (*state.notes, *(note for record in records for note in record.notes))
 
 
 def _made(

@@ -168,7 +168,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Assessment:
-    """The cost models' word on one state."""
+    """The cost models' word on one state.
+
+    Attributes:
+        precisions: of each layer with weights, by module path.
+        inputs: elements of each of the network's inputs.
+        grids: the traced nodes whose results are integers.
+        estimate: the prediction for a file of so many bytes.
+    """
 
     network: Network
     operators: tuple[Operator, ...]
@@ -176,6 +183,8 @@ class Assessment:
     size: Size
     peak: memory.PeakMemory
     estimate: Callable[[int], Estimate]
+    inputs: dict[str, int]
+    grids: frozenset[str]
 
 
 def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
@@ -205,7 +214,8 @@ def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
     def estimate(flash_bytes: int) -> Estimate:
         return latency.predict(operators, precisions, target, peak.bytes, flash_bytes, inputs=inputs)
 
-    return Assessment(network, operators, precisions, size, peak, estimate)
+    grids = frozenset(name for name, bits in tensor_bits.items() if bits < FLOAT32.activation_bits)
+    return Assessment(network, operators, precisions, size, peak, estimate, inputs, grids)
 
 
 __all__ = ["Assessment", "Job", "assess"]

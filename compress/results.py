@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from compress.explanation import Explanation
 from compress.figures import (
     Accuracy,
     Artifact,
@@ -51,7 +52,8 @@ class LayerFact:
 class Candidate:
     """One compressed network with its artifacts. Its own figures are those of :attr:`best`.
 
-    ``folder`` is where its files lie on this machine; it is not written to ``front.json``.
+    ``explanation`` says where its time goes, layer by layer, and why; None where nobody recorded it. ``folder`` is
+    where its files lie on this machine; it is not written to ``front.json``.
     """
 
     id: str
@@ -66,6 +68,7 @@ class Candidate:
     records: tuple[Record, ...] = ()
     runtime: str | None = None
     folder: str | None = field(default=None, compare=False)
+    explanation: Explanation | None = None
 
     @property
     def bit_operations(self) -> int | None:
@@ -234,12 +237,13 @@ def candidate_document(candidate: Candidate, on_front: bool) -> dict[str, Any]:
         "plan": to_json(candidate.plan),
         "layers": to_json(candidate.layers),
         "records": to_json(candidate.records),
+        "explanation": to_json(candidate.explanation),
     }
 
 
 def candidate_from_document(document: Mapping[str, Any]) -> Candidate:
     """One candidate of ``front.json``."""
-    digest = document["plan_digest"]
+    digest, explained = document["plan_digest"], document.get("explanation")
     return Candidate(
         id=document["id"],
         plan=from_json(Plan, document["plan"]),
@@ -252,6 +256,7 @@ def candidate_from_document(document: Mapping[str, Any]) -> Candidate:
         layers=from_json(tuple[LayerFact, ...], document["layers"]),
         records=from_json(tuple[Record, ...], document["records"]),
         runtime=document["runtime"],
+        explanation=from_json(Explanation, explained) if explained is not None else None,
     )
 
 

@@ -48,7 +48,7 @@ def machine() -> str:
     return f"{name}, {threads()} cores, {platform.system()}"
 
 
-def open_session(path: Path, intra_op_threads: int | None = None) -> Any:
+def open_session(path: Path, intra_op_threads: int | None = None, profile: Path | None = None) -> Any:
     """An ``onnxruntime.InferenceSession`` on the processor.
 
     Args:
@@ -56,6 +56,7 @@ def open_session(path: Path, intra_op_threads: int | None = None) -> Any:
         intra_op_threads: how many threads; None for every processor that this process may use. Where
             that is the whole machine, the number is left to the runtime, which then also pins its
             threads: with a number given it doesn't, and single runs take several times the median.
+        profile: a folder where the runtime writes its own times, node by node; None for no such times.
 
     Raises:
         BadInput: the file is no ONNX file that this runtime can run.
@@ -66,6 +67,8 @@ def open_session(path: Path, intra_op_threads: int | None = None) -> Any:
     options.intra_op_num_threads = intra_op_threads or (0 if _whole_machine() else threads())
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile / "nodes")
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base but this

@@ -244,7 +244,7 @@ def profile(
     if queue is not None:
         if here:
             raise click.UsageError("--queue is for devices: add --device ssh://USER@HOST", context)
-        return far.enqueue(queue, bundle, devices, runtime)
+        return far.enqueue(queue, bundle, devices, runtime, _wants_json(context, as_json))
     if not here:
         return far.profile(bundle, devices, runtime, _wants_json(context, as_json))
     if len(devices) > 1:
@@ -254,9 +254,32 @@ def profile(
 
 @cli.command()
 @click.argument("run")
+@click.argument("candidate", required=False)
+@click.option("--predicted", is_flag=True, help="Measure nothing: what the latency model says alone.")
 @_shared
-def report(context: click.Context, run: str, as_json: bool) -> int:
-    """Draw report.html and front.svg of a finished run again."""
-    from compress.cli import bundles
+def explain(context: click.Context, run: str, candidate: str | None, predicted: bool, as_json: bool) -> int:
+    """Where a candidate's time goes by layer, why it isn't less, what helps."""
+    from compress.cli import explain as explaining
 
-    return bundles.report(run, _wants_json(context, as_json))
+    return explaining.run(run, candidate, predicted, _wants_json(context, as_json))
+
+
+@cli.command()
+@click.argument("run")
+@click.argument("other", required=False)
+@click.option("--markdown", is_flag=True, help="Print the report as Markdown instead, for a CI job's summary.")
+@click.option("--out", metavar="FILE", help="With two runs, the page to write. Default: RUN-beside-OTHER.html.")
+@_shared
+def report(context: click.Context, run: str, other: str | None, markdown: bool, out: str | None, as_json: bool) -> int:
+    """Draw report.html and front.svg of a run again; of two runs, one page."""
+    from compress.cli import reports
+
+    as_json = _wants_json(context, as_json)
+    if markdown and as_json:
+        raise click.UsageError("--markdown and --json print two different things: leave one out", context)
+    if out is not None and (other is None or markdown):
+        raise click.UsageError("--out is for the page of two runs: give two, without --markdown", context)
+    form: reports.Form = "json" if as_json else "markdown" if markdown else "page"
+    if other is None:
+        return reports.one(run, form)
+    return reports.two(run, other, out, form)

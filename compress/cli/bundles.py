@@ -1,20 +1,12 @@
-"""``compress verify``, ``profile`` and ``report``: what to do with what a run left."""
+"""``compress verify`` and ``profile``: what to do with the bundle that a run left."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from compress import runfolder
 from compress.cli import screen
-from compress.cli.session import resume_command
-from compress.errors import CheckFailed, RunFolderError, UnknownName
+from compress.errors import CheckFailed, UnknownName
 from compress.report import words
-from compress.report.facts import RunFacts
-from compress.results import Front
-from compress.serial import from_json
 
 LOCAL, QEMU = "local", "qemu"
 
@@ -77,51 +69,3 @@ def profile(bundle: str, device: str, runtime: str | None, as_json: bool) -> int
     if not found.golden_equal:
         raise CheckFailed(f"bundle {bundle}", ["the golden inputs give other outputs; see compress verify"])
     return 0
-
-
-def report(run: str, as_json: bool) -> int:
-    """Draw a finished run's report again.
-
-    Raises:
-        BadInput: it isn't the folder of a finished run, or can't be written.
-    """
-    path = Path(run)
-    document = runfolder.read_run(path)
-    if document.get("status") == "running":
-        raise RunFolderError(str(path), "its run isn't finished", f"go on with it: {resume_command(path)}")
-    front, facts = read_finished(path, document)
-    from compress.execution import write_documents
-
-    with runfolder.disk_errors(path):
-        write_documents(path, front, facts)
-    written = [str(path / name) for name in ("report.html", "front.svg")]
-    if as_json:
-        screen.emit({"written": written})
-    else:
-        screen.show(f"wrote {' and '.join(written)}")
-    return 0
-
-
-def read_finished(path: Path, document: Mapping[str, Any]) -> tuple[Front, RunFacts]:
-    """The front and the facts of a finished run.
-
-    Args:
-        path: its folder.
-        document: what its run.json says.
-
-    Raises:
-        RunFolderError: a file is missing or damaged.
-    """
-    name = "front.json"
-    try:
-        front = Front.from_document(json.loads((path / name).read_text(encoding="utf-8")))
-        name = runfolder.RUN
-        facts = from_json(RunFacts, document["facts"])
-    except OSError as error:
-        raise RunFolderError(
-            str(path), f"{name} can't be read ({error.strerror})", "run again with another --out"
-        ) from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise RunFolderError(str(path), f"{name} is damaged ({said})", "run again with another --out") from None
-    return front, facts

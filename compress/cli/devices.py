@@ -16,11 +16,30 @@ FIELDS = {"bundle": str, "device": str, "runtime": (str, type(None))}
 
 
 def profile(bundle: str, devices: Sequence[str], runtime: str | None, as_json: bool, quiet: bool = False) -> int:
-    """Measure a bundle on devices, all at once, and bring what was found home.
+    """Measure a bundle on devices, all at once, bring what was found home and print it.
 
     Raises:
         BadInput: an address has another form; a device can't be reached or lacks something.
         CheckFailed: the bundle is damaged, or a device gives other outputs than the golden ones.
+    """
+    documents, error = measured(bundle, devices, runtime, quiet)
+    if as_json:
+        screen.emit(documents[0] if len(documents) == 1 and "error" not in documents[0] else documents)
+    else:
+        _print(documents)
+    if error is not None:
+        raise error
+    return 0
+
+
+def measured(
+    bundle: str, devices: Sequence[str], runtime: str | None, quiet: bool
+) -> tuple[list[dict[str, Any]], CompressError | None]:
+    """What was found on each device, and the first thing that went wrong meanwhile.
+
+    Raises:
+        BadInput: an address has another form, or the only device can't be reached.
+        CheckFailed: the bundle is damaged.
     """
     from compress.profiling import local
 
@@ -31,7 +50,8 @@ def profile(bundle: str, devices: Sequence[str], runtime: str | None, as_json: b
     results = [(str(address), found) for address, found in _all(Path(bundle), addresses, runtime, quiet)]
     if len(results) == 1 and isinstance(results[0][1], CompressError):
         raise results[0][1]
-    documents, errors = [], [found for _, found in results if isinstance(found, CompressError)]
+    documents: list[dict[str, Any]] = []
+    errors: list[CompressError] = [found for _, found in results if isinstance(found, CompressError)]
     for address, found in results:
         if isinstance(found, CompressError):
             documents.append({"address": address, "error": found.sentence})
@@ -42,20 +62,13 @@ def profile(bundle: str, devices: Sequence[str], runtime: str | None, as_json: b
             home = f"printed only: {error.sentence}"
             errors.append(error)
         documents.append({"address": address, **homecoming.document(found), "home": home})
-    if as_json:
-        screen.emit(documents[0] if len(documents) == 1 and "error" not in documents[0] else documents)
-    else:
-        _print(documents)
-    if errors:
-        raise errors[0]
     wrong = [
         address for address, found in results if not isinstance(found, CompressError) and not found.profile.golden_equal
     ]
     if wrong:
-        raise CheckFailed(
-            f"bundle {bundle}", [f"the golden inputs give other outputs on {address}" for address in wrong]
-        )
-    return 0
+        failures = [f"the golden inputs give other outputs on {address}" for address in wrong]
+        errors.append(CheckFailed(f"bundle {bundle}", failures))
+    return documents, errors[0] if errors else None
 
 
 def _all(
@@ -106,7 +119,7 @@ def _print(documents: Sequence[Mapping[str, Any]]) -> None:
         screen.show(rows_table(["", ""], [row for row in rows if row[1] != words.DASH]))
 
 
-def enqueue(queue: str, bundle: str, devices: Sequence[str], runtime: str | None) -> int:
+def enqueue(queue: str, bundle: str, devices: Sequence[str], runtime: str | None, as_json: bool = False) -> int:
     """Put a bundle for devices into a queue file, to be measured later.
 
     Raises:
@@ -123,12 +136,17 @@ def enqueue(queue: str, bundle: str, devices: Sequence[str], runtime: str | None
             file.write("".join(f"{line}\n" for line in lines))
     except OSError as error:
         raise BadInput(f"--queue {queue}: it can't be written ({error.strerror}); give another file") from None
-    screen.show(f"{len(lines)} in {queue}; measure them with: compress profile --queue {queue}")
+    if as_json:
+        screen.emit({"queue": queue, "added": [json.loads(line) for line in lines]})
+    else:
+        screen.show(f"{len(lines)} in {queue}; measure them with: compress profile --queue {queue}")
     return 0
 
 
 def work_off(queue: str, as_json: bool, quiet: bool) -> int:
     """Measure what a queue file holds. What is done leaves the file; what can't be done yet stays in it.
+
+    As JSON it is one list, an entry for every one that was tried, with its error where there was one.
 
     Raises:
         BadInput: there is no such file, or it holds something else.
@@ -136,10 +154,16 @@ def work_off(queue: str, as_json: bool, quiet: bool) -> int:
     """
     entries = _read(queue)
     first: CompressError | None = None
+    tried: list[dict[str, Any]] = []
     for entry in entries:
         try:
-            profile(entry["bundle"], [entry["device"]], entry["runtime"], as_json, quiet)
-        except CompressError as error:
+            documents, error = measured(entry["bundle"], [entry["device"]], entry["runtime"], quiet)
+        except CompressError as raised:
+            documents, error = [{"address": entry["device"], "error": raised.sentence}], raised
+        tried += [{"bundle": entry["bundle"], **document} for document in documents]
+        if not as_json and any("error" not in document for document in documents):
+            _print(documents)
+        if error is not None:
             if not quiet:
                 sys.stderr.write(f"{entry['bundle']} on {entry['device']}: {error.sentence}\n")
             first = first or error
@@ -148,6 +172,8 @@ def work_off(queue: str, as_json: bool, quiet: bool) -> int:
         if entry in left:
             left.remove(entry)
             _write(queue, left)
+    if as_json:
+        screen.emit(tried)
     if first is not None:
         raise first
     return 0

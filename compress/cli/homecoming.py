@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.errors import RunFolderError
 from compress.export.manifest import Manifest, read_manifest, sha256
+from compress.finished import FRONT, read_finished, replaced
 from compress.results import Accuracy, Artifact, Candidate, Front, Measurement, candidate_document
 from compress.runfolder import CANDIDATE, SCHEMA, disk_errors, read_run
 from compress.serial import to_json, write_json
 
 if TYPE_CHECKING:
     from compress.profiling.remote import Remote
+    from compress.report.facts import RunFacts
 
 MEASUREMENTS = "measurements.json"
 TYPED = "engine"
 """Where a bundle has the file that an engine is built from."""
-FRONT = "front.json"
 
 
 def document(found: Remote) -> dict[str, Any]:
@@ -59,9 +61,6 @@ def bring(bundle: Path, found: Remote) -> str:
     run, name = place_of(bundle)
     if run is None or name is None:
         return "printed only: the bundle isn't in the folder of a run"
-    from compress.cli.bundles import read_finished
-    from compress.execution import write_documents
-
     try:
         front, facts = read_finished(run, read_run(run))
     except RunFolderError as error:
@@ -82,9 +81,24 @@ def bring(bundle: Path, found: Remote) -> str:
                 f"in {folder / MEASUREMENTS}: the front takes an engine with its "
                 f"accuracy, and the data isn't on this machine"
             )
-        front = _with(front, changed)
+    return keep(run, front, facts, [changed])
+
+
+def keep(run: Path, front: Front, facts: RunFacts, changed: Sequence[Candidate]) -> str:
+    """Write candidates of which more is known into the front and their own files, draw the report, and say where.
+
+    Raises:
+        RunFolderError: the disk is full or can't be written.
+    """
+    from compress.execution import write_documents
+
+    for each in changed:
+        front = replaced(front, each)
+    with disk_errors(run):
         write_json(run / FRONT, front.document())
-        write_json(folder / CANDIDATE, {"schema": SCHEMA, "candidate": candidate_document(changed, on_front=False)})
+        for each in changed:
+            document = {"schema": SCHEMA, "candidate": candidate_document(each, on_front=False)}
+            write_json(run / "candidates" / each.id / CANDIDATE, document)
         write_documents(run, front, facts)
     return f"in {run / FRONT} and {run / 'report.html'}"
 
@@ -138,12 +152,6 @@ def measured(candidate: Candidate, found: Remote, manifest: Manifest) -> Candida
     return replace(candidate, artifacts=(*candidate.artifacts, artifact), unavailable=rest)
 
 
-def _with(front: Front, candidate: Candidate) -> Front:
-    if candidate.id == front.baseline.id:
-        return replace(front, baseline=candidate)
-    return replace(front, candidates=tuple(candidate if c.id == candidate.id else c for c in front.candidates))
-
-
 def _append(folder: Path, found: Remote) -> None:
     path = folder / MEASUREMENTS
     try:
@@ -156,4 +164,4 @@ def _append(folder: Path, found: Remote) -> None:
     write_json(path, [*earlier, entry])
 
 
-__all__ = ["MEASUREMENTS", "bring", "document", "measured", "place_of"]
+__all__ = ["MEASUREMENTS", "bring", "document", "keep", "measured", "place_of"]

@@ -11,10 +11,10 @@ from typing import Any
 
 from compress import runfolder, targets
 from compress.cli import screen
-from compress.cli.bundles import read_finished
 from compress.cli.progress import watching
 from compress.cli.session import PROGRAM, Session
 from compress.errors import BadInput, BudgetUnreachable, RunFolderError
+from compress.finished import read_finished
 from compress.report import words
 from compress.results import Candidate, Front
 from compress.types import Budget, Target
@@ -224,11 +224,11 @@ def _show(front: Front, path: Path, device: Target) -> None:
 
 
 def next_commands(front: Front, path: Path, device: Target) -> tuple[str, ...]:
-    """What to type after a run: check the bundle, then measure it here or take it to the device."""
+    """What to type after a run: see where the time goes, check the bundle, measure it here or take it to the device."""
     if front.best() is None:
         return (shlex.join([PROGRAM, "report", str(path)]),)
     bundle = str(path / "bundle")
-    commands = [shlex.join([PROGRAM, "verify", bundle])]
+    commands = [shlex.join([PROGRAM, "explain", str(path)]), shlex.join([PROGRAM, "verify", bundle])]
     if device.host:
         commands.append(shlex.join([PROGRAM, "profile", bundle]))
     elif device.triple is not None and "linux" in device.triple:

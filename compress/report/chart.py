@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from compress.report import axes, words
-from compress.report.points import Metric, Point, describe, front_line, ordered, points, unit
+from compress.report.points import NAMES, Metric, Point, describe, front_line, ordered, points, unit
 from compress.results import Front
 
 
@@ -37,6 +37,8 @@ class Canvas:
 
 _CHARACTER = 7.8
 """Width of a character of a label, a little more than most fonts need at 13 pixels."""
+_TITLE = 28
+"""Room above a plot from which on the y axis's title stands there."""
 WIDE = Canvas(1000, 470, 58, 24, 30, 52, 8, True)
 NARROW = Canvas(360, 380, 40, 12, 28, 48, 5, False)
 
@@ -91,6 +93,7 @@ class Chart:
     """A plot laid out for one canvas."""
 
     metric: Metric
+    up: Metric
     canvas: Canvas
     title: str
     x_title: str
@@ -105,85 +108,123 @@ class Chart:
     x_axis: axes.Axis
     y_axis: axes.Axis
     unit: words.Unit
+    y_unit: words.Unit
 
 
-def lay_out(front: Front, metric: Metric, canvas: Canvas) -> Chart | None:
-    """The plot of accuracy against ``metric``; None where no candidate has both figures."""
-    found = points(front, metric)
+def lay_out(front: Front, metric: Metric, canvas: Canvas, up: Metric = "accuracy") -> Chart | None:
+    """The plot of ``up`` against ``metric``; None where no candidate has both figures."""
+    found = points(front, metric, up)
     if not found:
         return None
-    by = unit(front, metric)
-    limit = front.budget.latency_s if metric == "latency" else front.budget.flash_bytes
+    by, y_by = unit(front, metric), unit(front, up)
+    limit, y_limit = _limit(front, metric), _limit(front, up)
     spread = [value for p in found for value in (p.x_low or p.x, p.x, p.x_high, p.measured_x) if value is not None]
-    nearby = limit is not None and min(spread) / 4 <= limit <= max(spread) * 4
-    x_axis = axes.positive_axis([v / by.size for v in (*spread, *([limit] if nearby and limit else []))], canvas.ticks)
-    ceiling = 100.0 if found[0].accuracy.metric == "top1_percent" else float("inf")
-    # Every known accuracy, also of points that this plot lacks: both plots then have the same y axis.
-    known = [c.accuracy for c in ordered(front) if c.accuracy is not None]
-    heights = [v for a in known for v in (a.low, a.value, a.high)]
-    y_axis = axes.linear_axis(heights, 0.0, ceiling)
+    y_spread = [value for p in found for value in (p.y_low or p.y, p.y, p.y_high)]
+    limit = limit if _near(limit, spread) else None
+    y_limit = y_limit if _near(y_limit, y_spread) else None
+    x_axis = axes.positive_axis([v / by.size for v in (*spread, *([limit] if limit else []))], canvas.ticks)
+    y_axis = _y_axis(front, up, [v / y_by.size for v in (*y_spread, *([y_limit] if y_limit else []))])
 
     def at_x(value: float) -> float:
         return canvas.left + canvas.plot_width * x_axis.at(value / by.size)
 
     def at_y(value: float) -> float:
-        return canvas.top + canvas.plot_height * (1 - y_axis.at(value))
+        return canvas.top + canvas.plot_height * (1 - y_axis.at(value / y_by.size))
 
     marks = tuple(
         Mark(
             index=p.index,
             x=at_x(p.x),
-            y=at_y(p.accuracy.value),
+            y=at_y(p.y),
             x_low=at_x(p.x_low),
             x_high=at_x(p.x_high),
-            y_low=at_y(p.accuracy.low),
-            y_high=at_y(p.accuracy.high),
+            y_low=at_y(p.y_low),
+            y_high=at_y(p.y_high),
             measured_x=at_x(p.measured_x) if p.measured_x is not None else None,
             point=p,
             classes=_classes(p),
-            text=describe(p, front, metric),
+            text=describe(p, front, metric, up),
         )
         for p in found
     )
     corners = [(at_x(x), at_y(y)) for x, y in front_line(found)]
     line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners) if len(corners) > 1 else ""
-    floor, right = canvas.height - canvas.bottom, canvas.width - canvas.right
-    area = ""
-    if corners:
-        steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
-        area = f"M{corners[0][0]:.1f} {floor}L{steps}L{right} {corners[-1][1]:.1f}L{right} {floor}Z"
     limits = []
-    if nearby and limit is not None:
+    if limit is not None:
         limits.append(Limit(at_x(limit), None, f"limit {by.text(limit)}"))
-    drop = front.budget.max_accuracy_drop
-    reference = front.baseline.accuracy
-    if drop is not None and reference is not None and y_axis.low <= reference.value - drop <= y_axis.high:
-        limits.append(Limit(None, at_y(reference.value - drop), f"float {words.MINUS} {words.points(drop, reference)}"))
-    name = "Latency" if metric == "latency" else "File size"
-    scale = ", logarithmic" if x_axis.log else ""
-    y_title = words.metric_title(found[0].accuracy)
+    if y_limit is not None:
+        limits.append(Limit(None, at_y(y_limit), f"limit {y_by.text(y_limit)}"))
+    drop, reference = front.budget.max_accuracy_drop, front.baseline.accuracy
+    if up == "accuracy" and drop is not None and reference is not None:
+        allowed = reference.value - drop
+        if y_axis.low <= allowed <= y_axis.high:
+            limits.append(Limit(None, at_y(allowed), f"float {words.MINUS} {words.points(drop, reference)}"))
+    y_title = words.metric_title(front.baseline.accuracy) if up == "accuracy" else _axis_title(up, y_by, y_axis)
+    against = NAMES[metric] if metric in ("ram", "macs") else NAMES[metric].lower()
     return Chart(
         metric=metric,
+        up=up,
         canvas=canvas,
-        title=f"{y_title} against {name.lower()}",
-        x_title=f"{name} ({by.symbol}{scale})",
+        title=f"{y_title if up == 'accuracy' else NAMES[up]} against {against}",
+        x_title=_axis_title(metric, by, x_axis),
         y_title=y_title,
-        x_ticks=tuple(
-            Tick(at_x(t * by.size), label)
-            for t, label in zip(x_axis.ticks, axes.tick_labels(x_axis.ticks), strict=True)
-        ),
-        y_ticks=tuple(
-            Tick(at_y(t), label) for t, label in zip(y_axis.ticks, axes.tick_labels(y_axis.ticks), strict=True)
-        ),
+        x_ticks=_ticks(x_axis, at_x, by),
+        y_ticks=_ticks(y_axis, at_y, y_by),
         line=line,
-        area=area,
+        area=_area(corners, canvas, up),
         marks=marks,
-        labels=_place_labels(marks, corners, canvas),
+        labels=_place_labels(marks, corners, canvas, y_title),
         limits=tuple(limits),
         x_axis=x_axis,
         y_axis=y_axis,
         unit=by,
+        y_unit=y_by,
     )
+
+
+def _limit(front: Front, metric: Metric) -> float | None:
+    """The limit that was asked for on a metric."""
+    budget = front.budget
+    limits: dict[Metric, float | None] = {
+        "latency": budget.latency_s,
+        "size": budget.flash_bytes,
+        "ram": budget.ram_bytes,
+        "macs": budget.macs * front.baseline.macs if budget.macs is not None else None,
+    }
+    return limits.get(metric)
+
+
+def _near(limit: float | None, spread: Sequence[float]) -> bool:
+    return limit is not None and min(spread) / 4 <= limit <= max(spread) * 4
+
+
+def _y_axis(front: Front, up: Metric, values: Sequence[float]) -> axes.Axis:
+    if up != "accuracy":
+        return axes.positive_axis(values)
+    # Every known accuracy, also of points that this plot lacks: all plots then have the same y axis.
+    known = [c.accuracy for c in ordered(front) if c.accuracy is not None]
+    ceiling = 100.0 if known[0].metric == "top1_percent" else float("inf")
+    return axes.linear_axis([v for a in known for v in (a.low, a.value, a.high)], 0.0, ceiling)
+
+
+def _axis_title(metric: Metric, by: words.Unit, axis: axes.Axis) -> str:
+    scale = ", logarithmic" if axis.log else ""
+    return f"{NAMES[metric]} ({by.symbol}{scale})" if by.symbol else f"{NAMES[metric]}{scale}"
+
+
+def _ticks(axis: axes.Axis, at: Callable[[float], float], by: words.Unit) -> tuple[Tick, ...]:
+    labels = axes.tick_labels(axis.ticks)
+    return tuple(Tick(at(tick * by.size), label) for tick, label in zip(axis.ticks, labels, strict=True))
+
+
+def _area(corners: Sequence[tuple[float, float]], canvas: Canvas, up: Metric) -> str:
+    """What the front beats: below and to the right of it, or above where less is better."""
+    if not corners:
+        return ""
+    right = canvas.width - canvas.right
+    edge = canvas.height - canvas.bottom if up == "accuracy" else canvas.top
+    steps = "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
+    return f"M{corners[0][0]:.1f} {edge}L{steps}L{right} {corners[-1][1]:.1f}L{right} {edge}Z"
 
 
 def _classes(point: Point) -> str:
@@ -199,11 +240,15 @@ def _classes(point: Point) -> str:
 Box = tuple[float, float, float, float]
 
 
-def _place_labels(marks: Sequence[Mark], corners: Sequence[tuple[float, float]], canvas: Canvas) -> tuple[Label, ...]:
+def _place_labels(
+    marks: Sequence[Mark], corners: Sequence[tuple[float, float]], canvas: Canvas, y_title: str
+) -> tuple[Label, ...]:
     """Names beside their points, the most telling first; one that finds no free place is left out, for
     the tooltip and the table have it too."""
     dots: list[Box] = [(m.x - 7, m.y - 7, m.x + 7, m.y + 7) for m in marks]
     taken = list(dots)
+    if canvas.top >= _TITLE:  # the y axis's title stands above the plot
+        taken.append((0.0, 0.0, _CHARACTER * len(y_title), _TITLE - 10.0))
     soft: list[Box] = [(m.x - 2, m.y_high, m.x + 2, m.y_low) for m in marks]
     soft += [(m.x_low, m.y - 2, m.x_high, m.y + 2) for m in marks]
     for (x0, y0), (x1, y1) in itertools.pairwise(corners):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from compress.report import chart, gains, layers, narrow, sensitivity, words
+from compress.report import beside, chart, explanation, gains, layers, narrow, runs, sensitivity, words
 from compress.report import rows as tables
 from compress.report.facts import RunFacts
-from compress.report.points import ordered
+from compress.report.points import METRICS, NAMES, Metric, ordered
 from compress.results import Candidate, Front
 from compress.types import Record
 
@@ -47,6 +47,7 @@ class Panel:
 
     row: tables.Row
     picture: layers.Picture | None
+    explained: explanation.View | None
     candidate: Candidate
     stages: tuple[StageRow, ...]
     artifacts: tuple[tables.ArtifactRow, ...]
@@ -68,6 +69,39 @@ def render(front: Front, facts: RunFacts) -> str:
     return template.render(_page(front, facts)) + "\n"
 
 
+def render_two(both: runs.Beside) -> str:
+    """The page of two runs, as self-contained as :func:`render`'s."""
+    charts: list[dict[str, Any]] = []
+    metrics: tuple[Metric, ...] = ("latency", "size")
+    for metric in metrics:
+        together = both.merged if both.latencies or metric != "latency" else None
+        fronts = [("", together)] if together else [(side.name, side.front) for side in (both.first, both.second)]
+        for name, front in fronts:
+            drawn = _chart(front, metric, "accuracy")
+            if drawn is not None:
+                against = f"{drawn['up_name']} against {drawn['name'].lower()}"
+                caption = f"{name}: {against}" if name else f"Both runs: {against}"
+                charts.append({**drawn, "caption": caption, **({} if name else _by_run(drawn))})
+    sides = [(side, gains.headline(side.front), gains.choice(side.front)) for side in (both.first, both.second)]
+    template = _environment().get_template("two.html.j2")
+    page = {"both": both, "charts": charts, "sides": sides}
+    return template.render(page | {"style": _asset("report.css"), "script": _asset("report.js")}) + "\n"
+
+
+def _by_run(drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """A plot of both runs, whose marks and labels know which of them they are of."""
+
+    def told(each: Any, name: str) -> Any:
+        run = "one" if name.startswith(runs.FIRST) else "two" if name.startswith(runs.SECOND) else ""
+        return replace(each, classes=f"{each.classes} {run}".strip())
+
+    def by_run(plot: chart.Chart) -> chart.Chart:
+        marks = tuple(told(mark, mark.point.id) for mark in plot.marks)
+        return replace(plot, marks=marks, labels=tuple(told(label, label.text) for label in plot.labels))
+
+    return {"wide": by_run(drawn["wide"]), "narrow": by_run(drawn["narrow"])}
+
+
 def _environment() -> jinja2.Environment:
     import jinja2
 
@@ -87,6 +121,7 @@ def _page(front: Front, facts: RunFacts) -> dict[str, Any]:
     within, both = tables.within_error(front)
     accuracy = next((c.accuracy for c in ordered(front) if c.accuracy is not None), None)
     total = sum(seconds for _, seconds in facts.seconds)
+    charts = _charts(front)
     return {
         "facts": facts,
         "front": front,
@@ -97,12 +132,15 @@ def _page(front: Front, facts: RunFacts) -> dict[str, Any]:
         "why": gains.why_not_faster(front, subject) if subject else None,
         "subject": subject,
         "figures": _figures(front, subject) if subject else (),
-        "charts": _charts(front),
+        "charts": charts,
+        "legend": _legend(charts),
+        "side_by_side": beside.candidates(front),
         "rows": listed,
         "panels": tuple(
             Panel(
                 row=next(row for row in listed if row.id == c.id and not row.baseline),
-                picture=layers.picture(c.layers),
+                picture=layers.picture(c.layers, _times(c)),
+                explained=explanation.view(front, c),
                 candidate=c,
                 stages=tuple(_stage(record) for record in c.records),
                 artifacts=tables.artifacts(front, c),
@@ -134,8 +172,11 @@ def _page(front: Front, facts: RunFacts) -> dict[str, Any]:
             "kept_height": layers.KEPT_HEIGHT,
             "cell": layers.CELL_HEIGHT,
             "macs_height": layers.MACS_HEIGHT,
+            "time": layers.TIME_TOP,
+            "time_height": layers.TIME_HEIGHT,
         },
         "gutter": layers.GUTTER,
+        "explained_by": _explained_by(shown),
         "words": words,
         "style": _asset("report.css"),
         "script": _asset("report.js"),
@@ -152,14 +193,64 @@ def _asset(name: str) -> Any:
 
 
 def _charts(front: Front) -> tuple[dict[str, Any], ...]:
-    laid_out = []
-    for metric, name in (("latency", "Latency"), ("size", "File size")):
-        wide = chart.lay_out(front, metric, chart.WIDE)  # type: ignore[arg-type]  # a tuple of literals is read as str
-        narrow = chart.lay_out(front, metric, chart.NARROW)  # type: ignore[arg-type]  # as above
-        if wide is not None and narrow is not None:
-            dominated = any("other" in mark.classes.split() for mark in wide.marks)
-            laid_out.append({"metric": metric, "name": name, "wide": wide, "narrow": narrow, "dominated": dominated})
+    """The plots of any two figures that are known, accuracy's first."""
+    laid_out: list[dict[str, Any]] = []
+    for i, up in enumerate(METRICS):
+        for metric in METRICS[i + 1 :]:
+            drawn = _chart(front, metric, up)
+            if drawn is not None:
+                laid_out.append({**drawn, "first": up not in {each["up"] for each in laid_out}})
     return tuple(laid_out)
+
+
+def _chart(front: Front, metric: Metric, up: Metric) -> dict[str, Any] | None:
+    wide = chart.lay_out(front, metric, chart.WIDE, up)
+    narrow = chart.lay_out(front, metric, chart.NARROW, up)
+    if wide is None or narrow is None:
+        return None
+    return {
+        "metric": metric,
+        "up": up,
+        "key": metric if up == "accuracy" else f"{up}-{metric}",
+        "name": NAMES[metric],
+        "up_name": NAMES[up],
+        "wide": wide,
+        "narrow": narrow,
+    }
+
+
+def _legend(charts: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
+    """Which keys the plots need."""
+    marks = [mark for drawn in charts for mark in drawn["wide"].marks]
+    timed = [mark for drawn in charts if drawn["metric"] == "latency" for mark in drawn["wide"].marks]
+    return {
+        "measured": any(mark.point.kind == "measured" for mark in timed),
+        "bar": any(mark.point.kind == "measured" and mark.point.x_high > mark.point.x for mark in timed),
+        "predicted": any(mark.point.kind == "predicted" for mark in marks),
+        "also": any(mark.measured_x is not None for mark in marks),
+        "line": any(drawn["wide"].line for drawn in charts),
+        "dominated": any("other" in mark.classes.split() for mark in marks),
+    }
+
+
+def _explained_by(candidates: Sequence[Candidate]) -> str:
+    """How times by layer are known; empty where there are none."""
+    found = [c.explanation for c in candidates if c.explanation is not None]
+    measured = [each.measured for each in found if each.measured is not None]
+    if not found:
+        return ""
+    if not measured:
+        return "Predicted by the target's latency model."
+    whole = "Measured" if len(measured) == len(found) else f"Measured for {len(measured)} of {len(found)} candidates"
+    return f"{whole} by {words.runtime(measured[0].runtime)}'s own clock on {measured[0].device}, else predicted."
+
+
+def _times(candidate: Candidate) -> layers.Times | None:
+    """Seconds of the float network's layers and of these, where both are known in the same way."""
+    found = candidate.explanation
+    if found is None:
+        return None
+    return {each.name: (each.before_s, each.time_s) for each in found.layers if each.before_s is not None} or None
 
 
 def _figures(front: Front, candidate: Candidate) -> tuple[Figure, ...]:

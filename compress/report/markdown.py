@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from compress.report import gains, narrow, words
+from compress.report import explanation, gains, narrow, runs, words
 from compress.report import rows as rows_of
 from compress.results import Front
 
@@ -48,6 +48,50 @@ def front_markdown(front: Front) -> str:
     if missing:
         lines.append("")
         lines += [f"- {escape(s.what)} unavailable for {escape(s.candidates)}: {escape(s.why)}" for s in missing]
+    if subject is not None and (found := explanation.view(front, subject)) is not None:
+        lines += ["", *_explained(found)]
+    return "\n".join(lines) + "\n"
+
+
+def _explained(found: explanation.View) -> list[str]:
+    """Where a candidate's time goes, why it isn't less, and what would help."""
+    known = "measured" if found.measured else "predicted"
+    lines = [
+        f"### Where the time of {escape(found.candidate)} goes",
+        "",
+        escape(found.known),
+        "",
+        f"| Layer | Time ({known}) | Share | MACs | Moves | MACs/byte (computes from) | Bits | Why |",
+        "|:--|--:|--:|--:|--:|--:|:--|:--|",
+    ]
+    for row in found.rows:
+        ratio = row.intensity if row.ridge == words.DASH else f"{row.intensity} ({row.ridge})"
+        cells = [row.name, row.time, row.share_text, row.macs, row.bytes, ratio, row.precision]
+        lines.append(f"| {' | '.join(map(escape, [*cells, ', '.join(row.whys or (row.bound,))]))} |")
+    if found.reasons:
+        lines += ["", *(f"- **{each.why}**, {each.share} of the time: {escape(each.text)}." for each in found.reasons)]
+    if found.remedies:
+        lines += ["", "What would help (what it does to accuracy isn't predicted):", ""]
+        lines += [f"- {escape(sentence)}" for sentence in found.remedies]
+    return lines
+
+
+def runs_markdown(both: runs.Beside) -> str:
+    """Two runs side by side, in GitHub's Markdown."""
+    names = escape(both.first.name), escape(both.second.name)
+    lines = [f"**{names[0]} beside {names[1]}**", ""]
+    for side in (both.first, both.second):
+        where = f"{escape(side.front.model)} on {escape(side.front.target)}"
+        lines.append(f"- {escape(side.name)}: {where}: {gains.headline(side.front)}.")
+    tables = [(both.rows, "second to first"), (both.shared, "what differs"), (both.settings, "")]
+    for listed, last in tables:
+        if listed:
+            lines += ["", f"| | {names[0]} | {names[1]} | {last} |", "|:--|--:|--:|--:|"]
+            for row in listed:
+                cells = (row.name, row.first, row.second, row.difference)
+                lines.append(f"| {' | '.join(map(escape, cells))} |")
+    if both.notes:
+        lines += ["", "Not compared:", "", *(f"- {escape(note)}" for note in both.notes)]
     return "\n".join(lines) + "\n"
 
 

@@ -130,10 +130,10 @@ def _draw(panel: Axes, chart: Chart) -> None:
 
 def _draw_point(panel: Axes, point: Point, size: float) -> None:
     role = _role(point)
-    colour, x, y = _COLOURS[role], point.x / size, point.accuracy.value
+    colour, x, y = _COLOURS[role], point.x / size, point.y
     faint: dict[str, Any] = {"color": colour, "linewidth": 0.9, "alpha": 0.3 if role == "other" else 0.45, "zorder": 3}
-    panel.plot([x, x], [point.accuracy.low, point.accuracy.high], **faint)
-    if point.kind == "predicted":
+    panel.plot([x, x], [point.y_low, point.y_high], **faint)
+    if point.x_high > point.x_low:
         panel.plot([point.x_low / size, point.x_high / size], [y, y], marker="|", markersize=5, **faint)
     if point.measured_x is not None:
         also = point.measured_x / size

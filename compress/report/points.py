@@ -1,19 +1,33 @@
-"""The points of the two plots, and the lines that join the undominated ones.
+"""The points of the plots, and the lines that join the undominated ones.
 
-Both the page and ``front.svg`` draw these, so that they can't disagree on what is measured.
+Both the page and ``front.svg`` draw these, so that they can't disagree on what is measured. A plot has any two of
+:data:`METRICS`; accuracy, which is better the higher it is, is always the upward one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from compress.report import words
 from compress.report.gains import LatencyKind
-from compress.results import Accuracy, Candidate, Front
+from compress.results import Accuracy, Candidate, Estimate, Front, Measurement
 
-Metric = Literal["latency", "size"]
+Metric = Literal["accuracy", "latency", "size", "ram", "macs", "energy"]
+METRICS: tuple[Metric, ...] = ("accuracy", "latency", "size", "ram", "macs", "energy")
+NAMES: Mapping[Metric, str] = {
+    "accuracy": "Accuracy",
+    "latency": "Latency",
+    "size": "File size",
+    "ram": "RAM",
+    "macs": "MACs",
+    "energy": "Energy",
+}
+ENERGY = "energy_j"
+"""Under this name a measurement's conditions hold the joules of one input, where a device tells them."""
+Bar = tuple[float, float, float, LatencyKind]
+"""A figure: its value, the two ends of what it may be, and how it is known."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +37,14 @@ class Point:
     Attributes:
         index: 0 is the baseline, then the candidates as in :func:`ordered`.
         id: the candidate's id.
-        x: seconds or bytes.
-        x_low, x_high: the range of a prediction; both ``x`` where ``x`` is no prediction.
-        kind: whether ``x`` is measured or predicted; a file's size counts as measured.
+        x: in the metric's own unit: seconds, bytes, multiply-accumulates or joules.
+        x_low, x_high: what ``x`` may be: a prediction's range, of a measured latency up to its 90th percentile.
+        kind: whether all that is drawn of it is measured (or counted), or something is predicted.
         measured_x: a measured latency that stands beside the predicted ``x`` by which candidates are
             compared; None where there is none.
-        accuracy: its value and interval are the point's height.
-        baseline, on_front, best: which of these it is. ``on_front`` is about this plot's own ``x``.
+        y, y_low, y_high: the same upwards; of an accuracy its 95% interval.
+        accuracy: of the candidate; None where it isn't known and not drawn.
+        baseline, on_front, best: which of these it is. ``on_front`` is about this plot's own axes.
     """
 
     index: int
@@ -39,7 +54,10 @@ class Point:
     x_high: float
     kind: LatencyKind
     measured_x: float | None
-    accuracy: Accuracy
+    y: float
+    y_low: float
+    y_high: float
+    accuracy: Accuracy | None
     baseline: bool
     on_front: bool
     best: bool
@@ -51,93 +69,158 @@ def ordered(front: Front) -> tuple[Candidate, ...]:
     return (front.baseline, *candidates)
 
 
-def points(front: Front, metric: Metric) -> tuple[Point, ...]:
-    """A point for the baseline and every candidate of which both coordinates are known."""
+def points(front: Front, metric: Metric, up: Metric = "accuracy") -> tuple[Point, ...]:
+    """A point for the baseline and every candidate of which both coordinates are known.
+
+    Args:
+        front: what was found.
+        metric: along the plot.
+        up: upwards.
+    """
     best = front.best() if front.candidates else None
     found = []
     for index, candidate in enumerate(ordered(front)):
-        accuracy = candidate.best.accuracy
-        place = _latency(front, candidate) if metric == "latency" else _size(candidate)
-        if accuracy is None or place is None:
+        across, upwards = figure(front, candidate, metric), figure(front, candidate, up)
+        if across is None or upwards is None:
             continue
-        x, error, kind, measured = place
+        measurement = candidate.best.measurement
+        predicted = metric == "latency" and across[3] == "predicted"
+        kinds = {across[3], upwards[3]}
         found.append(
             Point(
                 index=index,
                 id=candidate.id,
-                x=x,
-                x_low=x * max(0.0, 1 - error),
-                x_high=x * (1 + error),
-                kind=kind,
-                measured_x=measured,
-                accuracy=accuracy,
+                x=across[0],
+                x_low=across[1],
+                x_high=across[2],
+                kind="predicted" if "predicted" in kinds else "measured",
+                measured_x=measurement.latency_s if predicted and measurement is not None else None,
+                y=upwards[0],
+                y_low=upwards[1],
+                y_high=upwards[2],
+                accuracy=candidate.best.accuracy,
                 baseline=index == 0,
                 on_front=False,
                 best=best is not None and index > 0 and candidate.id == best.id,
             )
         )
-    chosen = {c.id for c in front.on_front()} if metric == "latency" else _smallest_undominated(found)
+    by_run = metric == "latency" and up == "accuracy"
+    chosen = {c.id for c in front.on_front()} if by_run else _undominated(found, up)
     return tuple(replace(p, on_front=not p.baseline and p.id in chosen) for p in found)
 
 
-def _latency(front: Front, candidate: Candidate) -> tuple[float, float, LatencyKind, float | None] | None:
+def figure(front: Front, candidate: Candidate, metric: Metric) -> Bar | None:
+    """One figure of a candidate with its interval; None where it isn't known."""
+    best = candidate.best
+    if metric == "accuracy":
+        known = best.accuracy
+        return None if known is None else (known.value, known.low, known.high, "measured")
+    if metric == "latency":
+        return _latency(front, candidate)
+    if metric == "ram":
+        # A compiled library's memory is planned to the byte; a runtime's is the model's.
+        kind: LatencyKind = "measured" if best.runtime == "tvm" else "predicted"
+        return None if best.ram_bytes is None else (best.ram_bytes, best.ram_bytes, best.ram_bytes, kind)
+    if metric == "energy":
+        told = best.measurement.conditions.get(ENERGY) if best.measurement is not None else None
+        return (float(told), float(told), float(told), "measured") if isinstance(told, (int, float)) else None
+    exact = float(best.bytes if metric == "size" else candidate.macs)
+    return exact, exact, exact, "measured"
+
+
+def interval(known: Estimate | Measurement) -> tuple[float, float]:
+    """The ends of what a latency may be, in seconds: its own where it has them.
+
+    Else a prediction's error on both sides, and a measurement's median and 90th percentile.
+    """
+    low, high = getattr(known, "low_s", None), getattr(known, "high_s", None)
+    if isinstance(low, float) and isinstance(high, float):
+        return low, high
+    if isinstance(known, Estimate):
+        return known.latency_s * max(0.0, 1 - known.error), known.latency_s * (1 + known.error)
+    return known.latency_s, max(known.latency_s, known.latency_p90_s)
+
+
+def _latency(front: Front, candidate: Candidate) -> Bar | None:
     estimate, measurement = candidate.best.estimate, candidate.best.measurement
     if measurement is not None and (front.all_measured or estimate is None):
-        return measurement.latency_s, 0.0, "measured", None
-    if estimate is not None:
-        return estimate.latency_s, estimate.error, "predicted", measurement.latency_s if measurement else None
-    return None
+        return measurement.latency_s, *interval(measurement), "measured"
+    return (estimate.latency_s, *interval(estimate), "predicted") if estimate is not None else None
 
 
-def _size(candidate: Candidate) -> tuple[float, float, LatencyKind, float | None]:
-    return float(candidate.best.bytes), 0.0, "measured", None
-
-
-def _smallest_undominated(found: Sequence[Point]) -> set[str]:
+def _undominated(found: Sequence[Point], up: Metric) -> set[str]:
+    """The points that no other beats in both; accuracy is better the higher, everything else the lower."""
+    sign = -1 if up == "accuracy" else 1
     chosen: set[str] = set()
-    highest = float("-inf")
-    for point in sorted((p for p in found if not p.baseline), key=lambda p: (p.x, -p.accuracy.value, p.id)):
-        if point.accuracy.value > highest:
-            highest = point.accuracy.value
+    lowest = float("inf")
+    for point in sorted((p for p in found if not p.baseline), key=lambda p: (p.x, sign * p.y, p.id)):
+        if sign * point.y < lowest:
+            lowest = sign * point.y
             chosen.add(point.id)
     return chosen
 
 
 def front_line(found: Sequence[Point]) -> tuple[tuple[float, float], ...]:
-    """Corners (x, accuracy) of the staircase through the undominated points, fastest or smallest first."""
+    """Corners (x, y) of the staircase through the undominated points, least ``x`` first."""
     corners: list[tuple[float, float]] = []
-    for point in sorted((p for p in found if p.on_front), key=lambda p: (p.x, p.accuracy.value)):
+    for point in sorted((p for p in found if p.on_front), key=lambda p: (p.x, p.y)):
         if corners:
             corners.append((point.x, corners[-1][1]))
-        corners.append((point.x, point.accuracy.value))
+        corners.append((point.x, point.y))
     return tuple(corners)
 
 
 def unit(front: Front, metric: Metric) -> words.Unit:
     """The unit of a metric, the same in plots and tables."""
+    everyone = ordered(front)
     if metric == "size":
-        return words.byte_unit(c.best.bytes for c in ordered(front))
+        return words.byte_unit(c.best.bytes for c in everyone)
+    if metric == "ram":
+        return words.byte_unit(c.best.ram_bytes for c in everyone)
+    if metric == "macs":
+        return words.count_unit([c.macs for c in everyone])
+    if metric == "energy":
+        known = (figure(front, c, metric) for c in everyone)
+        return words.energy_unit([bar[0] for bar in known if bar is not None])
+    if metric == "accuracy":
+        psnr = front.baseline.accuracy is not None and front.baseline.accuracy.metric == "psnr_db"
+        return words.Unit(1.0, "dB" if psnr else "%", 2 if psnr else 1)
     latencies = []
-    for candidate in ordered(front):
+    for candidate in everyone:
         estimate, measurement = candidate.best.estimate, candidate.best.measurement
         latencies += [estimate.latency_s if estimate else None, measurement.latency_s if measurement else None]
     return words.latency_unit(latencies)
 
 
-def describe(point: Point, front: Front, metric: Metric) -> str:
+def describe(point: Point, front: Front, metric: Metric, up: Metric = "accuracy") -> str:
     """A point in words, one fact a line, its name first."""
-    by = unit(front, metric)
     name = point.id + (" (float baseline)" if point.baseline else "")
     lines = [f"{name}{' · best' if point.best else ''}{' · on the front' if point.on_front else ''}"]
-    interval = f"95% interval {words.interval_text(point.accuracy)}"
-    lines.append(f"{words.accuracy_text(point.accuracy)}, {interval}, by {words.runtime(point.accuracy.measured_on)}")
-    if metric == "size":
-        lines.append(f"{by.text(point.x)} file")
-    elif point.kind == "measured":
-        lines.append(f"{by.text(point.x)} measured")
-    else:
-        half = f"{100 * (point.x_high / point.x - 1):.0f}%" if point.x else "0%"
-        lines.append(f"{by.text(point.x)} predicted, ± {half}")
+    candidate = ordered(front)[point.index]
+    for each in (up, metric):
+        bar = figure(front, candidate, each)
+        if bar is not None:
+            lines.append(_fact(each, bar, unit(front, each), candidate))
     if point.measured_x is not None:
-        lines.append(f"{by.text(point.measured_x)} measured")
+        lines.append(f"{unit(front, 'latency').text(point.measured_x)} measured")
     return "\n".join(lines)
+
+
+def _fact(metric: Metric, bar: Bar, by: words.Unit, candidate: Candidate) -> str:
+    value, _, high, kind = bar
+    accuracy = candidate.best.accuracy
+    if metric == "accuracy" and accuracy is not None:
+        interval_ = f"95% interval {words.interval_text(accuracy)}"
+        return f"{words.accuracy_text(accuracy)}, {interval_}, by {words.runtime(accuracy.measured_on)}"
+    if metric == "size":
+        return f"{by.text(value)} file"
+    if metric == "macs":
+        return f"{by.text(value)}MACs" if by.symbol in words.PREFIXES else f"{by.text(value)} MACs"
+    if metric == "ram":
+        return f"{by.text(value)} RAM, {'as planned' if kind == 'measured' else 'predicted'}"
+    if metric == "energy":
+        return f"{by.text(value)} measured"
+    if kind == "measured":
+        return f"{by.text(value)} measured"
+    half = f"{100 * (high / value - 1):.0f}%" if value else "0%"
+    return f"{by.text(value)} predicted, ± {half}"

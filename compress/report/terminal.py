@@ -11,9 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Column, Table
 from rich.text import Text
 
-from compress.report import gains, narrow, words
+from compress.report import explanation, gains, narrow, words
 from compress.report import rows as rows_of
-from compress.results import Front
+from compress.results import Candidate, Front
 
 _GAP = 2
 _ID_WIDTH = 14
@@ -127,6 +127,79 @@ def _closing(front: Front) -> tuple[Text, ...]:
         Text(" ".join([gains.choice(front), *([why] if why else [])])),
         *(part for sentence in (compared, recall) if sentence for part in (Text(), Text(sentence))),
     )
+
+
+_WIDE, _MIDDLE = 118, 92
+"""Columns from which on an explanation's table has all of its columns, and most of them."""
+
+
+def explanation_blocks(
+    front: Front, candidate: Candidate, found: explanation.View, width: int
+) -> tuple[RenderableType, ...]:
+    """An explanation: a table of the layers, then the reasons, then what would help.
+
+    Args:
+        front: what was found.
+        candidate: of which.
+        found: what is shown of it.
+        width: columns of the terminal.
+    """
+    names = ["layer", "MACs", "before", "moves", "MACs/byte", "from", "bits", "time", "float", "share", "why"]
+    cells = [
+        {
+            "layer": row.name,
+            "MACs": row.macs,
+            "before": row.macs_before,
+            "moves": row.bytes,
+            "MACs/byte": row.intensity,
+            "from": row.ridge,
+            "bits": row.precision,
+            "time": row.time,
+            "float": row.before,
+            "share": row.share_text,
+            "why": ", ".join(row.whys or (row.bound,)),
+        }
+        for row in found.rows
+    ]
+    left_out = {"before", "from"} if width < _WIDE else set()
+    if width < _MIDDLE:
+        left_out |= {"moves", "MACs/byte", "float"}
+    if not found.has_before:
+        left_out |= {"before", "float"}
+    shown = [name for name in names if name not in left_out]
+    right = [i for i, name in enumerate(shown) if name not in ("layer", "bits", "why")]
+    known = "measured" if found.measured else "predicted"
+    title = f"{candidate.id} of {front.model} on {front.target}, layer by layer ({known})"
+    key = "from: MACs a byte from which on the device computes for longer than it moves" if "from" in shown else ""
+    blocks: list[RenderableType] = [
+        rows_table(shown, [[row[name] for name in shown] for row in cells], title=title, right=right),
+        _Paragraph(" ".join(part for part in (found.known, found.rest or "", f"{key}." if key else "") if part)),
+    ]
+    reasons = [(f"{each.why}, {each.share}", _told(each)) for each in found.reasons]
+    if reasons:
+        blocks.append(rows_table(["", ""], reasons, title="Why it isn't faster"))
+    helps = [(sentence,) for sentence in found.remedies]
+    if helps:
+        blocks.append(rows_table([""], helps, title="What would help (what it does to accuracy isn't predicted)"))
+    elif candidate.id != front.baseline.id:
+        blocks.append(_Paragraph("No single change that the model knows of would save 1% of the time or more."))
+    return tuple(blocks)
+
+
+def _told(each: explanation.Grouped) -> str:
+    others = each.layers[1:]
+    if not others:
+        return each.text
+    listed = ", ".join(others[:4]) + (f" and {len(others) - 4} more" if len(others) > 4 else "")
+    return f"{each.text}. Also {listed}"
+
+
+@dataclass(frozen=True)
+class _Paragraph:
+    text: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield _printable(Text(self.text), options.ascii_only)
 
 
 def _command(command: str, width: int) -> str:

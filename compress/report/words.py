@@ -49,7 +49,7 @@ class Unit:
     def text(self, value: float | None) -> str:
         """``value`` in this unit with the symbol; a dash where unknown."""
         number = self.number(value)
-        return number if number == DASH else f"{number} {self.symbol}"
+        return number if number == DASH else f"{number} {self.symbol}".rstrip()
 
 
 def latency_unit(values: Iterable[float | None]) -> Unit:
@@ -70,6 +70,24 @@ def byte_unit(values: Iterable[float | None]) -> Unit:
         ((s, name) for s, name in ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")) if smallest >= s), (1.0, "B")
     )
     return Unit(size, symbol, 0 if symbol == "B" or smallest / size >= 100 else 1)
+
+
+PREFIXES = ("G", "M", "k")
+
+
+def count_unit(values: Iterable[float | None]) -> Unit:
+    """The unit for a column of counts: the smallest value is at least 1."""
+    smallest = min((v for v in values if v is not None and v > 0), default=1.0)
+    size, symbol = next(((s, n) for s, n in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if smallest >= s), (1.0, ""))
+    return Unit(size, symbol, _decimals(smallest / size) if symbol else 0)
+
+
+def energy_unit(values: Iterable[float | None]) -> Unit:
+    """The unit for a column of joules: the largest value is at least 1, the smallest keeps three digits."""
+    known = [v for v in values if v is not None and v > 0]
+    largest, smallest = max(known, default=1e-3), min(known, default=1e-3)
+    size, symbol = next(((s, n) for s, n in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")) if largest >= s), (1e-9, "nJ"))
+    return Unit(size, symbol, _decimals(smallest / size))
 
 
 def _decimals(smallest: float) -> int:

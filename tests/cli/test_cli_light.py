@@ -54,7 +54,7 @@ def test_help_names_every_option_of_the_main_job_and_every_command(compress: Cal
     options = (
         "--model --target --data --weights --out --seed --max-drop --latency --ram --flash --macs --params "
         "--weight-bits --activation-bits --prune --quantize --epochs --samples --candidates --runtime --mean --std "
-        "--protect-classes --resume --json -q -v --version targets models doctor verify profile report"
+        "--protect-classes --resume --json -q -v --version targets models doctor verify profile explain report"
     )
     assert ended.status == 0
     assert ended.err == ""

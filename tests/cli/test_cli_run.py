@@ -18,7 +18,11 @@ def test_a_run_ends_with_its_folder_and_prints_the_front_and_what_to_type_next(f
     for candidate in finished.front["candidates"]:
         assert candidate["id"] in out
     assert "report.html" in out
-    assert out.rstrip().splitlines()[-2:] == ["  compress verify run/bundle", "  compress profile run/bundle"]
+    assert out.rstrip().splitlines()[-3:] == [
+        "  compress explain run",
+        "  compress verify run/bundle",
+        "  compress profile run/bundle",
+    ]
 
 
 def test_progress_goes_to_the_error_stream_in_plain_lines(finished: Finished) -> None:
@@ -118,16 +122,17 @@ def test_resuming_a_finished_run_prints_it_again_and_changes_nothing(inside: Cal
 @pytest.mark.parametrize(
     ("target", "next_ones"),
     [
-        ("cpu", ["compress verify 'a run/bundle'", "compress profile 'a run/bundle'"]),
+        ("cpu", ["compress explain 'a run'", "compress verify 'a run/bundle'", "compress profile 'a run/bundle'"]),
         (
             "raspberry-pi-5",
             [
+                "compress explain 'a run'",
                 "compress verify 'a run/bundle'",
                 "scp -r 'a run/bundle' USER@DEVICE:",
                 "ssh USER@DEVICE python3 bundle/run.py --time",
             ],
         ),
-        ("cortex-m7", ["compress verify 'a run/bundle'"]),
+        ("cortex-m7", ["compress explain 'a run'", "compress verify 'a run/bundle'"]),
     ],
 )
 def test_what_to_type_next_depends_on_where_the_bundle_can_run(
@@ -167,7 +172,10 @@ def test_report_draws_the_same_report_again(inside: Call, finished: Finished, tm
         (run / name).unlink()
     ended = inside("report", "run", "--json")
     assert ended.status == 0
-    assert ended.json == {"written": ["run/report.html", "run/front.svg"]}
+    assert ended.json["written"] == ["run/report.html", "run/front.svg"]
+    assert ended.json["front"] == finished.front
+    assert ended.json["headline"]
+    assert [each["candidate"] for each in ended.json["explanations"]] == [c["id"] for c in finished.front["candidates"]]
     assert {name: (run / name).read_bytes() for name in drawn} == drawn
 
 

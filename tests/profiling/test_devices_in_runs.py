@@ -79,14 +79,15 @@ def test_a_queue_is_worked_off_and_keeps_what_cannot_be_done(server, arm, tmp_pa
     assert [entry["device"] for entry in left] == [nowhere]
     out = capsys.readouterr().out
     assert '"golden_equal": true' in out
-    measure = devices.profile
+    assert json.loads(out[out.index("[") :])[1]["error"]
+    measure = devices.measured
 
     def meanwhile(*given):
         devices.enqueue(queue, str(arm), [server.address("/other")], "onnxruntime")
         return measure(*given)
 
     Path(queue).write_text(Path(queue).read_text().replace("/no/python", sys.executable))
-    monkeypatch.setattr(devices, "profile", meanwhile)
+    monkeypatch.setattr(devices, "measured", meanwhile)
     devices.work_off(queue, as_json=True, quiet=True)
     left = [json.loads(line) for line in Path(queue).read_text().splitlines()]
     assert [entry["device"] for entry in left] == [server.address("/other")]

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from compress.report.facts import RunFacts
-from compress.report.html import render
+from compress.report.html import render, render_two
+from compress.report.runs import Side, beside
 from compress.results import Front
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -191,3 +192,53 @@ def test_a_screenshot_can_be_taken(
     # White paper, ink, and the blue of the front: the page has been drawn.
     assert max(colours)[1] == (255, 255, 255)
     assert {colour for _, colour in colours} >= {(24, 32, 42), (11, 99, 176)}
+
+
+def test_other_pairs_are_one_key_away_and_hidden_before(tmp_path: Path, fronts: dict[str, Front], facts: Facts) -> None:
+    script = """
+      const drawn = (e) => e.getBoundingClientRect().width > 0;
+      const charts = () => [...page.querySelectorAll("svg.chart")].filter(drawn);
+      const shown = () => charts().map((e) => e.getAttribute("aria-label"));
+      const labels = () => [...page.querySelectorAll(".switch label.other")].filter(drawn).length;
+      const before = labels();
+      page.getElementById("other-pairs").click();
+      const after = labels();
+      page.getElementById("by-latency-ram").click();
+      const chosen = shown();
+      page.getElementById("other-pairs").click();
+      return {before, after, chosen, kept: shown(), left: labels()};
+    """
+    found = ask(tmp_path, render(fronts["measured"], facts(fronts["measured"])), 1440, script)
+    # Latency against size, RAM and MACs; size against RAM and MACs; RAM against MACs.
+    assert (found["before"], found["after"]) == (0, 6)
+    assert found["chosen"] == found["kept"] == ["Latency against RAM"]
+    assert found["left"] == 1
+
+
+def test_columns_side_by_side_come_and_go(tmp_path: Path, fronts: dict[str, Front], facts: Facts) -> None:
+    script = """
+      const drawn = (e) => e.getBoundingClientRect().width > 0;
+      const all = () => [...page.querySelectorAll(".columns-table thead th")];
+      const heads = () => all().filter(drawn).map((e) => e.firstChild.textContent);
+      const before = heads();
+      page.getElementById("with-k0").click();
+      page.getElementById("with-k1").click();
+      const cells = [...page.querySelectorAll(".columns-table tbody tr:not(.part)")].map(
+        (row) => [...row.children].filter(drawn).length);
+      return {before, after: heads(), cells: [...new Set(cells)]};
+    """
+    found = ask(tmp_path, render(fronts["measured"], facts(fronts["measured"])), 1440, script)
+    # At first the float network, the best, and the fastest others of the front: c8, c6, c5, c4 and c2 are on it.
+    assert found["before"] == ["float", "c8", "c6", "c4"]
+    assert found["after"] == ["c6", "c4"]
+    assert found["cells"] == [3]
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("other", ["measured", "predicted", "long"])
+def test_nothing_runs_out_of_the_page_of_two_runs(
+    tmp_path: Path, fronts: dict[str, Front], facts: Facts, other: str, width: int
+) -> None:
+    sides = [Side(name, fronts[name], facts(fronts[name])) for name in ("measured", other)]
+    script = "return {scroll: page.documentElement.scrollWidth};"
+    assert ask(tmp_path, render_two(beside(*sides)), width, script)["scroll"] <= width

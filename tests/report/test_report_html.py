@@ -145,11 +145,14 @@ def test_without_a_measurement_the_page_says_that_there_is_none(fronts: dict[str
     page = Page(render(fronts["predicted"], facts(fronts["predicted"])))
     assert any(text.startswith("Nothing: the target isn't this machine") for text in page.all("dd"))
     marks = [a for tag, a, _ in page.elements if tag == "g" and "mark" in (a.get("class") or "").split()]
-    latency = [a for a in marks if "predicted" in (a["class"] or "").split()]
-    # Two widths of the plot against latency; sizes are counted, so those marks are filled.
-    assert len(latency) == 2 * 9
-    assert len(marks) == 4 * 9
-    assert all("±" in (a["aria-label"] or "") for a in latency)
+    predicted = [a for a in marks if "predicted" in (a["class"] or "").split()]
+    # Two widths of each pair of accuracy, latency, size, RAM and MACs; sizes and MACs are counted, so those marks are
+    # filled: of ten pairs seven have latency or RAM.
+    assert len(predicted) == 7 * 2 * 9
+    assert len(marks) == 10 * 2 * 9
+    latency = [a for a in marks if "latency" in (a["aria-label"] or "") or "±" in (a["aria-label"] or "")]
+    assert len(latency) == 4 * 2 * 9
+    assert all("predicted" in (a["class"] or "").split() for a in latency)
 
 
 def test_every_skipped_runtime_and_every_note_is_there_once(fronts: dict[str, Front], facts: Facts) -> None:

@@ -27,7 +27,8 @@ def test_points_lie_at_the_latency_that_candidates_are_compared_by(any_front: Fr
         best = by_id[point.id].best
         if point.kind == "measured":
             assert best.measurement is not None
-            assert point.x == point.x_low == point.x_high == best.measurement.latency_s
+            assert point.x == point.x_low == best.measurement.latency_s
+            assert point.x_high == best.measurement.latency_p90_s
         else:
             assert best.estimate is not None
             assert point.x == best.estimate.latency_s
