@@ -24,7 +24,7 @@ from compress.identity import fingerprint
 from compress.job import Job, reference
 from compress.kept_networks import KeptNetworks
 from compress.results import Candidate, candidate_from_document
-from compress.runfolder import CANDIDATE, SCHEMA
+from compress.runfolder import CANDIDATE, SCHEMA, disk_errors
 from compress.serial import from_json, to_json, write_json
 from compress.types import Progress, Record, Stage
 
@@ -159,7 +159,7 @@ def work(given: Packed, task: Task, folder: Path) -> Report:
 
     said: list[str] = []
     try:
-        with _one_at_a_time:
+        with _one_at_a_time, disk_errors(folder):
             wrong = differences(fingerprint(), given.fingerprint)
             if wrong is not None:
                 return Report(problem=f"a worker isn't like this machine: {wrong}; set it up alike, or leave it out")

@@ -226,7 +226,7 @@ class Cluster:
         try:
             if self.client.status != "running":
                 raise self._lost("the cluster has vanished")
-            found: dict[str, Any] = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
+            found: dict[str, Any] = self.client.nthreads()
         except (OSError, TimeoutError) as error:
             raise self._lost("the cluster has vanished") from error
         return found
