@@ -6,6 +6,7 @@ again; what comes out is the same. Nothing is timed there.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -37,6 +38,7 @@ CONNECT_S = 10.0
 PATIENCE_S = 30.0
 """How long a cluster may be without a worker."""
 _POLL_S = 0.5
+_LOUD = ("distributed", "tornado", "asyncio")
 
 
 class Pool(Protocol):
@@ -266,16 +268,19 @@ def _client(address: str) -> Any:
         from distributed import Client
     except ImportError:
         raise MissingExtra("distributed", "cluster", "--workers") from None
+    # What its parts log of a cluster that has vanished would stand around the one line that says so.
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in _LOUD]:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         return Client(address, timeout=CONNECT_S, set_as_default=False, name="compress")
     except (OSError, TimeoutError):
         raise WorkersUnusable(
             f"--workers {address}", "nobody answers there", "start a scheduler, dask scheduler, and give its address"
         ) from None
-    except (ValueError, TypeError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:160]
+    except Exception as error:  # another version's scheduler, or another kind of server
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:160]
         raise WorkersUnusable(
-            f"--workers {address}", f"it is no address of a scheduler ({said})", "give one such as tcp://host:8786"
+            f"--workers {address}", f"no Dask scheduler answers there ({said})", "give the address of one"
         ) from None
 
 

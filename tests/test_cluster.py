@@ -135,8 +135,12 @@ def test_where_a_cluster_vanishes_what_is_finished_is_kept_and_the_run_goes_on_w
     ("address", "problem"),
     [
         ("tcp://127.0.0.1:1", "nobody answers there; start a scheduler, dask scheduler, and give its address"),
-        ("nonsense://host:1", "it is no address of a scheduler"),
-        ("tcp://127.0.0.1:port", "it is no address of a scheduler"),
+        ("tcp://localhost:1", "nobody answers there"),
+        ("nonsense://host:1", "it is no address of a Dask scheduler; give one such as tcp://host:8786"),
+        ("tcp://127.0.0.1:port", "it is no address of a Dask scheduler"),
+        ("tcp://127.0.0.1:70000", "it is no address of a Dask scheduler"),
+        ("somewhere", "it is no address of a Dask scheduler"),
+        ("", "it is no address of a Dask scheduler"),
     ],
 )
 def test_an_address_where_nobody_is_leaves_nothing_written(tmp_path, monkeypatch, address, problem):
