@@ -162,6 +162,7 @@ def test_another_precision_or_target_goes_on_from_the_pruned_network(cached, tmp
     assert substance(front) == substance(plain)
 
 
+@pytest.mark.slow
 def test_what_shapes_a_candidate_changes_its_key():
     from compress.identity import candidate_key, network_key
 
