@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,24 @@ from torch import nn
 
 from compress import checkpoints, models, runfolder, targets
 from compress import data as datasets
+from compress.cache import users
 from compress.errors import BadInput, RunFolderError
-from compress.execution import execute, versions
+from compress.execution import execute
 from compress.export import bundle
 from compress.graph.module import in_evaluation_mode
+from compress.how import How
+from compress.identity import versions
 from compress.job import Job
 from compress.preflight import check
 from compress.prune import roster as pruning
 from compress.prune.recall import class_indices
 from compress.quantize import roster as quantizing
 from compress.results import Candidate, Front
-from compress.search import Proposal
+from compress.search import OneRound, Proposal
 from compress.serial import to_json
 from compress.types import Budget, Target
 from compress.watch import Silent, Watcher
+from compress.workers import pool_for
 
 ASKED = "asked"
 """The part of a run's configuration that says how the model, data, target and weights were named."""
@@ -65,6 +70,9 @@ def run(
     tune: float | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
+    processes: int = 1,
+    workers: str | None = None,
+    cache: bool = True,
 ) -> Front:
     """Compress a network for a device and measure what came out.
 
@@ -89,6 +97,9 @@ def run(
             found is kept and used again where this is given, 0 for nothing more than that.
         resume: go on with the unfinished run in ``out``.
         watcher: told how the run goes on.
+        processes: of this machine that make candidates; what comes out doesn't depend on it.
+        workers: the address of a Dask scheduler whose workers make them instead: ``"tcp://host:8786"``.
+        cache: take what earlier runs made of the same network, data, options and versions, and keep what this one does.
 
     Returns:
         The front. ``front.best()`` is the candidate to ship, None if none meets the budget.
@@ -96,6 +107,8 @@ def run(
     Raises:
         BadInput: something in the arguments can't be used; nothing has been written.
     """
+    how = How(processes, workers, cache)
+    how.check(tune)
     prepared = prepare(
         model,
         data,
@@ -117,7 +130,8 @@ def run(
     job = prepared.job
     path = Path(out) if out is not None else runfolder.default_path(job.name, job.target.name)
     runfolder.check_writable(path, resume)
-    return start(prepared, path, f"compress.run({job.name!r}, target={job.target.name!r})", watcher or Silent(), resume)
+    command = f"compress.run({job.name!r}, target={job.target.name!r})"
+    return start(prepared, path, command, watcher or Silent(), resume, how)
 
 
 def prepare(
@@ -211,18 +225,38 @@ def prepare(
     return Prepared(job, proposals, configuration, time.perf_counter() - begin)
 
 
-def start(prepared: Prepared, path: Path, command: str, watcher: Watcher, resume: bool) -> Front:
+def start(
+    prepared: Prepared, path: Path, command: str, watcher: Watcher, resume: bool, how: How | None = None
+) -> Front:
     """Do a prepared job in ``path``; the front's candidates know their folders.
 
     Raises:
-        RunFolderError: the run in ``path`` was asked for otherwise, so that it can't be resumed.
+        RunFolderError: the run in ``path`` was asked for otherwise, so that it can't be resumed, or another process
+            works in it.
+        WorkersUnusable: the workers can't be reached, which leaves nothing written, or have vanished.
     """
+    how = how or How()
+    job = prepared.job
     if resume and (path / runfolder.RUN).exists():
         _same(path, prepared.configuration)
-    folder = runfolder.create(path)
-    return execute(
-        prepared.job, prepared.proposals, folder, prepared.configuration, command, watcher, prepared.loading_s
-    )
+    kept = users() if how.cache else None
+    with ExitStack() as stack:
+        pool = pool_for(job, how)
+        if pool is not None:
+            stack.enter_context(pool)
+        folder = runfolder.create(path)
+        stack.enter_context(runfolder.locked(path))
+        return execute(
+            job,
+            OneRound(prepared.proposals),
+            folder,
+            prepared.configuration,
+            command,
+            watcher,
+            prepared.loading_s,
+            pool,
+            kept,
+        )
 
 
 def _same(path: Path, configuration: dict[str, Any]) -> None:

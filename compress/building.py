@@ -76,7 +76,13 @@ def too_large(made: Made, target: Target) -> str | None:
 
 
 def build(
-    job: Job, name: str, stages: tuple[Stage, ...], folder: Path, reference: Assessment | None, progress: Progress
+    job: Job,
+    name: str,
+    stages: tuple[Stage, ...],
+    folder: Path,
+    reference: Assessment | None,
+    progress: Progress,
+    known: pipeline.Known | None = None,
 ) -> Candidate | Unfit:
     """Make one candidate in ``folder``: run the stages, export, check against the device, compile, evaluate.
 
@@ -87,8 +93,9 @@ def build(
         folder: exists and is empty; afterwards it is a bundle.
         reference: the uncompressed network, for what each layer was; None if this is it.
         progress: told what is happening.
+        known: networks that it may go on from.
     """
-    state = pipeline.run(stages, State(job.model), job.context(name, progress), _Sizes(job.example))
+    state = pipeline.run(stages, State(job.model), job.context(name, progress), _Sizes(job.example), known)
     state = replace(state, plan=replace(state.plan, seed=job.seed))
     assessed = assess(state, job.target, job.example)
     progress("export")

@@ -11,6 +11,7 @@
     │   ├── MissingExtra          an optional package that isn't installed
     │   ├── MissingCompiler       no C compiler for a device
     │   ├── DeviceUnreachable     a device that doesn't answer, or doesn't any more; what came there stays there
+    │   ├── WorkersUnusable       a cluster that doesn't answer, has vanished, or differs from this machine
     │   ├── RunFolderError        an output folder that is taken, unwritable or full
     │   ├── NoPrunableAxis        nothing in the network can be removed
     │   └── LimitsUnreachable     no choice of bits meets the limits: the least possible is named
@@ -170,6 +171,20 @@ class DeviceUnreachable(BadInput):
     def __init__(self, device: str, problem: str, fix: str) -> None:
         self.device, self.problem, self.fix = device, problem, fix
         super().__init__(f"--device {device}: {problem}; {fix}")
+
+
+class WorkersUnusable(BadInput):
+    """Workers that can't be used, or can't any more; finished candidates are kept.
+
+    Args:
+        option: how they were asked for: ``"--workers tcp://host:8786"``.
+        problem: what is wrong.
+        fix: what to do about it.
+    """
+
+    def __init__(self, option: str, problem: str, fix: str) -> None:
+        self.option, self.problem, self.fix = option, problem, fix
+        super().__init__(f"{option}: {problem}; {fix}")
 
 
 class RunFolderError(BadInput):

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from compress import __version__
-from compress.building import Unfit, build
-from compress.errors import BadInput, CheckFailed
+from compress.building import Unfit
+from compress.cache import Cache
+from compress.errors import BadInput
 from compress.export import bundle
-from compress.export.manifest import read_manifest
-from compress.job import Assessment, Job, assess
+from compress.identity import versions
+from compress.job import Job
+from compress.making import Maker
 from compress.profiling import artifacts, session, timer
 from compress.report.facts import RunFacts
-from compress.results import Artifact, Candidate, Dataset, Front, Measurement, candidate_from_document
-from compress.runfolder import CANDIDATE, SCHEMA, RunFolder, disk_errors
-from compress.search import Proposal
-from compress.serial import from_json, to_json, write_atomic, write_json
-from compress.types import LayerSensitivity, Note, Record, State
+from compress.results import Artifact, Candidate, Dataset, Front, Measurement
+from compress.runfolder import RunFolder, disk_errors
+from compress.search import Search
+from compress.serial import to_json, write_atomic, write_json
+from compress.types import LayerSensitivity, Note, Record
 from compress.watch import Watcher
-
-BASELINE = "float"
-PACKAGES = ("torch", "onnx", "onnxruntime", "apache-tvm", "brevitas", "numpy", "scikit-learn")
+from compress.workers import Pool
 
 
 @dataclass
@@ -55,29 +52,50 @@ class _Clock:
 
 def execute(
     job: Job,
-    proposals: tuple[Proposal, ...],
+    search: Search,
     folder: RunFolder,
     configuration: Mapping[str, Any],
     command: str,
     watcher: Watcher,
     loading_s: float = 0.0,
+    pool: Pool | None = None,
+    kept: Cache | None = None,
 ) -> Front:
     """Make the candidates, measure them and write the folder's documents.
 
-    Candidates that the folder holds from an earlier, interrupted run are taken as they are; their
-    latencies are measured again, so that all are measured side by side.
+    Candidates that the folder holds from an earlier, interrupted run are taken as they are; latencies are measured on
+    this machine, all side by side, when the last candidate is there.
+
+    Args:
+        job: what was asked for.
+        search: proposes the candidates.
+        folder: of the run.
+        configuration: what ``run.json`` says of the job.
+        command: how it was asked for.
+        watcher: told how it goes on.
+        loading_s: what loading and checking took.
+        pool: who makes the candidates; None for this process.
+        kept: the cache; None for none.
 
     Raises:
         BadInput: not one candidate fits the target.
         RunFolderError: the disk is full or can't be written; what is finished stays.
+        WorkersUnusable: the workers have vanished; what is finished stays.
     """
     clock = _Clock()
     clock.add("load and check", loading_s)
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    maker = Maker(job, folder, watcher, pool, kept)
     with disk_errors(folder.path):
+        folder.tidy()
         folder.write_run(configuration, "running", command=command, started=started, versions=versions())
-        candidates, unfit = _candidates(job, proposals, folder, watcher, clock)
-        baseline, made = candidates[0], candidates[1:]
+        results = maker.search(search)
+        if pool is None:
+            clock.lap("export and evaluate", maker.ran)
+        else:
+            clock.lap("candidates, made elsewhere")
+        unfit = [each for each in results if isinstance(each, Unfit)]
+        baseline, *made = [each for each in results if isinstance(each, Candidate)]
         if not made:
             shutil.rmtree(folder.path)  # bad input leaves nothing behind
             reason = unfit[0].reason if unfit else "there is none"
@@ -98,60 +116,15 @@ def execute(
             candidates=tuple(made),
             budget=job.budget,
         )
-        sensitivity = job.sensitivity(watcher.message)
+        sensitivity = maker.sensitivity()
         clock.lap("sensitivity")
         watcher.phase("write the report")
-        _write(job, front, unfit, sensitivity, folder, configuration, command, started, clock)
+        notes = (
+            *(Note(each.id, "candidate", f"dropped: {each.reason}") for each in unfit),
+            *(Note("", "cache", text) for text in maker.said),
+        )
+        _write(job, front, notes, sensitivity, folder, configuration, command, started, clock)
     return front
-
-
-def _candidates(
-    job: Job, proposals: tuple[Proposal, ...], folder: RunFolder, watcher: Watcher, clock: _Clock
-) -> tuple[list[Candidate], list[Unfit]]:
-    names = [BASELINE, *(proposal.id for proposal in proposals)]
-    stages = {proposal.id: job.stages(proposal) for proposal in proposals}
-    documents = {name: _finished(folder, name) for name in names}
-    watcher.begin(len(names), sum(document is not None for document in documents.values()))
-    reference: Assessment = assess(State(job.model), job.target, job.example)
-    made: list[Candidate] = []
-    unfit: list[Unfit] = []
-    clock.lap("load and check")
-    for name in names:
-        document = documents[name]
-        if document is None:
-            watcher.candidate(name)
-            with folder.building(name) as path:
-                result = build(job, name, stages.get(name, ()), path, reference, watcher.message)
-                if isinstance(result, Unfit):
-                    write_json(path / CANDIDATE, {"schema": SCHEMA, "unfit": to_json(result)})
-            clock.lap("export and evaluate", result.records if isinstance(result, Candidate) else ())
-        elif "unfit" in document:
-            result = from_json(Unfit, document["unfit"])
-        else:
-            result = replace(candidate_from_document(document["candidate"]), folder=str(folder.candidate(name)))
-        if isinstance(result, Unfit):
-            unfit.append(result)
-            watcher.dropped(name, result.reason)
-            if result.uncompiled and len(made) == 1:
-                break  # the others hold the same operators
-        else:
-            made.append(result)
-            watcher.finished(result)
-    return made, unfit
-
-
-def _finished(folder: RunFolder, name: str) -> dict[str, Any] | None:
-    """The document of a finished candidate; None if it isn't finished, or has lost or changed a file since."""
-    document, path = folder.finished(name), folder.candidate(name)
-    if document is None or "unfit" in document:
-        return document
-    compared = (each.get("at_8_bits") for each in document["candidate"]["artifacts"])
-    if any(each is not None and not (folder.path / each["path"]).is_file() for each in compared):
-        return None
-    try:
-        return None if bundle.damage(path, read_manifest(path)) else document
-    except CheckFailed:
-        return None
 
 
 def _measured(candidates: list[Candidate], folder: RunFolder) -> list[Candidate]:
@@ -186,7 +159,7 @@ def _of_one_runtime(candidates: list[Candidate], runtimes: tuple[str, ...]) -> l
 def _write(
     job: Job,
     front: Front,
-    unfit: list[Unfit],
+    notes: tuple[Note, ...],
     sensitivity: tuple[LayerSensitivity, ...],
     folder: RunFolder,
     configuration: Mapping[str, Any],
@@ -199,7 +172,6 @@ def _write(
         bundle.copy(folder.candidate(best.id), folder.path / "bundle")
     else:
         shutil.rmtree(folder.path / "bundle", ignore_errors=True)
-    notes = tuple(Note(each.id, "candidate", f"dropped: {each.reason}") for each in unfit)
     relative = folder.path.as_posix()
     commands = (f"compress verify {relative}/bundle",) if best is not None else ()
     facts = RunFacts(
@@ -238,14 +210,3 @@ def write_documents(folder: Path, front: Front, facts: RunFacts) -> None:
 
     write_atomic(folder / "report.html", render(front, facts).encode())
     write_atomic(folder / "front.svg", front_svg(front).encode())
-
-
-def versions() -> dict[str, str]:
-    """The versions of what shapes a result."""
-    found = {"compress": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

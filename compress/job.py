@@ -139,16 +139,20 @@ class Job:
             stages.append(Protect(self.protect_classes))
         return tuple(stages)
 
+    @property
+    def chooses_by_sensitivity(self) -> bool:
+        """Whether candidates choose their layers' widths by the network's sensitivity."""
+        return self.quantize == quantizing.DEFAULT and any(proposal.mixed for proposal in self.proposals())
+
     def sensitivity(self, progress: Progress) -> tuple[LayerSensitivity, ...]:
         """That of the uncompressed network's layers; none where no candidate chooses widths by it."""
-        chosen = (proposal.mixed for proposal in self.proposals())
-        if self.quantize != quantizing.DEFAULT or not any(chosen):
+        if not self.chooses_by_sensitivity:
             return ()
         return of_job(State(self.model), self.context("sensitivity", progress), self.activation_bits)
 
     def context(self, name: str, progress: Progress) -> Context:
-        """What the stages of one candidate read. Its randomness depends on the seed and its own name
-        only, so neither order nor interruptions change a candidate."""
+        """What stages read. Outside of :func:`compress.pipeline.run`, which gives each stage randomness of its own,
+        its generator depends on the seed and ``name``."""
         digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         return Context(
@@ -218,4 +222,12 @@ def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
     return Assessment(network, operators, precisions, size, peak, estimate, inputs, grids)
 
 
-__all__ = ["Assessment", "Job", "assess"]
+def reference(job: Job) -> Assessment:
+    """That of the uncompressed network, found once a job."""
+    if "reference" not in job.shared:
+        job.shared["reference"] = assess(State(job.model), job.target, job.example)
+    found: Assessment = job.shared["reference"]
+    return found
+
+
+__all__ = ["Assessment", "Job", "assess", "reference"]

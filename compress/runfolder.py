@@ -1,16 +1,19 @@
 """The folder of one run: what was asked for, what is finished, and how to go on.
 
-``run.json`` says what was asked for and whether the run is finished; a candidate is finished when its
-folder holds ``candidate.json``, which is written last. So a run that is killed at any moment loses the
-candidate that it was working on and nothing else.
+``run.json`` says what was asked for and whether the run is finished. A candidate is made in a folder of its own
+under ``.making`` and moved to its place when it is finished. So a run that is killed at any moment loses the
+candidates that it was working on and nothing else, and what a process left behind goes on writing is never taken for
+a candidate. One process at a time works in a run folder.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +25,8 @@ from compress.serial import to_json, write_json
 
 SCHEMA = 1
 RUN, CANDIDATE = "run.json", "candidate.json"
+MAKING = ".making"
+"""Of the candidates that are being made, in the run folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +44,39 @@ class RunFolder:
         document = _read(self.candidate(name) / CANDIDATE)
         return document if document is not None and document.get("schema") == SCHEMA else None
 
+    def names(self) -> tuple[str, ...]:
+        """The candidates that have a folder."""
+        return tuple(sorted(path.name for path in (self.path / "candidates").iterdir() if path.is_dir()))
+
+    def begin(self, name: str) -> Path:
+        """An empty folder to make a candidate in, called ``name``."""
+        (self.path / MAKING).mkdir(exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=self.path / MAKING)) / name
+        folder.mkdir()
+        return folder
+
+    def adopt(self, made: Path) -> Path:
+        """Move a folder of :meth:`begin` to its candidate's place, over what was there; where that is."""
+        place = self.candidate(made.name)
+        shutil.rmtree(place, ignore_errors=True)
+        made.rename(place)
+        shutil.rmtree(made.parent, ignore_errors=True)
+        return place
+
+    def tidy(self) -> None:
+        """Remove what was begun and not finished."""
+        shutil.rmtree(self.path / MAKING, ignore_errors=True)
+
     @contextmanager
     def building(self, name: str) -> Iterator[Path]:
-        """An empty folder to build a candidate in; it stays only if nothing was raised."""
-        folder = self.candidate(name)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        """An empty folder to make a candidate in; it comes to its place only if nothing was raised."""
+        folder = self.begin(name)
         try:
             yield folder
         except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder.parent, ignore_errors=True)
             raise
+        self.adopt(folder)
 
     def write_run(self, configuration: Mapping[str, Any], status: str, **more: Any) -> None:
         """Write ``run.json``: status is ``"running"`` or ``"finished"``."""
@@ -147,6 +174,28 @@ def disk_errors(path: Path) -> Iterator[None]:
                 str(path), f"it can't be written ({error.strerror})", "change its permissions, then go on with --resume"
             ) from error
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process that works in a run folder; a process that is killed lets go of it.
+
+    Raises:
+        RunFolderError: another one does.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise RunFolderError(
+                    str(path), "another process is working in it", "wait until that has ended, or choose another --out"
+                ) from None
+            # Some network file systems have no locks: there it's up to the user.
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def create(path: Path) -> RunFolder:

@@ -1,8 +1,8 @@
-"""Which candidates to build: a ladder of sizes inside the budget that was asked for.
+"""Which candidates to build, in rounds: a ladder of sizes inside the budget that was asked for.
 
-Proposals depend on the options alone, so that the same job proposes the same candidates on every
-machine. Sizes fall geometrically, since a front is read in ratios; where the target runs weights
-narrower than 8 bits, every third size comes in mixed precision.
+A round depends on the options and on what became of earlier rounds, never on what was timed, so that the same job
+proposes the same candidates on every machine. The ladder is one round. Sizes fall geometrically, since a front is
+read in ratios; where the target runs weights narrower than 8 bits, every third size comes in mixed precision.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
+
+from compress.results import Candidate
 
 SMALLEST = 0.02
 """The last rung of the ladder, as a fraction of its first."""
@@ -39,6 +42,56 @@ class Proposal:
             parts.insert(0, f"macs{_plain(100 * (1.0 if self.macs is None else self.macs))}")
         bits = "float" if self.weight_bits is None else f"{'mixed' if self.mixed else 'w'}{_plain(self.weight_bits)}"
         return "-".join([*parts, bits])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a proposal.
+
+    Attributes:
+        proposal: None for the float network.
+        candidate: without anything that was timed: no measurement, no stage's seconds. None if it was dropped.
+        reason: why it was dropped.
+    """
+
+    proposal: Proposal | None
+    candidate: Candidate | None
+    reason: str | None = None
+
+
+class Search(Protocol):
+    """Proposes candidates, round by round."""
+
+    @property
+    def most(self) -> int:
+        """How many it proposes at most."""
+
+    def propose(self, outcomes: Sequence[Outcome], /) -> tuple[Proposal, ...]:
+        """The next round; nothing ends the search.
+
+        The proposals of one round are independent work. What was proposed before is left out, and a round in which
+        nothing is new ends the search too.
+
+        Args:
+            outcomes: of the float network and of all earlier proposals, in the order in which they were proposed;
+                nothing before the first round.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class OneRound:
+    """Proposals that are known from the start."""
+
+    proposals: tuple[Proposal, ...]
+
+    @property
+    def most(self) -> int:
+        """See :class:`Search`."""
+        return len(self.proposals)
+
+    def propose(self, outcomes: Sequence[Outcome], /) -> tuple[Proposal, ...]:
+        """See :class:`Search`."""
+        return () if outcomes else self.proposals
 
 
 def _plain(value: float) -> str:

@@ -28,6 +28,9 @@ class Watcher(Protocol):
     def phase(self, text: str) -> None:
         """Something that concerns all candidates begins."""
 
+    def said(self, text: str) -> None:
+        """Something out of the ordinary that changes no result, such as a damaged entry of the cache."""
+
 
 class Silent:
     """A watcher that does nothing."""
@@ -48,4 +51,7 @@ class Silent:
         """Nothing."""
 
     def phase(self, text: str) -> None:
+        """Nothing."""
+
+    def said(self, text: str) -> None:
         """Nothing."""

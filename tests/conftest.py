@@ -18,6 +18,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)
     os.environ.pop("LINES", None)
 
+# No test takes what another one, or the user, has made: those of the cache ask for one of their own.
+os.environ["COMPRESS_CACHE_BYTES"] = "0"
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

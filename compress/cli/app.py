@@ -93,6 +93,9 @@ def _job_options(command: Command) -> Command:
             how, "--protect-classes", type=NAMES, metavar="C,C", help="Classes whose false negatives must not rise."
         ),
         _option(how, "--tune", type=REAL, metavar="SECONDS", help="Time the compiled kernels' blocks here, for cpu."),
+        _option(how, "--processes", type=WHOLE, metavar="N", help="Of this machine that make candidates. Default: 1."),
+        _option(how, "--workers", metavar="ADDRESS", help="A Dask scheduler whose workers make them: tcp://HOST:8786."),
+        _option(how, "--no-cache", is_flag=True, help="Make everything anew, and keep nothing for later runs."),
         _option(how, "--seed", type=WHOLE, metavar="N", help="Of all randomness. Default: 0."),
         _option(output, "--out", metavar="DIR", help="The run folder. Default: runs/MODEL-TARGET."),
         _option(output, "--resume", is_flag=True, help="Go on with an unfinished run; its options are known."),
@@ -283,3 +286,13 @@ def report(context: click.Context, run: str, other: str | None, markdown: bool, 
     if other is None:
         return reports.one(run, form)
     return reports.two(run, other, out, form)
+
+
+@cli.command()
+@click.option("--clear", is_flag=True, help="Remove all of it.")
+@_shared
+def cache(context: click.Context, clear: bool, as_json: bool) -> int:
+    """What earlier runs made and later ones take: how much, and where."""
+    from compress.cli import lists
+
+    return lists.cache(clear, _wants_json(context, as_json))

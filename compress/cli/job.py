@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from compress import runfolder, targets
+from compress.cache import limit_bytes
 from compress.cli import screen
 from compress.cli.progress import watching
 from compress.cli.session import PROGRAM, Session
 from compress.errors import BadInput, BudgetUnreachable, RunFolderError
 from compress.finished import read_finished
+from compress.how import How
 from compress.report import words
 from compress.results import Candidate, Front
 from compress.types import Budget, Target
@@ -82,6 +84,9 @@ def _begin(session: Session, options: Mapping[str, Any], path: Path | None, comm
             raise BadInput(f"--{name} is missing; give one, such as --{name} {example}, or see {PROGRAM} {name}s")
     # What costs nothing to check comes before torch is imported.
     device = targets.load(options["target"])
+    limit_bytes()
+    how = How(1 if options["processes"] is None else options["processes"], options["workers"], not options["no_cache"])
+    how.check(options["tune"])
     if path is None:
         path = (
             Path(options["out"])
@@ -101,7 +106,7 @@ def _begin(session: Session, options: Mapping[str, Any], path: Path | None, comm
         # Loading took seconds: somebody else may have taken the folder since.
         runfolder.check_writable(path, resume)
         session.folder = path
-        front = api.start(prepared, path, command, watcher, resume)
+        front = api.start(prepared, path, command, watcher, resume, how)
     return _end(front, path, options)
 
 

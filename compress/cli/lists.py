@@ -1,7 +1,8 @@
-"""``compress targets`` and ``compress models``: what there is to choose from."""
+"""``compress targets`` and ``compress models``: what there is to choose from; ``compress cache``: what is kept."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from compress import targets as devices
@@ -143,5 +144,48 @@ def models(as_json: bool) -> int:
     screen.show(
         rows_table(headings, rows, right=[2]),
         rows_table(["", ""], MODEL_FORMS, title="Also"),
+    )
+    return 0
+
+
+def cache(clear: bool, as_json: bool) -> int:
+    """Print what the cache of earlier runs holds, or empty it."""
+    from compress.cache import Cache, limit_bytes, location
+
+    kept = Cache(location(), limit_bytes())
+    if clear:
+        entries = kept.entries()
+        count, freed = kept.clear(), sum(each.bytes for each in entries)
+        if as_json:
+            screen.emit({"path": str(kept.path), "removed": count, "removed_bytes": freed})
+        else:
+            screen.show(f"{count} entries removed, {words.size(freed)}: {kept.path}")
+        return 0
+    entries = kept.entries()
+    total = sum(each.bytes for each in entries)
+    if as_json:
+        found = [to_json(each) for each in entries]
+        screen.emit({"path": str(kept.path), "limit_bytes": kept.limit, "bytes": total, "entries": found})
+        return 0
+    from compress.report.terminal import rows_table
+
+    held = "it is off (COMPRESS_CACHE_BYTES is 0)" if not kept.limit else f"at most {words.size(kept.limit)}"
+    summary = f"{len(entries)} entries, {words.size(total)}, {held}: {kept.path}"
+    if not entries:
+        screen.show(summary)
+        return 0
+    rows = [
+        (
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(each.used)),
+            each.kind,
+            ", ".join(each.about.values()),
+            words.size(each.bytes),
+        )
+        for each in entries
+    ]
+    screen.show(
+        rows_table(["last used", "what", "of", "size"], rows, right=[3]),
+        summary,
+        "Remove all of it: compress cache --clear",
     )
     return 0

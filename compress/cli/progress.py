@@ -130,6 +130,11 @@ class Lines:
         interrupts.check()
         self._line(text, "dim")
 
+    def said(self, text: str) -> None:
+        """See :class:`~compress.watch.Watcher`."""
+        self._line(text, "yellow")
+        interrupts.check()
+
     def _line(self, text: str, style: str = "") -> None:
         if self.console is not None:
             ascii_only = self.console.options.ascii_only

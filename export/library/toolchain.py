@@ -40,7 +40,7 @@ class Family:
     zig: str
 
 
-_KINDS: Mapping[tuple[str, bool], Family] = {
+KINDS: Mapping[tuple[str, bool], Family] = {
     ("x86_64", True): Family("x86_64-linux-gnu-", "gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross", "x86_64-linux"),
     ("aarch64", True): Family("aarch64-linux-gnu-", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "aarch64-linux"),
     ("riscv64", True): Family(
@@ -171,10 +171,10 @@ def candidates(isa: Isa) -> list[Toolchain]:
 
 def _family(isa: Isa) -> Family:
     key = architecture(isa), hosted(isa)
-    if key not in _KINDS:
-        known = ", ".join(f"{name}{'' if linux else ' without a system'}" for name, linux in _KINDS)
+    if key not in KINDS:
+        known = ", ".join(f"{name}{'' if linux else ' without a system'}" for name, linux in KINDS)
         raise BadInput(f"no compiler is known for {isa.triple}; known: {known}; link the objects yourself")
-    return _KINDS[key]
+    return KINDS[key]
 
 
 def gcc_flags(isa: Isa) -> tuple[str, ...]:
