@@ -199,7 +199,7 @@ def _write(
         bundle.copy(folder.candidate(best.id), folder.path / "bundle")
     else:
         shutil.rmtree(folder.path / "bundle", ignore_errors=True)
-    notes = tuple(Note(each.id, "candidate", f"dropped: {each.reason}") for each in unfit)
+    notes = job.notes + tuple(Note(each.id, "candidate", f"dropped: {each.reason}") for each in unfit)
     relative = folder.path.as_posix()
     commands = (f"compress verify {relative}/bundle",) if best is not None else ()
     facts = RunFacts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,22 @@ from compress.quantize.sensitivity import of_job
 from compress.quantize.training import QuantizationAware
 from compress.results import Estimate
 from compress.search import Proposal, ladder
-from compress.types import FLOAT32, Budget, Context, LayerSensitivity, Precision, Progress, Size, Stage, State, Target
+from compress.types import (
+    FLOAT32,
+    Budget,
+    Context,
+    LayerSensitivity,
+    Note,
+    Precision,
+    Progress,
+    Size,
+    Stage,
+    State,
+    Target,
+)
+
+COMPILED = "tvm"
+"""The runtime whose instructions are counted."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,7 @@ class Job:
     device: str = "cpu"
     protect_classes: tuple[int, ...] = ()
     tune: float | None = None
+    notes: tuple[Note, ...] = ()
     shared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -168,14 +184,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Assessment:
-    """The cost models' word on one state."""
+    """The cost models' word on one state. ``estimate`` takes a file's bytes and the runtime that it is for."""
 
     network: Network
     operators: tuple[Operator, ...]
     precisions: dict[str, Precision]
     size: Size
     peak: memory.PeakMemory
-    estimate: Callable[[int], Estimate]
+    estimate: Callable[[int, str], Estimate]
 
 
 def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
@@ -202,8 +218,19 @@ def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
         }
     peak = memory.peak_ram(operators, tensor_bits, max(weight_bytes, 0), target, inputs=inputs)
 
-    def estimate(flash_bytes: int) -> Estimate:
-        return latency.predict(operators, precisions, target, peak.bytes, flash_bytes, inputs=inputs)
+    def estimate(flash_bytes: int, runtime: str) -> Estimate:
+        found = latency.predict(operators, precisions, target, peak.bytes, flash_bytes, inputs=inputs, runtime=runtime)
+        if target.calibration is None or runtime != COMPILED:
+            return found
+        counted = latency.predicted_instructions(operators, precisions, target.calibration, inputs=inputs)
+        if counted is None:
+            return found
+        return replace(
+            found,
+            instructions=counted[0],
+            instructions_error=counted[1],
+            calibration=target.calibration.digest(),
+        )
 
     return Assessment(network, operators, precisions, size, peak, estimate)
 

@@ -15,6 +15,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "compress.errors",
         "compress.serial",
+        "compress.calibration",
         "compress.types",
         "compress.figures",
         "compress.results",
@@ -26,6 +27,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.graph",
         "compress.integer",
         "compress.profiling.fusion",
+        "compress.profiling.features",
         "compress.profiling.memory",
         "compress.profiling.latency",
         "compress.targets",
