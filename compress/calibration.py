@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Kind = Literal["float", "integer"]
@@ -80,6 +81,11 @@ class Calibration:
 
     def digest(self) -> str:
         """SHA-256 of its canonical JSON, in hexadecimal."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        # Asked for by every estimate, of which a search makes thousands.
         from compress.serial import to_json
 
         text = json.dumps(to_json(self), sort_keys=True, separators=(",", ":"))

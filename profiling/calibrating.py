@@ -104,7 +104,8 @@ def calibrate(target: Target, stand: Stand, progress: Progress, size: Size | Non
             lambda done, what=what, before=before: progress(what, before + done, total),  # type: ignore[misc]
         )
         rows = [
-            [(terms_of(each), found[each.name]) for each in part if each.name in found] for part in (fitted, checked)
+            [(terms_of(each, stand.unit), found[each.name]) for each in part if each.name in found]
+            for part in (fitted, checked)
         ]
         if len(rows[1]) < min(LEAST_CHECKED, size.checked) or not rows[0]:
             raise BadInput(
@@ -145,10 +146,11 @@ def drawn(kind: Kind, runtime: str, size: Size, unit: Unit) -> tuple[list[Drawn]
     return fitted, some(size.checked, lambda p, n: designs.networks(p, n, 2, largest))
 
 
-def terms_of(each: Drawn) -> dict[str, float]:
-    """The terms that a network's time is fitted by."""
+def terms_of(each: Drawn, unit: Unit = "s") -> dict[str, float]:
+    """The terms that a network's time, or its instructions, are fitted by."""
     found = works(each.operators, lambda _: each.precision, each.inputs)
-    return network_terms([work for work, _ in found], each.inputs)
+    row = network_terms([work for work, _ in found], each.inputs)
+    return {name: value for name, value in row.items() if unit == "instructions" or not features.counted(name)}
 
 
 def versions() -> dict[str, str]:

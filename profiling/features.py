@@ -46,8 +46,18 @@ TERMS: Mapping[str, Bound] = {
     "far_weights": "memory",
     "added": "memory",
     "curved": "compute",
+    "even_macs": "compute",
+    "pairs": "compute",
+    "segments": "compute",
+    "unpacked": "memory",
+    "halos": "memory",
 }
 """Term -> what it is time for."""
+COUNTED = frozenset({"even_macs", "pairs", "segments", "unpacked", "halos"})
+"""Terms of kernels that take two pixels of a row by two channels (depthwise four) at a time, with the weights unpacked
+anew for every so many pixels. They are fitted to counts alone: measured times can't tell them from the others."""
+BLOCK_PIXELS = 128
+"""Pixels for which weights are unpacked once."""
 BYTE = 8
 """Bits of a weight that kernels read without unpacking."""
 UNPACKED = frozenset({"launch", "filled_macs", "tiles", "weights"})
@@ -135,10 +145,33 @@ def terms(work: Work) -> dict[str, float]:
             found["edge_macs"] = pixels * kernel * last
         else:
             found |= {"patches": pixels * kernel * inner * o.groups, "taps": pixels * kernel * o.groups}
+        found |= _of_pairs(o, kind, pixels, kernel)
     if o.kind not in ELEMENTWISE:
         found["added"] = float(work.written * sum(each in ELEMENTWISE for each in work.kinds))
     found["curved"] = float(work.written * sum(each in CURVED for each in (*work.kinds, o.kind)))
     return {name: value for name, value in found.items() if value}
+
+
+def _of_pairs(o: Operator, kind: str, pixels: float, kernel: float) -> dict[str, float]:
+    """The terms of :data:`COUNTED`; images and kernels are taken to be square."""
+    side, taps = pixels**0.5, kernel**0.5
+    width = max(1, round(side))
+    columns = pixels * -(-width // 2) / width
+    blocks = -(-pixels // BLOCK_PIXELS)
+    if kind == "depthwise":
+        channels, inputs = -(-o.out_channels // STEP), taps
+        even = columns * 2 * kernel * channels * STEP
+    else:
+        own = -(-o.in_channels // o.groups // 2) * 2
+        channels, inputs = o.groups * -(-o.out_channels // o.groups // 2), -(-round(taps * own) // STEP) * STEP
+        even = columns * 2 * taps * inputs * channels * 2
+    return {
+        "even_macs": even,
+        "pairs": columns * channels,
+        "segments": columns * channels * taps,
+        "unpacked": o.weights * blocks,
+        "halos": side * o.in_channels * max(0.0, taps - 1) * blocks,
+    }
 
 
 def named(work: Work) -> dict[str, float]:
@@ -161,9 +194,26 @@ def named(work: Work) -> dict[str, float]:
     return found
 
 
+def counted(price: str) -> bool:
+    """Whether a price's name is that of a term of :data:`COUNTED`."""
+    return price.rpartition(".")[2] in COUNTED
+
+
 def bound_of(price: str) -> Bound:
     """What the time behind a price's name is spent on."""
     return "launch" if price == RUN else "memory" if price in (INPUT, OUTPUT) else TERMS[price.rpartition(".")[2]]
 
 
-__all__ = ["INPUT", "OUTPUT", "RUN", "VERSION", "Work", "bound_of", "kernel_kind", "misaligned", "named", "terms"]
+__all__ = [
+    "INPUT",
+    "OUTPUT",
+    "RUN",
+    "VERSION",
+    "Work",
+    "bound_of",
+    "counted",
+    "kernel_kind",
+    "misaligned",
+    "named",
+    "terms",
+]

@@ -43,6 +43,11 @@ def run(name: str, device: str | None, as_json: bool, quiet: bool = False) -> in
 
 def _refuse(target: Target, where: str | None) -> None:
     """What can't be measured, before anything is."""
+    if target.gpu is not None:
+        raise BadInput(
+            f"{target.name} runs TensorRT, whose engines aren't calibrated; compress profile BUNDLE "
+            "--device ssh://USER@HOST measures them there"
+        )
     if where is None:
         raise BadInput(f"{target.name} isn't this machine; add --device ssh://USER@HOST, with ONNX Runtime there")
     if where == LOCAL and not target.host:
