@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 
 from compress import __version__
@@ -28,6 +29,24 @@ def path_of(target: Target, calibration: Calibration) -> Path:
     return folder(target) / f"{named}.json"
 
 
+def check_writable(target: Target) -> None:
+    """See that a calibration of a target can be kept, before one takes minutes to make.
+
+    Raises:
+        BadInput: its folder can't be made or written.
+    """
+    path = folder(target)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise BadInput(
+            f"calibrations in {path} can't be written ({reason}); set XDG_DATA_HOME to a folder of yours"
+        ) from None
+
+
 def save(target: Target, calibration: Calibration) -> Path:
     """Keep a calibration; the file is there whole or not at all.
 
@@ -35,8 +54,8 @@ def save(target: Target, calibration: Calibration) -> Path:
         BadInput: the folder can't be written.
     """
     path = path_of(target, calibration)
+    check_writable(target)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, calibration)
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -121,4 +140,4 @@ def _command(target: Target) -> str:
     return f"compress calibrate {target.name}{where}"
 
 
-__all__ = ["FILE", "described", "find", "folder", "read", "save", "stale"]
+__all__ = ["FILE", "check_writable", "described", "find", "folder", "read", "save", "stale"]

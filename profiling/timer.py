@@ -142,8 +142,8 @@ def _measurement(turns: list[Turn], device: str, conditions: Mapping[str, Any]) 
     low, high = median_interval([float(np.median(turn.seconds)) for turn in counting])
     said: dict[str, Any] = {**conditions, "noisy": p90 > NOISY * median}
     if disturbed:
-        left = "left out" if len(counting) < len(turns) else "counted all the same"
-        said["disturbed_turns"] = f"{disturbed} of {len(turns)}, {left}"
+        # Without a number: a report lists every combination of conditions once.
+        said["disturbed_turns"] = "left out" if len(counting) < len(turns) else "more than half, so all counted"
     return Measurement(median, p90, len(times), device, said, min(low, median), max(high, median))
 
 

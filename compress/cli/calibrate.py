@@ -31,6 +31,7 @@ def run(name: str, device: str | None, as_json: bool, quiet: bool = False) -> in
     _refuse(target, where)
     from compress.profiling import calibrating, calibrations
 
+    calibrations.check_writable(target)
     with _progress(quiet) as progress:
         calibration = calibrating.calibrate(target, _stand(target, where, quiet), progress)
     path = calibrations.save(target, calibration)

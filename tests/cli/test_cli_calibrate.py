@@ -54,8 +54,8 @@ def test_an_interruption_leaves_no_half_file_and_the_old_one_as_it_was(inside, t
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("calibrate",), "missing target"),
-        (("calibrate", "nothing"), "no target is called 'nothing'"),
+        (("calibrate",), "missing TARGET"),
+        (("calibrate", "nothing"), "unknown target 'nothing'"),
         (("calibrate", "raspberry-pi-4"), "add --device ssh://USER@HOST"),
         (("calibrate", "raspberry-pi-4", "--device", "local"), "isn't it; add --device ssh://USER@HOST"),
         (("calibrate", "cpu", "--device", "qemu"), "and cpu is none"),
@@ -65,7 +65,7 @@ def test_an_interruption_leaves_no_half_file_and_the_old_one_as_it_was(inside, t
         (("calibrate", "raspberry-pi-4", "--device", "telnet"), "telnet"),
         (("calibrate", "jetson"), "compress profile BUNDLE --device ssh://USER@HOST measures them there"),
         (
-            ("--model", "resnet", "--target", "cpu", "--calibration", "nothing.json"),
+            ("-q", "--model", "resnet", "--target", "cpu", "--calibration", "no.json"),
             "make it again: compress calibrate",
         ),
     ],

@@ -65,7 +65,11 @@ def test_a_drawing_has_the_operators_and_the_terms_of_the_traced_network() -> No
         [getattr(o, f) for f in fields] for o in traced
     ]
     of_traced = latency.works(traced, lambda _: FLOAT32, {network.inputs[0]: 432})
-    assert latency.network_terms([work for work, _ in of_traced], {"x": 432}) == calibrating.terms_of(drawn)
+    wanted = calibrating.terms_of(drawn, "instructions")
+    assert latency.network_terms([work for work, _ in of_traced], {"x": 432}) == wanted
+    timed = calibrating.terms_of(drawn)
+    assert timed.items() < wanted.items()
+    assert not any(features.counted(name) for name in timed)
 
 
 @pytest.mark.parametrize("precision", [W8A8, W4A8], ids=str)
@@ -319,3 +323,10 @@ def test_the_digest_is_of_the_content() -> None:
     assert one.digest() == calibration().digest()
     assert one.digest() != replace(one, threads=one.threads + 1).digest()
     assert one.digest()[:12] in calibrations.described(one)
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+    with pytest.raises(BadInput, match="set XDG_DATA_HOME to a folder of yours"):
+        calibrations.check_writable(load("cpu"))
