@@ -15,6 +15,7 @@ from torch import nn
 
 from compress import checkpoints, models, runfolder, targets
 from compress import data as datasets
+from compress.calibration import Calibration
 from compress.errors import BadInput, RunFolderError
 from compress.execution import execute, versions
 from compress.export import bundle
@@ -246,7 +247,8 @@ def _calibrated(target: Target, given: str | Path | None) -> tuple[Target, tuple
     if given == "none":
         return target, ()
     if given is not None:
-        found, why = calibrations.read(Path(given), target), None
+        found: Calibration | None = calibrations.read(Path(given), target)
+        why = None
     else:
         found, why = calibrations.find(target)
     if found is not None:

@@ -15,15 +15,20 @@ from compress.calibration import Calibration
 from compress.errors import BadInput
 from compress.export.lowering import lower
 from compress.graph import costs
+from compress.graph.operators import Operator
 from compress.graph.trace import trace
 from compress.integer import program as p
 from compress.integer.reference import run as reference_run
 from compress.profiling import calibrating, calibrations, designs, features, fitting, latency, session
 from compress.profiling.calibrating import Size
 from compress.profiling.drawing import Drawing
+from compress.prune import prune
+from compress.prune.counter import Counter
+from compress.prune.prunable import prunable
 from compress.serial import from_json, to_json
 from compress.targets import load
-from compress.types import FLOAT32, Precision
+from compress.types import FLOAT32, Budget, Precision
+from tests.graph.networks import Plain, build, images
 from tests.profiling.synthetic import PRICES, Synthetic, calibration
 
 W8A8, W4A8 = Precision(8, 8, "integer"), Precision(4, 8, "integer")
@@ -330,3 +335,21 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(tmp
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
     with pytest.raises(BadInput, match="set XDG_DATA_HOME to a folder of yours"):
         calibrations.check_writable(load("cpu"))
+
+
+def test_a_goal_in_seconds_is_met_by_the_calibrated_prediction() -> None:
+    target = replace(load("cpu"), calibration=calibration())
+    network = trace(build(Plain).eval(), (images(2),))
+    inputs = {name: images(1)[0].numel() for name in network.inputs}
+
+    def seconds(found: tuple[Operator, ...]) -> float:
+        return latency.predict(found, lambda _: FLOAT32, target, 0, 0, inputs=inputs).latency_s
+
+    full = seconds(costs.operators(network))
+    counter = Counter.of(network, prunable(build(Plain), network), target)
+    least = counter.cost([1] * len(counter.all_units)).latency_s
+    assert least is not None
+    goal = (full + least) / 2
+    small = prune(build(Plain), images(2), budget=Budget(latency_s=goal), target=target, method="norm").model
+    found = seconds(costs.operators(trace(small.eval(), (images(2),))))
+    assert least < found <= goal < full
