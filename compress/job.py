@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -182,16 +181,23 @@ class Job:
         )
 
 
+class Estimator(Protocol):
+    """Predicts for one file of a state."""
+
+    def __call__(self, flash_bytes: int, runtime: str | None = None) -> Estimate:
+        """The estimate of a file of so many bytes in a runtime, the target's own by default."""
+
+
 @dataclass(frozen=True)
 class Assessment:
-    """The cost models' word on one state. ``estimate`` takes a file's bytes and the runtime that it is for."""
+    """The cost models' word on one state."""
 
     network: Network
     operators: tuple[Operator, ...]
     precisions: dict[str, Precision]
     size: Size
     peak: memory.PeakMemory
-    estimate: Callable[[int, str], Estimate]
+    estimate: Estimator
 
 
 def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
@@ -218,9 +224,9 @@ def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
         }
     peak = memory.peak_ram(operators, tensor_bits, max(weight_bytes, 0), target, inputs=inputs)
 
-    def estimate(flash_bytes: int, runtime: str) -> Estimate:
+    def estimate(flash_bytes: int, runtime: str | None = None) -> Estimate:
         found = latency.predict(operators, precisions, target, peak.bytes, flash_bytes, inputs=inputs, runtime=runtime)
-        if target.calibration is None or runtime != COMPILED:
+        if target.calibration is None or (runtime or target.runtime) != COMPILED:
             return found
         counted = latency.predicted_instructions(operators, precisions, target.calibration, inputs=inputs)
         if counted is None:
