@@ -19,12 +19,14 @@ from compress.graph.operators import Operator
 from compress.graph.trace import trace
 from compress.integer import program as p
 from compress.integer.reference import run as reference_run
+from compress.job import assess
 from compress.profiling import calibrating, calibrations, designs, features, fitting, latency, session
 from compress.profiling.calibrating import Size
 from compress.profiling.drawing import Drawing
 from compress.prune import prune
 from compress.prune.counter import Counter
 from compress.prune.prunable import prunable
+from compress.quantize import quantize
 from compress.serial import from_json, to_json
 from compress.targets import load
 from compress.types import FLOAT32, Budget, Precision
@@ -353,3 +355,18 @@ def test_a_goal_in_seconds_is_met_by_the_calibrated_prediction() -> None:
     small = prune(build(Plain), images(2), budget=Budget(latency_s=goal), target=target, method="norm").model
     found = seconds(costs.operators(trace(small.eval(), (images(2),))))
     assert least < found <= goal < full
+
+
+def test_a_microcontrollers_estimate_has_the_count_and_the_seconds_of_the_targets_numbers() -> None:
+    held = calibration(unit="instructions", target="cortex-m4", fits=(calibration().fits[3],))
+    prices = {name: 1e12 * price for name, price in PRICES.items()}
+    held = replace(held, fits=(replace(held.fits[0], prices=prices),))
+    plain = load("cortex-m4")
+    state = quantize(build(Plain), images(8), weight_bits=8, method="uniform", target=plain).state
+    before = assess(state, plain, images(2)).estimate(1000)
+    found = assess(state, replace(plain, calibration=held), images(2)).estimate(1000)
+    assert found.instructions is not None
+    assert found.instructions > 0
+    assert found == replace(before, instructions=found.instructions, instructions_error=0.25)
+    in_the_file = assess(state, replace(plain, calibration=held), images(2)).estimate(1000, "onnxruntime")
+    assert in_the_file.instructions is None
