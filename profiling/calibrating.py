@@ -112,7 +112,8 @@ def calibrate(target: Target, stand: Stand, progress: Progress, size: Size | Non
                 f"{stand.device} ran {len(rows[0]) + len(rows[1])} of {size.all} networks in {runtime}; "
                 "too few to calibrate by: see compress doctor"
             )
-        fits.append(fitting.fit(runtime, kind, rows[0], rows[1]))
+        ridge = fitting.RIDGE if stand.unit == "s" else fitting.RIDGE_OF_COUNTS
+        fits.append(fitting.fit(runtime, kind, rows[0], rows[1], ridge))
     return Calibration(
         schema=SCHEMA,
         terms=features.VERSION,

@@ -21,16 +21,18 @@ import numpy as np
 
 from compress.calibration import COVERAGE, Fit, Kind
 
-RIDGE = 1e-6
+RIDGE, RIDGE_OF_COUNTS = 1e-6, 1e-8
+"""For times, and for counts, in which there is no noise."""
 Terms = Mapping[str, float]
 
 
-def prices(rows: Sequence[Terms], measured: Sequence[float]) -> dict[str, float]:
+def prices(rows: Sequence[Terms], measured: Sequence[float], ridge: float = RIDGE) -> dict[str, float]:
     """The prices of the terms; those of 0 are left out.
 
     Args:
         rows: the terms of each network by name.
         measured: of each, above 0.
+        ridge: see the module.
     """
     from scipy.optimize import nnls
 
@@ -41,7 +43,7 @@ def prices(rows: Sequence[Terms], measured: Sequence[float]) -> dict[str, float]
     relative = matrix / scale / np.asarray(measured)[:, None]
     # Times are made of the size of 1 before the ridge, so that it doesn't depend on their unit.
     unit = float(np.median(measured))
-    stacked = np.vstack([relative * unit, math.sqrt(RIDGE) * np.eye(len(names))])
+    stacked = np.vstack([relative * unit, math.sqrt(ridge) * np.eye(len(names))])
     wanted = np.concatenate([np.ones(len(rows)), np.zeros(len(names))])
     found, _ = nnls(stacked, wanted, maxiter=30 * len(names))
     return {name: float(p * unit / s) for name, p, s in zip(names, found, scale, strict=True) if p > 0}
@@ -64,14 +66,16 @@ def fit(
     kind: Kind,
     fitted: Sequence[tuple[Terms, float]],
     checked: Sequence[tuple[Terms, float]],
+    ridge: float = RIDGE,
 ) -> Fit:
     """Fit prices to the one set of networks and find the error on the other.
 
     Args:
         runtime, kind: what was measured.
         fitted, checked: terms and measured value of each network; no network is in both.
+        ridge: see the module.
     """
-    by = prices([row for row, _ in fitted], [value for _, value in fitted])
+    by = prices([row for row, _ in fitted], [value for _, value in fitted], ridge)
     errors = [abs(value - predicted(row, by)) / predicted(row, by) for row, value in checked]
     median, p90 = (float(np.percentile(errors, q)) for q in (50, 90))
     return Fit(runtime, kind, by, interval(errors), median, p90, len(fitted), len(checked))
