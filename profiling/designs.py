@@ -15,7 +15,7 @@ import numpy as np
 from compress.profiling.drawing import Drawing, Drawn
 from compress.types import Precision
 
-CHAINS, FITTED, CHECKED = 52, 30, 20
+CHAINS, FITTED, CHECKED = 39, 45, 20
 """How many of each there are for one runtime and one kind of numbers."""
 MOST_MACS = 3e7
 """Of one operator of a chain."""

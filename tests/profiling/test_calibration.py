@@ -200,7 +200,7 @@ def test_an_interval_holds_a_new_draw_as_often_as_it_says() -> None:
 
 def test_a_device_that_runs_too_few_networks_is_refused() -> None:
     with pytest.raises(BadInput, match="too few to calibrate by"):
-        calibrating.calibrate(load("cpu"), Synthetic(lost=52 + 30 + 15), lambda *_: None)
+        calibrating.calibrate(load("cpu"), Synthetic(lost=designs.CHAINS + designs.FITTED + 15), lambda *_: None)
 
 
 def test_a_calibrated_estimate_is_the_sum_of_its_terms() -> None:
