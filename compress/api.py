@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import nn
 from compress import checkpoints, models, runfolder, targets
 from compress import data as datasets
 from compress.cache import users
+from compress.calibration import Calibration
 from compress.errors import BadInput, RunFolderError
 from compress.execution import execute
 from compress.export import bundle
@@ -25,13 +26,14 @@ from compress.how import How
 from compress.identity import versions
 from compress.job import Job
 from compress.preflight import check
+from compress.profiling import calibrations
 from compress.prune import roster as pruning
 from compress.prune.recall import class_indices
 from compress.quantize import roster as quantizing
 from compress.results import Candidate, Front
 from compress.search import OneRound, Proposal
-from compress.serial import to_json
-from compress.types import Budget, Target
+from compress.serial import to_json, write_json
+from compress.types import Budget, Note, Target
 from compress.watch import Silent, Watcher
 from compress.workers import pool_for
 
@@ -68,6 +70,7 @@ def run(
     std: Sequence[float] | None = None,
     protect_classes: Sequence[int | str] = (),
     tune: float | None = None,
+    calibration: str | Path | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
     processes: int = 1,
@@ -95,6 +98,8 @@ def run(
             :mod:`compress.prune.protect`.
         tune: seconds for timing the compiled kernels' register blocks on this machine, for the target ``cpu``; what was
             found is kept and used again where this is given, 0 for nothing more than that.
+        calibration: a file of ``compress calibrate`` to predict by, ``"none"`` for the target's numbers alone;
+            None for the newest one that holds for the target here, if there is one.
         resume: go on with the unfinished run in ``out``.
         watcher: told how the run goes on.
         processes: of this machine that make candidates; what comes out doesn't depend on it.
@@ -126,6 +131,7 @@ def run(
         std=std,
         protect_classes=protect_classes,
         tune=tune,
+        calibration=_of_run(out) if resume and calibration is None else calibration,
     )
     job = prepared.job
     path = Path(out) if out is not None else runfolder.default_path(job.name, job.target.name)
@@ -152,10 +158,12 @@ def prepare(
     std: Sequence[float] | None = None,
     protect_classes: Sequence[int | str] = (),
     tune: float | None = None,
+    calibration: str | Path | None = None,
 ) -> Prepared:
     """Load and check everything that :func:`run` is given, without writing anything."""
     begin = time.perf_counter()
-    device = targets.load(target) if isinstance(target, str) else target
+    uncalibrated = replace(targets.load(target) if isinstance(target, str) else target, calibration=None)
+    device, notes = _calibrated(uncalibrated, calibration)
     loaded = models.load(model, weights=weights) if isinstance(model, str) else None
     name = loaded.name if loaded is not None else type(model).__name__
     if data is None:
@@ -190,6 +198,7 @@ def prepare(
         device="cuda" if torch.cuda.is_available() else "cpu",
         protect_classes=class_indices(protect_classes, dataset, "--protect-classes"),
         tune=tune,
+        notes=notes,
     )
     proposals = check(job)
     configuration = {
@@ -198,7 +207,8 @@ def prepare(
         "data": dataset.name,
         "data_sha256": dataset.sha256,
         "target": device.name,
-        "target_sha256": _digest(to_json(device)),
+        "target_sha256": _digest(to_json(uncalibrated)),
+        "calibration": device.calibration.digest() if device.calibration is not None else None,
         "budget": to_json(job.budget),
         "seed": seed,
         "prune": job.prune,
@@ -246,6 +256,9 @@ def start(
             stack.enter_context(pool)
         folder = runfolder.create(path)
         stack.enter_context(runfolder.locked(path))
+        if job.target.calibration is not None:
+            with runfolder.disk_errors(path):
+                write_json(path / calibrations.FILE, job.target.calibration)
         return execute(
             job,
             OneRound(prepared.proposals),
@@ -257,6 +270,32 @@ def start(
             pool,
             kept,
         )
+
+
+def _calibrated(target: Target, given: str | Path | None) -> tuple[Target, tuple[Note, ...]]:
+    """The target with the calibration that its latencies are predicted by, and what the report says of that.
+
+    Raises:
+        BadInput: the calibration that was given is damaged, or of another device or version.
+    """
+    if given == "none":
+        return target, ()
+    if given is not None:
+        found: Calibration | None = calibrations.read(Path(given), target)
+        why = None
+    else:
+        found, why = calibrations.find(target)
+    if found is not None:
+        return replace(target, calibration=found), (Note("latency", "prediction", calibrations.described(found)),)
+    return target, (Note("latency", "prediction", f"a calibration is there but not used: {why}"),) if why else ()
+
+
+def _of_run(out: str | Path | None) -> str | Path | None:
+    """The calibration that an unfinished run was begun with, for :func:`prepare`; None where there is no run."""
+    if out is None or not (Path(out) / runfolder.RUN).exists():
+        return None
+    has = runfolder.read_run(Path(out))["configuration"].get("calibration") is not None
+    return Path(out) / calibrations.FILE if has else "none"
 
 
 def _same(path: Path, configuration: dict[str, Any]) -> None:

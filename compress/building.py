@@ -213,7 +213,7 @@ def _artifact(
         bundle.sha256(made.path),
         made.bytes,
         accuracy,
-        assessed.estimate(made.bytes),
+        assessed.estimate(made.bytes, runtime),
         None,
         made.ram_bytes if made.ram_bytes is not None else assessed.peak.bytes,
         recall,

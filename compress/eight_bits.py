@@ -84,7 +84,7 @@ def beside(
             if checking.wrong is not None:
                 notes.append(Note(artifact.runtime, "comparison with 8 bits", f"not counted: {checking.wrong}"))
         path = (Path("candidates") / candidate.name / made.path.relative_to(candidate)).as_posix()
-        eight = EightBits(path, made.bytes, assessed.estimate(made.bytes), None, instructions)
+        eight = EightBits(path, made.bytes, assessed.estimate(made.bytes, artifact.runtime), None, instructions)
         compared.append(replace(artifact, at_8_bits=eight))
     return compared, tuple(notes)
 

@@ -120,6 +120,7 @@ def execute(
         clock.lap("sensitivity")
         watcher.phase("write the report")
         notes = (
+            *job.notes,
             *(Note(each.id, "candidate", f"dropped: {each.reason}") for each in unfit),
             *(Note("", "cache", text) for text in maker.said),
         )

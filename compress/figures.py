@@ -70,13 +70,32 @@ class LayerCost:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A prediction. ``error`` is the relative half-width of ``latency_s``: 0.5 means plus or minus half."""
+    """A prediction.
+
+    Attributes:
+        latency_s: seconds for one input.
+        ram_bytes, flash_bytes: peak working memory, size of the shipped file.
+        per_layer: each operator's share of the seconds.
+        error: relative half-width of ``latency_s``: 0.5 means plus or minus half. Of a calibrated prediction the one
+            that held for nine of ten networks which the calibration hadn't seen.
+        calibration: SHA-256 of the calibration that predicted; None where it rests on the target's numbers alone.
+        instructions, instructions_error: for one input, and their relative half-width; None where none were counted for
+            a calibration.
+    """
 
     latency_s: float
     ram_bytes: int
     flash_bytes: int
     per_layer: tuple[LayerCost, ...]
     error: float
+    calibration: str | None = None
+    instructions: int | None = None
+    instructions_error: float | None = None
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        """The seconds between which a measurement is to be expected."""
+        return self.latency_s * max(0.0, 1 - self.error), self.latency_s * (1 + self.error)
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,7 @@ class Measurement:
         runs: timed runs behind both.
         device: the machine it ran on.
         conditions: threads, batch, load and whatever else a reader needs to compare.
+        low_s, high_s: a 95% interval of the median; None where it isn't known.
     """
 
     latency_s: float
@@ -96,6 +116,8 @@ class Measurement:
     runs: int
     device: str
     conditions: Mapping[str, Any] = field(default_factory=dict)
+    low_s: float | None = None
+    high_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +184,12 @@ def latency_document(estimate: Estimate | None, measurement: Measurement | None)
     return {
         "predicted_s": estimate.latency_s if estimate else None,
         "error": estimate.error if estimate else None,
+        "calibration": estimate.calibration if estimate else None,
         "measured_s": measurement.latency_s if measurement else None,
         "device": measurement.device if measurement else None,
         "measured_p90_s": measurement.latency_p90_s if measurement else None,
+        "measured_low_s": measurement.low_s if measurement else None,
+        "measured_high_s": measurement.high_s if measurement else None,
         "runs": measurement.runs if measurement else None,
         "conditions": dict(measurement.conditions) if measurement else None,
     }
@@ -232,5 +257,11 @@ def _measurement(document: Mapping[str, Any]) -> Measurement | None:
     if latency["measured_s"] is None:
         return None
     return Measurement(
-        latency["measured_s"], latency["measured_p90_s"], latency["runs"], latency["device"], latency["conditions"]
+        latency["measured_s"],
+        latency["measured_p90_s"],
+        latency["runs"],
+        latency["device"],
+        latency["conditions"],
+        latency.get("measured_low_s"),
+        latency.get("measured_high_s"),
     )

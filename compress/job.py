@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -28,7 +27,22 @@ from compress.quantize.sensitivity import of_job
 from compress.quantize.training import QuantizationAware
 from compress.results import Estimate
 from compress.search import Proposal, ladder
-from compress.types import FLOAT32, Budget, Context, LayerSensitivity, Precision, Progress, Size, Stage, State, Target
+from compress.types import (
+    FLOAT32,
+    Budget,
+    Context,
+    LayerSensitivity,
+    Note,
+    Precision,
+    Progress,
+    Size,
+    Stage,
+    State,
+    Target,
+)
+
+COMPILED = "tvm"
+"""The runtime whose instructions are counted."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,7 @@ class Job:
     device: str = "cpu"
     protect_classes: tuple[int, ...] = ()
     tune: float | None = None
+    notes: tuple[Note, ...] = ()
     shared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -170,6 +185,13 @@ class Job:
         )
 
 
+class Estimator(Protocol):
+    """Predicts for one file of a state."""
+
+    def __call__(self, flash_bytes: int, runtime: str | None = None) -> Estimate:
+        """The estimate of a file of so many bytes in a runtime, the target's own by default."""
+
+
 @dataclass(frozen=True)
 class Assessment:
     """The cost models' word on one state.
@@ -186,7 +208,7 @@ class Assessment:
     precisions: dict[str, Precision]
     size: Size
     peak: memory.PeakMemory
-    estimate: Callable[[int], Estimate]
+    estimate: Estimator
     inputs: dict[str, int]
     grids: frozenset[str]
 
@@ -215,8 +237,15 @@ def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
         }
     peak = memory.peak_ram(operators, tensor_bits, max(weight_bytes, 0), target, inputs=inputs)
 
-    def estimate(flash_bytes: int) -> Estimate:
-        return latency.predict(operators, precisions, target, peak.bytes, flash_bytes, inputs=inputs)
+    def estimate(flash_bytes: int, runtime: str | None = None) -> Estimate:
+        found = latency.predict(operators, precisions, target, peak.bytes, flash_bytes, inputs=inputs, runtime=runtime)
+        if target.calibration is None or (runtime or target.runtime) != COMPILED:
+            return found
+        counted = latency.predicted_instructions(operators, precisions, target.calibration, inputs=inputs)
+        if counted is None:
+            return found
+        # The seconds stay those of the target's own numbers: a count of instructions is no time.
+        return replace(found, instructions=counted[0], instructions_error=counted[1])
 
     grids = frozenset(name for name, bits in tensor_bits.items() if bits < FLOAT32.activation_bits)
     return Assessment(network, operators, precisions, size, peak, estimate, inputs, grids)

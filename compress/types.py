@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from compress.calibration import Calibration
+
 if TYPE_CHECKING:
     import torch
 
@@ -97,6 +99,7 @@ class Target:
         prediction_error: relative half-width of an uncalibrated latency prediction.
         sources: for each field that is a number, where it comes from.
         measured_on: date of the last measurement on the real device; None if nobody measured there.
+        calibration: prices that were fitted on a device of this kind; None where predictions rest on the numbers above.
     """
 
     name: str
@@ -121,6 +124,7 @@ class Target:
     aliases: tuple[str, ...] = ()
     gpu: str | None = None
     accelerators: tuple[str, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def bare_metal(self) -> bool:

@@ -1,20 +1,27 @@
-"""Predicted latency of a network on a device: a roofline for each operator (Williams et al. 2009).
+"""Predicted latency of a network on a device, from what was measured there or from the target's numbers.
 
-An operator takes the longer of computing (its multiply-accumulates at the rate that real kernels
-reach) and moving its bytes (weights, inputs and output, once each), and a fixed time to launch. It is
-a first guess from data sheets, not a measurement: :attr:`Estimate.error` says how far off it may be.
+Where the target carries a calibration, a network's time is the sum of its operators' terms at the prices that were
+fitted to measurements (:mod:`compress.profiling.features`), and the interval is the one that held on networks which the
+fit hadn't seen. Without one it is a roofline for each operator (Williams et al. 2009): the longer of computing (its
+multiply-accumulates at the rate that real kernels reach) and moving its bytes (weights, inputs and output, once each),
+and a fixed time to launch. That is a first guess from data sheets: :attr:`Estimate.error` says how far off it may be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from compress.calibration import Calibration, Fit
 from compress.graph.operators import Operator
+from compress.profiling import features
+from compress.profiling.features import Work
 from compress.profiling.fusion import MOVES_NOTHING, heads
 from compress.results import Estimate, LayerCost
 from compress.types import FLOAT32, Precision, Rate, Target
 
 PlanPrecision = Callable[[Operator], Precision | None] | Mapping[str, Precision]
+CALL = "call"
+"""The share of an estimate that belongs to no operator: what a runtime needs for every input."""
 
 
 def predict(
@@ -25,12 +32,14 @@ def predict(
     flash_bytes: int,
     *,
     inputs: Mapping[str, int],
+    runtime: str | None = None,
 ) -> Estimate:
     """Seconds for one input (batch 1) and each operator's share.
 
     Operators that are fused into another, or that only rename a tensor, take no time of their own and
     have no entry in ``per_layer``; what a fused operator reads from elsewhere (the shortcut of a
-    residual block) is counted with the operator that it is fused into.
+    residual block) is counted with the operator that it is fused into. A calibrated estimate has one entry more,
+    :data:`CALL`.
 
     Args:
         operators: in the order of execution.
@@ -39,18 +48,52 @@ def predict(
         target: the device.
         ram_bytes, flash_bytes: passed on to the estimate.
         inputs: elements of each of the network's inputs by name.
+        runtime: what runs it; the target's by default. The data sheet's numbers are the same for all.
 
     Raises:
         ValueError: an operator reads a tensor that is neither made before nor a network input.
     """
+    found = tuple(works(operators, plan_precision, inputs))
+    fits = _fits(found, target.calibration, runtime or target.runtime)
+    if target.calibration is not None and fits is not None:
+        return _calibrated(found, fits, target.calibration, inputs, ram_bytes, flash_bytes)
+    costs = tuple(_cost(work.operator, precision, work.read + work.written, target) for work, precision in found)
+    return Estimate(
+        latency_s=sum(cost.latency_s for cost in costs),
+        ram_bytes=ram_bytes,
+        flash_bytes=flash_bytes,
+        per_layer=costs,
+        error=target.prediction_error,
+    )
+
+
+def predicted_instructions(
+    operators: Sequence[Operator], plan_precision: PlanPrecision, calibration: Calibration, *, inputs: Mapping[str, int]
+) -> tuple[int, float] | None:
+    """Instructions for one input of compiled code, and their relative half-width; None where they weren't counted.
+
+    Args:
+        operators, plan_precision, inputs: as :func:`predict`'s.
+        calibration: of counts.
+    """
+    fit = calibration.fit("tvm", "integer") if calibration.unit == "instructions" else None
+    found = tuple(works(operators, plan_precision, inputs))
+    if fit is None or any(precision.kind == "float" and work.operator.weights for work, precision in found):
+        return None
+    row = network_terms([work for work, _ in found], inputs)
+    return round(sum(fit.prices.get(name, 0.0) * value for name, value in row.items())), fit.error
+
+
+def works(
+    operators: Sequence[Operator], plan_precision: PlanPrecision, inputs: Mapping[str, int]
+) -> Iterator[tuple[Work, Precision]]:
+    """The groups of operators that run as one and take time, with the precision of each; see :func:`predict`."""
     head = heads(operators)
     groups: dict[str, list[Operator]] = {}
     for operator in operators:
         groups.setdefault(head[operator.name], []).append(operator)
     elements = dict(inputs) | {name: max(o.output_elements for o in group) for name, group in groups.items()}
-
     precisions: dict[str, Precision] = {}
-    costs: list[LayerCost] = []
     for name, group in groups.items():
         operator = next(o for o in group if o.name == name)
         read = _read_from_outside(group, head, elements)
@@ -59,14 +102,68 @@ def predict(
             precision = next((precisions[tensor] for tensor in read if tensor in precisions), FLOAT32)
         precisions[name] = precision
         if operator.kind not in MOVES_NOTHING:
-            moved = sum(elements[tensor] for tensor in read) + elements[name]
-            costs.append(_cost(operator, precision, moved, target))
+            kinds = tuple(o.kind for o in group if o is not operator)
+            moved = sum(elements[tensor] for tensor in read)
+            yield Work(operator, moved, elements[name], kinds, precision.weight_bits), precision
+
+
+def network_terms(found: Sequence[Work], inputs: Mapping[str, int]) -> dict[str, float]:
+    """The terms of a whole network by the names that prices have."""
+    total = call_terms(found, inputs)
+    for work in found:
+        for name, value in features.named(work).items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
+def call_terms(found: Sequence[Work], inputs: Mapping[str, int]) -> dict[str, float]:
+    """The terms that belong to no operator. The last operator makes the network's output."""
+    ends = {features.INPUT: float(sum(inputs.values())), features.OUTPUT: float(found[-1].written) if found else 0.0}
+    return {features.RUN: 1.0, **ends}
+
+
+def _fits(found: Sequence[tuple[Work, Precision]], calibration: Calibration | None, runtime: str) -> list[Fit] | None:
+    """The fit for each operator; None where a layer has none. What has no weights may take the other kind's."""
+    if calibration is None or calibration.unit != "s" or not found:
+        return None
+    by = {kind: calibration.fit(runtime, kind) for kind in ("float", "integer")}
+    fits = []
+    for work, precision in found:
+        fit = by["float" if precision.kind == "float" else "integer"]
+        if fit is None and not work.operator.weights:
+            fit = by["integer"] or by["float"]
+        if fit is None:
+            return None
+        fits.append(fit)
+    return fits
+
+
+def _calibrated(
+    found: Sequence[tuple[Work, Precision]],
+    fits: Sequence[Fit],
+    calibration: Calibration,
+    inputs: Mapping[str, int],
+    ram_bytes: int,
+    flash_bytes: int,
+) -> Estimate:
+    """The estimate at fitted prices: each operator at those of its own kind of numbers, the call at the first one's."""
+    ends = call_terms([work for work, _ in found], inputs)
+    call = sum(fits[0].prices.get(name, 0.0) * value for name, value in ends.items())
+    costs = [LayerCost(CALL, 0, 0, call, "launch")]
+    for (work, precision), fit in zip(found, fits, strict=True):
+        by_bound = {"compute": 0.0, "memory": 0.0, "launch": 0.0}
+        for name, value in features.named(work).items():
+            by_bound[features.bound_of(name)] += fit.prices.get(name, 0.0) * value
+        stored = -(-work.operator.weights * precision.weight_bits // 8)
+        bound = max(by_bound, key=lambda each: by_bound[each])
+        costs.append(LayerCost(work.operator.name, work.operator.macs, stored, sum(by_bound.values()), bound))
     return Estimate(
         latency_s=sum(cost.latency_s for cost in costs),
         ram_bytes=ram_bytes,
         flash_bytes=flash_bytes,
         per_layer=tuple(costs),
-        error=target.prediction_error,
+        error=max(fit.error for fit in fits),
+        calibration=calibration.digest(),
     )
 
 

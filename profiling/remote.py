@@ -86,7 +86,7 @@ def profile(
         tell(f"copy {len(files)} files")
         session.send(files)
         session.ask({"do": "start", "spec": spec})
-        measured = _awaited(session, tell, stop or threading.Event())
+        measured = awaited(session, tell, stop or threading.Event())
         found = _profile(bundle, manifest, device, probe, chosen, measured, program)
         return Remote(found, device, probe, measured, session.reconnections)
 
@@ -247,7 +247,15 @@ def _evaluation(manifest: Manifest) -> list[Sent]:
     return [Sent("evaluation.npz", content.getvalue())]
 
 
-def _awaited(session: Session, tell: Callable[[str], None], stop: threading.Event) -> dict[str, Any]:
+def awaited(session: Session, tell: Callable[[str], None], stop: threading.Event | None = None) -> dict[str, Any]:
+    """The result of the job that was started; ``tell`` hears the device's own words.
+
+    Raises:
+        KeyboardInterrupt: ``stop`` is set.
+        BadInput: the device lacks something.
+        CheckFailed: the measurement failed there, or takes too long.
+    """
+    stop = stop or threading.Event()
     last, end = "", time.monotonic() + LONGEST_S
     while time.monotonic() < end:
         answer = session.ask({"do": "status"})
@@ -306,4 +314,4 @@ def _profile(
     )
 
 
-__all__ = ["Remote", "choose", "profile", "several"]
+__all__ = ["Remote", "awaited", "choose", "profile", "several"]

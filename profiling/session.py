@@ -22,6 +22,12 @@ def threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def user_data() -> Path:
+    """Where what was measured on devices is kept: ``$XDG_DATA_HOME/compress``."""
+    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(base) / "compress"
+
+
 def thread_condition() -> int | str:
     """What to say of the threads of :func:`open_session`'s sessions beside a latency."""
     return f"the runtime's default on {threads()} processors" if _whole_machine() else threads()

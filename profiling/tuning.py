@@ -8,7 +8,6 @@ the most multiply-accumulates first; its database stays in a file and is used ag
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -38,9 +37,8 @@ def database(isa: Isa) -> Path:
 
     A measurement holds for a processor, an instruction set, and the versions that make the code.
     """
-    base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     machine = f"{session.machine()}; {isa.cpu}; compress {__version__}; tvm {metadata.version('apache-tvm')}"
-    return Path(base) / "compress" / "metaschedule" / hashlib.sha256(machine.encode()).hexdigest()[:16]
+    return session.user_data() / "metaschedule" / hashlib.sha256(machine.encode()).hexdigest()[:16]
 
 
 def tune(

@@ -49,6 +49,7 @@ def cifar10_dir(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(autouse=True)
 def no_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests see neither the user's data folder nor the user's cache."""
+    """Tests see neither the user's data folder nor the user's cache, nor what was calibrated on this machine."""
     monkeypatch.delenv("COMPRESS_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "empty-cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "empty-data"))

@@ -15,6 +15,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     (
         "compress.errors",
         "compress.serial",
+        "compress.calibration",
         "compress.types",
         "compress.explanation",
         "compress.figures",
@@ -29,6 +30,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.graph",
         "compress.integer",
         "compress.profiling.fusion",
+        "compress.profiling.features",
         "compress.profiling.memory",
         "compress.profiling.latency",
         "compress.profiling.roofline",

@@ -96,6 +96,7 @@ def _job_options(command: Command) -> Command:
         _option(how, "--processes", type=WHOLE, metavar="N", help="Of this machine that make candidates. Default: 1."),
         _option(how, "--workers", metavar="ADDRESS", help="A Dask scheduler whose workers make them: tcp://HOST:8786."),
         _option(how, "--no-cache", is_flag=True, help="Make everything anew, and keep nothing for later runs."),
+        _option(how, "--calibration", metavar="FILE", help="Predict by this one, or none. Default: the target's own."),
         _option(how, "--seed", type=WHOLE, metavar="N", help="Of all randomness. Default: 0."),
         _option(output, "--out", metavar="DIR", help="The run folder. Default: runs/MODEL-TARGET."),
         _option(output, "--resume", is_flag=True, help="Go on with an unfinished run; its options are known."),
@@ -253,6 +254,17 @@ def profile(
     if len(devices) > 1:
         raise click.UsageError("local and qemu go alone: give one --device", context)
     return bundles.profile(bundle, devices[0] if devices else "local", runtime, _wants_json(context, as_json))
+
+
+@cli.command()
+@click.argument("target")
+@click.option("--device", metavar="DEVICE", help="Where: local, this machine; qemu, instructions; ssh://USER@HOST.")
+@_shared
+def calibrate(context: click.Context, target: str, device: str | None, as_json: bool) -> int:
+    """Time designed networks on a device, so that runs for TARGET predict by them."""
+    from compress.cli import calibrate as calibrating
+
+    return calibrating.run(target, device, _wants_json(context, as_json))
 
 
 @cli.command()

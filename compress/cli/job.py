@@ -35,6 +35,8 @@ BUDGET = {
 """Option to the field of :class:`~compress.types.Budget`."""
 NAMED = ("model", "target", "data", "weights", "mean", "std", "protect_classes")
 SETTINGS = ("seed", "prune", "quantize", "epochs", "samples", "candidates", "runtime", "tune")
+CALIBRATION = "calibration.json"
+"""Of a run that predicts by a calibration: the one that it was begun with."""
 
 
 def run(session: Session, typed: Mapping[str, Any]) -> int:
@@ -55,7 +57,7 @@ def run(session: Session, typed: Mapping[str, Any]) -> int:
     try:
         document = runfolder.read_run(path)
     except RunFolderError:
-        others = {each.name for each in path.iterdir()} - {"candidates"} if path.is_dir() else set()
+        others = {each.name for each in path.iterdir()} - {"candidates", CALIBRATION} if path.is_dir() else set()
         if typed["model"] is None or typed["target"] is None or others:
             raise
         # It was stopped before it wrote anything: what was typed is all there is to know.
@@ -100,7 +102,7 @@ def _begin(session: Session, options: Mapping[str, Any], path: Path | None, comm
 
         watcher.phase(f"load {options['model']}, trace it and check the job")
         prepared = api.prepare(
-            **{name: options[name] for name in (*NAMED, *SETTINGS) if options[name] is not None},
+            **{name: options[name] for name in (*NAMED, *SETTINGS, "calibration") if options[name] is not None},
             budget=Budget(**{field: options[option] for option, field in BUDGET.items()}),
         )
         # Loading took seconds: somebody else may have taken the folder since.
@@ -128,10 +130,15 @@ def _options(path: Path, document: Mapping[str, Any], typed: Mapping[str, Any]) 
     except (KeyError, TypeError, AttributeError):
         raise RunFolderError(str(path), f"its {runfolder.RUN} is damaged", "begin again with another --out") from None
     options = {name: value if typed[name] is None else typed[name] for name, value in recorded.items()}
+    options["calibration"] = typed.get("calibration")
     if options["model"] is None or (options["data"] is None and named is not None):
         raise RunFolderError(
             str(path), "its network or data came from Python", "go on there: compress.run(..., out=..., resume=True)"
         )
+    if options.get("calibration") is None:
+        # The one that the run was begun with, whatever has been measured since.
+        has = document["configuration"].get("calibration") is not None
+        options["calibration"] = str(path / CALIBRATION) if has else "none"
     return options
 
 

@@ -169,7 +169,7 @@ def artifacts(front: Front, candidate: Candidate) -> tuple[ArtifactRow, ...]:
             measured=latency.text(artifact.measurement.latency_s if artifact.measurement else None),
             predicted=predicted,
             ram=words.size(artifact.ram_bytes),
-            instructions=words.count(artifact.instructions),
+            instructions=_instructions(artifact),
             checked=artifact.checked or "",
         )
 
@@ -228,6 +228,14 @@ def conditions(front: Front) -> tuple[str, ...]:
 
 def _value(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _instructions(artifact: Artifact) -> str:
+    """Those that were counted; else predicted ones with their error."""
+    estimate = artifact.estimate
+    if artifact.instructions is not None or estimate is None or estimate.instructions_error is None:
+        return words.count(artifact.instructions)
+    return f"{words.count(estimate.instructions)} ± {100 * estimate.instructions_error:.0f}%, predicted"
 
 
 def within_error(front: Front) -> tuple[int, int]:

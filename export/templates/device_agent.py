@@ -289,7 +289,13 @@ def measure(job):
     print("measuring", flush=True)
     try:
         before = clocks()
-        found = {"onnxruntime": with_onnxruntime, "tvm": with_program, "tensorrt": with_tensorrt}[spec["runtime"]](spec)
+        ways = {
+            "onnxruntime": with_onnxruntime,
+            "tvm": with_program,
+            "tensorrt": with_tensorrt,
+            "designs": with_designs,
+        }
+        found = ways[spec["runtime"]](spec)
         after = clocks()
         found.setdefault("conditions", {})
         moved = [name for name in before if abs(after.get(name, 0) - before[name]) > STEADY * max(before[name], 1)]
@@ -332,9 +338,44 @@ def with_onnxruntime(spec):
     return found
 
 
-def timed(run, seconds):
+def with_designs(spec):
+    """A calibration's networks in ONNX Runtime, so many at a time in turns: the median of each."""
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = spec.get("threads", 0)
+    options.log_severity_level = 3
+    random, seconds = np.random.default_rng(0), {}
+    for first in range(0, len(spec["files"]), spec["together"]):
+        runs = {}
+        for path in spec["files"][first : first + spec["together"]]:
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            given = session.get_inputs()[0]
+            x = random.random(given.shape, np.float32)
+            runs[path] = lambda session=session, name=given.name, x=x: session.run(None, {name: x})
+        times = {path: [] for path in runs}
+        for run in runs.values():
+            timed(run, 0, spec["warm_up_s"])
+        for _ in range(spec["rounds"]):
+            for path, run in runs.items():
+                run()
+                end = time.perf_counter() + spec["slice_s"]
+                count = 0
+                while time.perf_counter() < end or count < 3:
+                    begun = time.perf_counter()
+                    run()
+                    times[path].append(time.perf_counter() - begun)
+                    count += 1
+        for path in times:
+            seconds[path] = of(times[path])["latency_s"]
+        print("timed %d of %d" % (len(seconds), len(spec["files"])), flush=True)
+    return {"seconds": seconds, "threads": spec.get("threads", 0), "onnxruntime": onnxruntime.__version__}
+
+
+def timed(run, seconds, warm_up_s=WARM_UP_S):
     """Median and 90th percentile over about ``seconds``, after a warm-up."""
-    end = time.perf_counter() + WARM_UP_S
+    end = time.perf_counter() + warm_up_s
     while time.perf_counter() < end:
         run()
     times = []

@@ -1,0 +1,230 @@
+"""How far calibrated predictions are off: latency on this machine, instructions on Cortex-M.
+
+The machine is calibrated anew (``compress calibrate cpu``, its result isn't kept), and predicts networks that the
+calibration never saw and that weren't drawn by what drew its own: the built-in networks, their units removed at random
+to several shares of their multiply-accumulates, traced and exported as every candidate of a run is. Each is timed in
+ONNX Runtime in float and with 8-bit numbers, and as the compiled 8-bit library; all of one network in turns.
+Instructions of the compiled library are predicted and counted likewise, in QEMU.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import common
+from compress.calibration import Calibration
+from compress.types import State, Target
+
+NETWORKS, COUNTED = 40, 12
+BASES = ("resnet8", "resnet", "resnet20", "resnet56", "mobilenetv2-coral")
+SHARES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+"""Of the multiply-accumulates that stay."""
+SMALL = ("resnet8", "resnet", "resnet20")
+"""What a microcontroller's emulated board holds."""
+CORES = ("cortex-m4", "cortex-m7")
+ROUNDS = 12
+SIZE: Any = None
+"""How many networks a calibration draws; None for its own number."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network: its name, the state in float and in 8 bits, two inputs."""
+
+    name: str
+    state: State
+    quantized: State
+    example: torch.Tensor
+
+
+def cases(count: int, bases: tuple[str, ...], target: str) -> Iterator[Case]:
+    """``count`` networks, the bases in turn at ever smaller shares; then other random choices of units."""
+    from compress.models import load
+    from compress.prune import prune
+    from compress.quantize import quantize
+
+    for number in range(count):
+        base = bases[number % len(bases)]
+        share = SHARES[(number // len(bases)) % len(SHARES)]
+        loaded = load(base, weights="random")
+        generator = torch.Generator().manual_seed(number)
+        images = torch.randn((16, *loaded.input_shape), generator=generator)
+        model = loaded.model.eval()
+        if share < 1:
+            model = prune(model, images[:2], macs=share, method="random", seed=number).model
+        quantized = quantize(model, images, weight_bits=8, method="uniform", target=target).state
+        yield Case(f"{base}, {100 * share:.0f}%, seed {number}", State(model), quantized, images[:2])
+
+
+def latencies(calibration: Calibration, target: Target, count: int, bases: tuple[str, ...] = BASES) -> list[common.Row]:
+    """Predicted and measured latency of each network in each runtime that was calibrated."""
+    from compress.export import onnx as interchange
+    from compress.export.compiled import compile_file
+    from compress.export.kernels import backends
+    from compress.job import assess
+    from compress.profiling import artifacts, session, timer
+
+    calibrated = replace(target, calibration=calibration)
+    rows: list[common.Row] = []
+    for case in cases(count, bases, target.name):
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            x = case.example[:1].numpy().astype(np.float32)
+            jobs: dict[tuple[str, str], Callable[[], Any]] = {}
+            predicted = {}
+            for kind, state in (("float", case.state), ("integer", case.quantized)):
+                path = folder / f"{kind}.onnx"
+                interchange.export(state, case.example, path)
+                assessed = assess(state, calibrated, case.example)
+                for runtime in ("onnxruntime", "tvm"):
+                    if calibration.fit(runtime, kind) is None:
+                        continue
+                    predicted[runtime, kind] = assessed.estimate(0, runtime)
+                    if runtime == "onnxruntime":
+                        run = session.runner(session.open_session(path))
+                        jobs[runtime, kind] = lambda run=run, x=x: run(x)  # type: ignore[misc]
+                        continue
+                    isa = backends.host()
+                    assert isa is not None
+                    linked = compile_file(path, isa, folder / "library").library.linked_path
+                    assert linked is not None
+                    jobs[runtime, kind] = artifacts.compiled_job(linked, x, stack)[0]
+            named = {" ".join(key): job for key, job in jobs.items()}
+            measured, others = common.quietly(
+                lambda named=named: timer.interleaved(named, "", {}, rounds=ROUNDS),  # type: ignore[misc]
+                attempts=3,
+                wait_s=30,
+            )
+            for (runtime, kind), estimate in predicted.items():
+                found = measured[f"{runtime} {kind}"]
+                rows.append(_row(case, runtime, kind, estimate.latency_s, found.latency_s, estimate.error, others))
+    return rows
+
+
+def _row(
+    case: Case, runtime: str, kind: str, predicted_s: float, measured_s: float, interval: float, others: float | None
+) -> common.Row:
+    return {
+        "network": case.name,
+        "runtime": runtime,
+        "numbers": kind,
+        "predicted_ms": round(1e3 * predicted_s, 4),
+        "measured_ms": round(1e3 * measured_s, 4),
+        "predicted_instructions": None,
+        "counted_instructions": None,
+        "error_percent": round(100 * abs(predicted_s / measured_s - 1), 2),
+        "interval_percent": round(100 * interval, 1),
+        "within_interval": abs(measured_s - predicted_s) <= interval * predicted_s,
+        "others_percent": others,
+    }
+
+
+def instructions(core: str, count: int, bases: tuple[str, ...] = SMALL) -> list[common.Row]:
+    """Predicted and counted instructions of each network's compiled library on one core."""
+    from compress.export import onnx as interchange
+    from compress.export.compiled import compile_file
+    from compress.export.kernels import backends
+    from compress.export.library import counting
+    from compress.job import assess
+    from compress.profiling import calibrating
+    from compress.targets import load
+
+    target = load(core)
+    calibration = calibrating.calibrate(target, calibrating.Counted(target), lambda *_: None, SIZE)
+    isa = backends.isa_of(target)
+    assert isa is not None
+    rows: list[common.Row] = []
+    for case in cases(count, bases, core):
+        estimate = assess(case.quantized, replace(target, calibration=calibration), case.example).estimate(0, "tvm")
+        assert estimate.instructions is not None
+        assert estimate.instructions_error is not None
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / "model.onnx"
+            interchange.export(case.quantized, case.example, path)
+            built = compile_file(path, isa, Path(temporary) / "library").library
+            (end,) = built.interface.inputs
+            counted = counting.run(built, {end.name: case.example[:1].numpy().astype(np.float32)}).instructions
+        interval = estimate.instructions_error
+        row = _row(case, core, "integer", float(estimate.instructions), float(counted), interval, None)
+        rows.append(
+            row
+            | {
+                "predicted_ms": None,
+                "measured_ms": None,
+                "predicted_instructions": estimate.instructions,
+                "counted_instructions": counted,
+            }
+        )
+    return rows
+
+
+def measure() -> list[common.Row]:
+    from compress.profiling import calibrating
+    from compress.targets import load
+
+    target = load("cpu")
+    calibration, _ = common.quietly(
+        lambda: calibrating.calibrate(target, calibrating.Here(target), lambda *_: None, SIZE), attempts=2, wait_s=120
+    )
+    rows = latencies(calibration, target, NETWORKS)
+    if common.program("qemu-system-arm").missing() is None:
+        rows += [row for core in CORES for row in instructions(core, COUNTED)]
+    return rows
+
+
+def section(document: Mapping[str, Any]) -> str:
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in document["rows"]:
+        groups.setdefault((row["runtime"], row["numbers"]), []).append(row)
+    lines = []
+    for (runtime, kind), rows in groups.items():
+        errors = [row["error_percent"] for row in rows]
+        within = sum(row["within_interval"] for row in rows)
+        what = "instructions" if rows[0]["counted_instructions"] is not None else "latency"
+        figures = (
+            statistics.median(errors),
+            float(np.percentile(errors, 90)),
+            max(errors),
+            rows[0]["interval_percent"],
+        )
+        lines.append([runtime, kind, what, str(len(rows)), *(common.shown(f, 1) for f in figures), f"{within}"])
+    header = [
+        "runtime or core",
+        "numbers",
+        "predicted",
+        "networks",
+        "median error, %",
+        "90th percentile, %",
+        "largest, %",
+    ]
+    table = common.markdown_table([*header, "its own interval, ± %", "networks within"], lines, text_columns=3)
+    return (
+        "Calibrated predictions (`compress calibrate`) against measurements, on networks that the calibration never "
+        f"saw: {', '.join(BASES)}, units removed at random to between {min(SHARES):.0%} and all of their "
+        "multiply-accumulates. Latencies are those of this machine, batch 1; instructions are counted by QEMU. The "
+        "interval is the one that the calibration gave for itself, from networks of its own that it hadn't fitted.\n\n"
+        + table
+    )
+
+
+BENCHMARK = common.Benchmark(
+    name="latency_prediction",
+    title="how far calibrated predictions of latency and of instructions are off",
+    needs=(),
+    packages=("onnxruntime", "apache-tvm", "torch", "numpy", "scipy"),
+    measure=measure,
+    section=section,
+    minutes=25,
+)
+
+if __name__ == "__main__":
+    common.main(BENCHMARK)

@@ -1,0 +1,186 @@
+"""The networks that a calibration times: chains of one operator each, small networks to fit, others to check the fit.
+
+A chain repeats one kind of operator at one size, so that its cost stands out from that of a call. Sizes are drawn by a
+fixed generator, log-uniformly, over what networks for small devices are made of. The networks are drawn likewise:
+residual ones, inverted residuals with depthwise convolutions, and plain ones, with a width for every layer of its own,
+as pruning leaves them. Those that check come from other seeds than those that are fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from compress.profiling.drawing import Drawing, Drawn
+from compress.types import Precision
+
+CHAINS, FITTED, CHECKED = 39, 45, 20
+"""How many of each there are for one runtime and one kind of numbers."""
+MOST_MACS = 3e7
+"""Of one operator of a chain."""
+Random = np.random.Generator
+
+
+def chains(precision: Precision, count: int = CHAINS, largest: float = MOST_MACS) -> list[Drawn]:
+    """``count`` chains; of fewer, the kinds that networks hold most of."""
+    made = []
+    for number in range(count):
+        kind = KINDS[number % len(KINDS)]
+        random = np.random.default_rng((7, number))
+        made.append(kind(f"{kind.__name__.strip('_')}-{number}", precision, random, largest))
+    return made
+
+
+def networks(precision: Precision, count: int, seed: int, largest: float = MOST_MACS) -> list[Drawn]:
+    """``count`` networks from generators of ``seed``."""
+    made = []
+    for number in range(count):
+        style = STYLES[number % len(STYLES)]
+        random = np.random.default_rng((seed, number))
+        made.append(style(f"{style.__name__.strip('_')}-{seed}-{number}", precision, random, largest))
+    return made
+
+
+def _log(random: Random, low: float, high: float) -> int:
+    return round(float(np.exp(random.uniform(np.log(low), np.log(high)))))
+
+
+def _channels(random: Random, low: int = 6, high: int = 160) -> int:
+    """Half of them multiples of 8, as networks are drawn; the rest any number, as pruning leaves them."""
+    found = _log(random, low, high)
+    return max(8, 8 * round(found / 8)) if random.random() < 0.5 else found
+
+
+def _side(random: Random, macs_a_pixel: float, largest: float, most: int = 64) -> int:
+    """Pixels a side so that a layer has between 1/500 of ``largest`` and ``largest`` multiply-accumulates."""
+    macs = float(np.exp(random.uniform(np.log(largest / 500), np.log(largest))))
+    return int(np.clip(round((macs / macs_a_pixel) ** 0.5), 2, most))
+
+
+def _dense(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    a, b = _channels(random), _channels(random)
+    d = Drawing(name, a, _side(random, 9 * a * b, largest), precision)
+    x = d.input
+    for out in (b, a, b, a):
+        x = d.conv(x, out, 3, activation="relu" if random.random() < 0.8 else None)
+    return d.done(x)
+
+
+def _strided(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    a, kernel = _channels(random, 8, 64), int(random.choice([1, 3, 5]))
+    d = Drawing(name, a, max(8, _side(random, kernel**2 * a * a / 4, largest)), precision)
+    x = d.conv(d.input, _channels(random, a, 2 * a), kernel, 2)
+    return d.done(d.conv(x, _channels(random, a, 2 * a), kernel, 2))
+
+
+def _stem(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    out, channels = _channels(random, 8, 64), int(random.choice([1, 3]))
+    kernel, stride = int(random.choice([3, 3, 5, 7])), int(random.choice([1, 2]))
+    d = Drawing(name, channels, _log(random, 16, 64), precision)
+    return d.done(d.conv(d.input, out, kernel, stride))
+
+
+def _pointwise(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    a, b = _channels(random, 8, 256), _channels(random, 8, 256)
+    d = Drawing(name, a, _side(random, a * b, largest), precision)
+    x = d.input
+    for out in (b, a, b, a):
+        x = d.conv(x, out, 1, activation="relu" if random.random() < 0.6 else None)
+    return d.done(x)
+
+
+def _depthwise(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    channels, kernel = _channels(random, 8, 256), int(random.choice([3, 3, 5]))
+    d = Drawing(name, channels, _side(random, kernel**2 * channels, largest / 8), precision)
+    x = d.input
+    for stride in (1, 1, int(random.choice([1, 2])), 1):
+        x = d.conv(x, channels, kernel, stride, groups=channels)
+    return d.done(x)
+
+
+def _linear(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    d = Drawing(name, _log(random, 16, 768), 1, precision)
+    x = d.flat(d.input)
+    for _ in range(3):
+        x = d.linear(x, _log(random, 16, 768), "relu")
+    return d.done(d.linear(x, _log(random, 4, 128)))
+
+
+def _residual(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    channels = _channels(random)
+    d = Drawing(name, channels, _side(random, channels * channels, largest / 4), precision)
+    x = d.conv(d.input, channels, 1)
+    y = x
+    for _ in range(3):
+        y = d.add(d.conv(y, channels, 1, activation=None), x)
+    return d.done(y)
+
+
+def _pooled(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    channels = _channels(random)
+    d = Drawing(name, channels, max(8, _side(random, channels * channels, largest / 4)), precision)
+    x = d.max_pool(d.conv(d.input, channels, 1))
+    x = d.conv(d.max_pool(x), channels, 1)
+    return d.done(d.linear(d.global_pool(x), 10))
+
+
+def _curved(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    channels = _channels(random)
+    d = Drawing(name, channels, _side(random, channels * channels, largest / 4), precision)
+    x = d.conv(d.input, channels, 1, activation="silu")
+    return d.done(d.conv(d.conv(x, channels, 1, activation="silu"), channels, 1, activation="silu"))
+
+
+def _resnet(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    d = Drawing(name, 3, _log(random, 16, 64), precision)
+    width = _log(random, 8, 40)
+    x = d.conv(d.input, width, 3, int(random.choice([1, 1, 2])))
+    for stage in range(int(random.integers(1, 4))):
+        for block in range(int(random.integers(1, 4))):
+            down = stage > 0 and block == 0
+            width = _fitting(9 * width * x.size**2, _channels(random, width, 2 * width), largest) if down else width
+            y = d.conv(x, _channels(random, max(4, width // 2), width), 3, 2 if down else 1)
+            y = d.conv(y, width, 3, activation=None)
+            x = d.add(y, d.conv(x, width, 1, 2, activation=None) if down else x)
+    return d.done(d.linear(d.global_pool(x), int(random.integers(2, 101))))
+
+
+def _mobile(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    d = Drawing(name, 3, _log(random, 24, 112), precision)
+    x = d.conv(d.input, _channels(random, 8, 32), 3, 2)
+    for _ in range(int(random.integers(2, 7))):
+        stride = int(random.choice([1, 1, 2])) if x.size > 4 else 1
+        inner = x.channels * int(random.integers(2, 7))
+        y = d.conv(d.conv(x, inner, 1), inner, int(random.choice([3, 3, 5])), stride, groups=inner)
+        out = x.channels if random.random() < 0.5 else _channels(random, 8, 96)
+        y = d.conv(y, _fitting(inner * y.size**2, out, largest), 1, activation=None)
+        x = d.add(y, x, None) if (y.size, y.channels) == (x.size, x.channels) else y
+    x = d.conv(x, _channels(random, 64, 320), 1)
+    return d.done(d.linear(d.global_pool(x), int(random.integers(2, 101))))
+
+
+def _plain(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    d = Drawing(name, int(random.choice([1, 3])), _log(random, 16, 40), precision)
+    x = d.conv(d.input, _channels(random, 8, 40), int(random.choice([3, 5])))
+    for _ in range(int(random.integers(1, 5))):
+        if x.size >= 8 and random.random() < 0.6:
+            x = d.max_pool(x)
+        x = d.conv(x, _fitting(9 * x.channels * x.size**2, _channels(random, 12, 128), largest), 3)
+    x = d.global_pool(x) if random.random() < 0.5 or x.elements > 2048 else d.flat(x)
+    return d.done(d.linear(d.linear(x, _log(random, 16, 160), "relu"), int(random.integers(2, 101))))
+
+
+def _fitting(macs_a_channel: float, wanted: int, largest: float) -> int:
+    """As many channels as are wanted, or as ``largest`` multiply-accumulates allow, 4 at least."""
+    return max(4, min(wanted, int(largest / macs_a_channel)))
+
+
+KINDS: Sequence[Callable[[str, Precision, Random, float], Drawn]] = (
+    _dense, _pointwise, _depthwise, _dense, _residual, _linear, _strided, _dense, _pointwise, _pooled, _stem,
+    _depthwise, _curved,
+)  # fmt: skip
+STYLES: Sequence[Callable[[str, Precision, Random, float], Drawn]] = (_resnet, _mobile, _plain)
+
+
+__all__ = ["CHAINS", "CHECKED", "FITTED", "MOST_MACS", "chains", "networks"]

@@ -1,0 +1,39 @@
+"""The table of predicted against measured latencies: what is counted in it, from rows whose figures are known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from benchmarks import latency_prediction
+
+
+def row(runtime: str, numbers: str, error: float, counted: int | None = None) -> dict[str, object]:
+    return {
+        "network": "n",
+        "runtime": runtime,
+        "numbers": numbers,
+        "predicted_instructions": counted,
+        "counted_instructions": counted,
+        "error_percent": error,
+        "interval_percent": 12.0,
+        "within_interval": error <= 12.0,
+    }
+
+
+def test_each_runtime_has_a_line_with_its_own_errors() -> None:
+    errors = [1.0, 2.0, 4.0, 8.0, 16.0]
+    rows = [row("onnxruntime", "float", each) for each in errors] + [row("cortex-m4", "integer", 3.0, 1000)]
+    text = latency_prediction.section({"rows": rows})
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    p90 = f"{np.percentile(errors, 90):.1f}"
+    assert [cell.strip("| ") for cell in lines[2]] == [
+        "onnxruntime", "float", "latency", "5", "4.0", p90, "16.0", "12.0", "4"
+    ]  # fmt: skip
+    assert [cell.strip("| ") for cell in lines[3]][:4] == ["cortex-m4", "integer", "instructions", "1"]
+
+
+def test_networks_that_are_predicted_differ_from_one_another() -> None:
+    """Bases in turn at ever smaller shares, then other seeds: no two of 40 are the same."""
+    count, bases, shares = latency_prediction.NETWORKS, latency_prediction.BASES, latency_prediction.SHARES
+    named = {(bases[n % len(bases)], shares[(n // len(bases)) % len(shares)]) for n in range(count)}
+    assert len(named) == count == 40

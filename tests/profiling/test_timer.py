@@ -1,0 +1,119 @@
+"""The timer's rules: what is warm, what counts, how wide a median's interval is, what disturbs. No time is compared."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import pytest
+from scipy.stats import binom
+
+from compress.profiling import timer
+from compress.profiling.disturbance import Watch, pinned, slowing
+from compress.profiling.timer import Turn
+
+
+def test_every_job_gets_its_turns_and_conditions() -> None:
+    calls = dict.fromkeys("abc", 0)
+
+    def job(name: str):
+        def run() -> None:
+            calls[name] += 1
+
+        return run
+
+    found = timer.interleaved({name: job(name) for name in calls}, "here", {"threads": 1}, rounds=4, slice_s=1e-5)
+    for name, measurement in found.items():
+        assert calls[name] > measurement.runs >= 3 * 2
+        assert measurement.device == "here"
+        assert measurement.conditions["threads"] == 1
+        assert measurement.low_s <= measurement.latency_s <= measurement.high_s
+        assert measurement.latency_s <= measurement.latency_p90_s
+
+
+@pytest.mark.parametrize(
+    ("medians", "warm"),
+    [
+        ([1.0, 1.0, 1.0], False),
+        ([9.0, 1.0, 1.01, 1.02, 1.03], True),
+        ([1.0, 1.01, 1.02, 1.04], False),
+        ([4.0, 3.0, 2.0, 1.0], False),
+    ],
+)
+def test_warm_is_when_the_last_batches_agree(medians, warm) -> None:
+    assert timer.steady(medians) is warm
+
+
+def test_disturbed_turns_do_not_count_where_half_were_left_alone() -> None:
+    alone, hit = Turn((1.0,), False), Turn((9.0,), True)
+    assert timer.counted([alone, hit, alone]) == ([alone, alone], 1)
+    assert timer.counted([alone, hit, hit]) == ([alone, hit, hit], 2)
+    assert timer.counted([alone, alone]) == ([alone, alone], 0)
+
+
+@pytest.mark.parametrize("n", [6, 8, 12, 20, 41])
+def test_a_medians_interval_holds_it_with_19_in_20(n) -> None:
+    """Ranks low..high (from 1) hold the median with probability sum of binomial(n, 1/2) from low to high - 1."""
+    low, high = timer.median_interval([float(rank) for rank in range(n, 0, -1)])
+    held = binom.cdf(high - 1, n, 0.5) - binom.cdf(low - 1, n, 0.5)
+    assert held >= 0.95
+    narrower = binom.cdf(high - 2, n, 0.5) - binom.cdf(low, n, 0.5)
+    assert narrower < 0.95
+    assert 1 <= low <= (n + 1) / 2 <= high <= n
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
+def test_the_thread_is_on_one_core_meanwhile_and_on_all_again_afterwards() -> None:
+    before = os.sched_getaffinity(0)
+    with pinned() as core:
+        assert os.sched_getaffinity(0) == {core}
+    assert os.sched_getaffinity(0) == before
+    with contextlib.suppress(KeyError), pinned():
+        raise KeyError
+    assert os.sched_getaffinity(0) == before
+
+
+def test_a_clock_that_falls_is_told_from_one_disturbed_loop() -> None:
+    assert slowing([1.0, 1.0, 1.0, 1.0, 1.2, 1.2]) == pytest.approx(0.2)
+    assert slowing([1.0, 1.0, 3.0, 1.0, 1.0, 3.0]) == pytest.approx(0.0)
+    assert slowing([2.0]) == 0
+
+
+def watched(tmp_path, stat: list[str], throttled: list[int]) -> dict:
+    """What is said of a system whose files change meanwhile."""
+    (tmp_path / "proc").mkdir()
+    counter = tmp_path / "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
+    counter.parent.mkdir(parents=True)
+
+    def now(index: int) -> None:
+        (tmp_path / "proc/stat").write_text(stat[index])
+        counter.write_text(f"{throttled[index]}\n")
+
+    now(0)
+    with Watch(tmp_path) as watch:
+        now(1)
+    watch.loops = [1.0, 1.0, 1.0]
+    return watch.conditions()
+
+
+def test_other_programs_and_stolen_time_are_said(tmp_path) -> None:
+    """Far more busy ticks than this process can have had in the meantime."""
+    said = watched(tmp_path, ["cpu  100 0 0 900 0 0 0 0 0 0\n", "cpu  9000 0 0 900 0 0 0 9000 0 0\n"], [3, 3])
+    assert set(said) == {"other_programs"}
+
+
+def test_the_processors_own_count_of_throttling_is_said(tmp_path) -> None:
+    same = "cpu  100 0 0 900 0 0 0 0 0 0\n"
+    assert watched(tmp_path, [same, same], [3, 5])["throttled"] == "2 times, as the processor counted"
+
+
+def test_nothing_is_said_of_a_quiet_system(tmp_path) -> None:
+    same = "cpu  100 0 0 900 0 0 0 0 0 0\n"
+    assert watched(tmp_path, [same, same], [3, 3]) == {}
+
+
+def test_a_system_without_these_files_says_nothing(tmp_path) -> None:
+    with Watch(tmp_path) as watch:
+        pass
+    watch.loops = [1.0]
+    assert watch.conditions() == {}
