@@ -32,7 +32,9 @@ def explain(
     if reference is None:
         return Explanation(layers, multiple, estimate.error)
     layers = roofline.beside(layers, _works(reference, target, ()))
-    found = reasons(layers, multiple)
+    # What a runtime needs for every call belongs to no layer.
+    rest = max(0.0, estimate.latency_s - sum(layer.predicted_s for layer in layers))
+    found = reasons(layers, multiple, rest)
 
     def predict(operators: Sequence[Operator], precisions: Mapping[str, Precision]) -> float:
         return latency.predict(operators, precisions, target, 0, 0, inputs=assessed.inputs).latency_s
