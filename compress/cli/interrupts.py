@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _came = False
+_deferred = False
 
 
 def install() -> None:
@@ -33,7 +36,20 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Raise what comes inside only at the end: a library that is being loaded may swallow it there, or abort."""
+    global _deferred
+    _deferred = True
+    try:
+        yield
+    finally:
+        _deferred = False
+    check()
+
+
 def _stop(_number: int, _frame: FrameType | None) -> None:
     global _came
     _came = True
-    raise KeyboardInterrupt
+    if not _deferred:
+        raise KeyboardInterrupt

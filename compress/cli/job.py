@@ -11,7 +11,7 @@ from typing import Any
 
 from compress import runfolder, targets
 from compress.cache import limit_bytes
-from compress.cli import screen
+from compress.cli import interrupts, screen
 from compress.cli.progress import watching
 from compress.cli.session import PROGRAM, Session
 from compress.errors import BadInput, BudgetUnreachable, RunFolderError
@@ -98,8 +98,8 @@ def _begin(session: Session, options: Mapping[str, Any], path: Path | None, comm
     runfolder.check_writable(path, resume)
     with watching(options["quiet"], options["verbose"]) as watcher:
         watcher.phase("load PyTorch")
-        from compress import api
-
+        with interrupts.deferred():
+            from compress import api
         watcher.phase(f"load {options['model']}, trace it and check the job")
         prepared = api.prepare(
             **{name: options[name] for name in (*NAMED, *SETTINGS, "calibration") if options[name] is not None},

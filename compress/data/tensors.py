@@ -127,8 +127,8 @@ def _read(data: Any, name: str) -> tuple[Tensor, Tensor | None]:
         two = isinstance(value, (tuple, list)) and len(value) == 2 and all(array(each) for each in value)
         if not two or len(value[0].shape) < 2 or not len(value[1].shape):
             return False
-        # Two tensors of one shape are two batches of inputs; else the second holds a label or a target an input.
-        return len(value[1].shape) == 1 or value[0].shape[1:] != value[1].shape[1:]
+        # A list, and a pair of one shape, are batches of inputs; else the second holds a label or a target an input.
+        return len(value[1].shape) == 1 or (isinstance(value, tuple) and value[0].shape[1:] != value[1].shape[1:])
 
     if array(data) or labelled(data):
         found = [pair(name, data)]
