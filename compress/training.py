@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from compress.errors import BadInput
-from compress.lending import lay_out, layout_for, lent, set_mode
+from compress.lending import lent, set_mode
 
 if TYPE_CHECKING:
     import torch
@@ -120,22 +120,18 @@ def fit(
     if not parameters:
         return
     model.to(device)
-    layout = layout_for([model, *([] if teacher is None else [teacher])], split, device, run)
-    lay_out(model, layout)
     optimizer = _optimizer(named, recipe, rates or (lambda name: 1.0))
     used = [min(recipe.batch_size, split.n - start) for start in range(0, split.n, recipe.batch_size)]
     steps = recipe.epochs * sum(size > 1 for size in used)
     step, average = 0, _Average(model)
     first_averaged = steps - round(recipe.averaged * steps)
-    with _seeded(generator, device), lent(teacher, device, layout):
+    with _seeded(generator, device), lent(teacher, device):
         set_mode(model, True)
         for epoch in range(recipe.epochs):
             total, seen = 0.0, 0
             for images, target in split.batches(recipe.batch_size, generator, device, augment):
                 if len(images) < 2:
                     continue
-                if images.dim() == 4:
-                    images = images.to(memory_format=layout)
                 for group in optimizer.param_groups:
                     group["lr"] = group["rate"] * learning_rate(recipe, step, steps)
                 output = run(model, images)
@@ -160,7 +156,6 @@ def fit(
                 progress(f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.4f}")
         average.put_back()
         set_mode(model, False)
-    lay_out(model, torch.contiguous_format)
 
 
 def evaluate(

@@ -127,9 +127,6 @@ class _Round(torch.autograd.Function):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """``sum a b``, in the order in which both lie in memory if that is the same."""
-    if a.dim() == 4 and all(each.is_contiguous(memory_format=torch.channels_last) for each in (a, b)):
-        a, b = (each.permute(0, 2, 3, 1) for each in (a, b))
     return a.reshape(-1) @ b.reshape(-1)
 
 

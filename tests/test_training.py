@@ -218,41 +218,6 @@ def test_the_teacher_stays_as_it_was() -> None:
     assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items())
 
 
-class Flattening(nn.Module):
-    """Two convolutions and a head, which the channels reach by ``view`` or by ``reshape``."""
-
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers, self.head = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), nn.Linear(16, 2)
-        self.way = way
-        self.pixel_by_pixel: set[bool] = set()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.training:
-            self.pixel_by_pixel.add(x.is_contiguous(memory_format=torch.channels_last))
-        features = self.layers(x)
-        flat = features.view(len(x), -1) if self.way == "view" else features.reshape(len(x), -1)
-        result: torch.Tensor = self.head(flat)
-        return result
-
-
-@pytest.mark.parametrize("taught_by", [None, "view", "reshape"])
-def test_images_lie_in_memory_as_student_and_teacher_can_read_them(taught_by: str | None) -> None:
-    """``view`` reads only channels that lie one after the other; the weights found are the same either way."""
-    x = torch.rand(64, 3, 4, 4, generator=seeded(1))
-    toys, found = data.from_python((x, torch.arange(64) % 2), divisible=False), []
-    for way in ("view", "reshape"):
-        model = Flattening(way)
-        teacher = None if taught_by is None else Flattening(taught_by)
-        training.fit(model, toys.train, Recipe(epochs=3, batch_size=16), generator=seeded(), teacher=teacher)
-        assert model.pixel_by_pixel == {way == "reshape" and taught_by != "view"}
-        for network in [model, *([teacher] if teacher else [])]:
-            assert all(parameter.is_contiguous() for parameter in network.parameters())
-        found.append(weights(model))
-    assert torch.allclose(*found, atol=1e-5)
-
-
 def test_progress_is_told_once_an_epoch() -> None:
     said: list[str] = []
     training.fit(linear(), toy().train, Recipe(epochs=3), generator=seeded(), progress=said.append)
