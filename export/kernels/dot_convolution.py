@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from compress.export.kernels.building import Body, function, pointer
 from compress.export.kernels.code import Placed
 from compress.export.kernels.convolutions import folded_bias, image, stored_bits
-from compress.export.kernels.dot import Dot, pack, strategy
+from compress.export.kernels.dot import Dot, pack
 from compress.export.kernels.dot_blocks import Block, choose, columns
 from compress.export.kernels.dot_requantize import Epilogue, Residual, Sum
+from compress.export.kernels.dot_strategies import strategy
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.fusion import ConvolutionAdd
 from compress.export.kernels.halos import needed

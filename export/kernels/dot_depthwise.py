@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from compress.export.kernels.building import Body, function, pointer
 from compress.export.kernels.code import Placed
 from compress.export.kernels.convolutions import folded_bias, image, stored_bits
-from compress.export.kernels.dot import ByLane, Interleaved, pack, strategies
+from compress.export.kernels.dot import Interleaved, pack
+from compress.export.kernels.dot_arm import ByLane
 from compress.export.kernels.dot_blocks import columns
 from compress.export.kernels.dot_convolution import covered, placed_image, span
 from compress.export.kernels.dot_requantize import Epilogue, Sum
+from compress.export.kernels.dot_strategies import strategies
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.vectors import Expr, assign, cast, let, load, numbers, shuffle, typed, variable, view

@@ -9,9 +9,10 @@ import numpy as np
 
 from compress.export.kernels.building import function, pointer
 from compress.export.kernels.code import Placed
-from compress.export.kernels.dot import Dot, strategies
+from compress.export.kernels.dot import Dot
 from compress.export.kernels.dot_convolution import placed_image, span
 from compress.export.kernels.dot_requantize import Epilogue, Sum
+from compress.export.kernels.dot_strategies import strategies
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.vectors import assign, cast, let, load, variable

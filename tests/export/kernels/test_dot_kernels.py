@@ -16,8 +16,9 @@ import pytest
 from compress.export.kernels import aarch64, x86
 from compress.export.kernels.code import Code
 from compress.export.kernels.compiling import assembly, object_file
-from compress.export.kernels.dot import ADDITIONS, pack, strategies
+from compress.export.kernels.dot import pack
 from compress.export.kernels.dot_blocks import choose, registers
+from compress.export.kernels.dot_strategies import ADDITIONS, strategies
 from compress.export.kernels.fusion import ConvolutionAdd, fuse
 from compress.export.kernels.isa import CORTEX_A72, CORTEX_A76, X86_AVX2, X86_AVX_VNNI, X86_VNNI, Isa
 from compress.integer import program as p
