@@ -99,7 +99,7 @@ def run(
         tune: seconds for timing the compiled kernels' register blocks on this machine, for the target ``cpu``; what was
             found is kept and used again where this is given, 0 for nothing more than that.
         calibration: a file of ``compress calibrate`` to predict by, ``"none"`` for the target's numbers alone;
-            None for the newest one that holds for the target here, if there is one.
+            None for the one that the target carries, else the newest one that holds for it here, if there is one.
         resume: go on with the unfinished run in ``out``.
         watcher: told how the run goes on.
         processes: of this machine that make candidates; what comes out doesn't depend on it.
@@ -162,8 +162,8 @@ def prepare(
 ) -> Prepared:
     """Load and check everything that :func:`run` is given, without writing anything."""
     begin = time.perf_counter()
-    uncalibrated = replace(targets.load(target) if isinstance(target, str) else target, calibration=None)
-    device, notes = _calibrated(uncalibrated, calibration)
+    asked = targets.load(target) if isinstance(target, str) else target
+    device, notes = _calibrated(asked, calibration)
     loaded = models.load(model, weights=weights) if isinstance(model, str) else None
     name = loaded.name if loaded is not None else type(model).__name__
     if data is None:
@@ -207,7 +207,7 @@ def prepare(
         "data": dataset.name,
         "data_sha256": dataset.sha256,
         "target": device.name,
-        "target_sha256": _digest(to_json(uncalibrated)),
+        "target_sha256": _digest(to_json(replace(device, calibration=None))),
         "calibration": device.calibration.digest() if device.calibration is not None else None,
         "budget": to_json(job.budget),
         "seed": seed,
@@ -279,10 +279,12 @@ def _calibrated(target: Target, given: str | Path | None) -> tuple[Target, tuple
         BadInput: the calibration that was given is damaged, or of another device or version.
     """
     if given == "none":
-        return target, ()
+        return replace(target, calibration=None), ()
+    why = None
     if given is not None:
         found: Calibration | None = calibrations.read(Path(given), target)
-        why = None
+    elif target.calibration is not None:
+        found = calibrations.holding(target.calibration, target, "the calibration that the target carries")
     else:
         found, why = calibrations.find(target)
     if found is not None:

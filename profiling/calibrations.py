@@ -86,10 +86,23 @@ def read(path: Path, target: Target) -> Calibration:
     wrong = mismatch(Calibration, document)
     if wrong is not None:
         raise BadInput(f"calibration {path}: it is damaged ({wrong}); {anew}")
-    calibration = from_json(Calibration, document)
+    return holding(from_json(Calibration, document), target, f"calibration {path}")
+
+
+def holding(calibration: Calibration, target: Target, named: str) -> Calibration:
+    """``calibration`` if it holds for the target here and now.
+
+    Args:
+        calibration: any.
+        target: what is to be predicted.
+        named: how the calibration was given, for the sentence.
+
+    Raises:
+        BadInput: it is of another target, device or version; the sentence says how to make it anew.
+    """
     reason = stale(calibration, target)
     if reason is not None:
-        raise BadInput(f"calibration {path}: {reason}; {anew}")
+        raise BadInput(f"{named}: {reason}; make it again: {_command(target)}")
     return calibration
 
 
@@ -140,4 +153,4 @@ def _command(target: Target) -> str:
     return f"compress calibrate {target.name}{where}"
 
 
-__all__ = ["FILE", "check_writable", "described", "find", "folder", "read", "save", "stale"]
+__all__ = ["FILE", "check_writable", "described", "find", "folder", "holding", "read", "save", "stale"]

@@ -133,7 +133,7 @@ def _page(front: Front, facts: RunFacts) -> dict[str, Any]:
         "subject": subject,
         "figures": _figures(front, subject) if subject else (),
         "charts": charts,
-        "legend": _legend(charts),
+        "legend": _legend(front, charts),
         "side_by_side": beside.candidates(front),
         "rows": listed,
         "panels": tuple(
@@ -219,13 +219,22 @@ def _chart(front: Front, metric: Metric, up: Metric) -> dict[str, Any] | None:
     }
 
 
-def _legend(charts: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """Which keys the plots need."""
+def _bar(front: Front) -> str:
+    """What the bars of measured latencies reach over; see :func:`compress.report.points.interval`."""
+    known = [c.best.measurement for c in ordered(front) if c.best.measurement is not None]
+    without = [each for each in known if each.low_s is None or each.high_s is None]
+    if not without:
+        return "95% interval of the median"
+    return "median to 90th percentile" if len(without) == len(known) else "95% interval of the median, or up to p90"
+
+
+def _legend(front: Front, charts: Sequence[Mapping[str, Any]]) -> dict[str, bool | str]:
+    """Which keys the plots need, and what the bars of measured latencies say."""
     marks = [mark for drawn in charts for mark in drawn["wide"].marks]
     timed = [mark for drawn in charts if drawn["metric"] == "latency" for mark in drawn["wide"].marks]
     return {
         "measured": any(mark.point.kind == "measured" for mark in timed),
-        "bar": any(mark.point.kind == "measured" and mark.point.x_high > mark.point.x for mark in timed),
+        "bar": _bar(front) if any(m.point.kind == "measured" and m.point.x_high > m.point.x_low for m in timed) else "",
         "predicted": any(mark.point.kind == "predicted" for mark in marks),
         "also": any(mark.measured_x is not None for mark in marks),
         "line": any(drawn["wide"].line for drawn in charts),

@@ -38,7 +38,7 @@ class Point:
         index: 0 is the baseline, then the candidates as in :func:`ordered`.
         id: the candidate's id.
         x: in the metric's own unit: seconds, bytes, multiply-accumulates or joules.
-        x_low, x_high: what ``x`` may be: a prediction's range, of a measured latency up to its 90th percentile.
+        x_low, x_high: what ``x`` may be: a prediction's range, see :func:`interval`.
         kind: whether all that is drawn of it is measured (or counted), or something is predicted.
         measured_x: a measured latency that stands beside the predicted ``x`` by which candidates are
             compared; None where there is none.
@@ -129,15 +129,14 @@ def figure(front: Front, candidate: Candidate, metric: Metric) -> Bar | None:
 
 
 def interval(known: Estimate | Measurement) -> tuple[float, float]:
-    """The ends of what a latency may be, in seconds: its own where it has them.
+    """The ends of what a latency may be, in seconds: a prediction's error on both sides, a median's 95% interval.
 
-    Else a prediction's error on both sides, and a measurement's median and 90th percentile.
+    A measurement without one, as a device's own program gives it, reaches up to its 90th percentile.
     """
-    low, high = getattr(known, "low_s", None), getattr(known, "high_s", None)
-    if isinstance(low, float) and isinstance(high, float):
-        return low, high
     if isinstance(known, Estimate):
-        return known.latency_s * max(0.0, 1 - known.error), known.latency_s * (1 + known.error)
+        return known.interval_s
+    if known.low_s is not None and known.high_s is not None:
+        return known.low_s, known.high_s
     return known.latency_s, max(known.latency_s, known.latency_p90_s)
 
 

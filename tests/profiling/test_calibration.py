@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from compress import api
 from compress.calibration import Calibration
 from compress.errors import BadInput
 from compress.export.lowering import lower
@@ -29,7 +30,7 @@ from compress.prune.prunable import prunable
 from compress.quantize import quantize
 from compress.serial import from_json, to_json
 from compress.targets import load
-from compress.types import FLOAT32, Budget, Precision
+from compress.types import FLOAT32, Budget, Precision, Target
 from tests.graph.networks import Plain, build, images
 from tests.profiling.synthetic import PRICES, Synthetic, calibration
 
@@ -323,6 +324,26 @@ def test_a_device_far_away_may_have_other_versions() -> None:
     far = replace(far, versions={"compress": far.versions["compress"], "onnxruntime": "1.20"})
     assert calibrations.stale(far, load("raspberry-pi-4")) is None
     assert calibrations.stale(replace(far, versions={"compress": "0"}), load("raspberry-pi-4")) is not None
+
+
+def test_a_run_predicts_by_the_calibration_that_its_target_carries(tmp_path, monkeypatch) -> None:
+    """Before any that lies in the user's folder; one that doesn't hold is refused, "none" leaves it out."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    target, own = load("cpu"), calibration(seconds=90.0)
+    calibrations.save(target, calibration(date="2999-01-01 00:00:00 +0000"))
+
+    def used(target: Target, given: str | None = None) -> tuple[Calibration | None, int]:
+        prepared = api.prepare(build(Plain), images(32), target=target, candidates=1, calibration=given)
+        return prepared.job.target.calibration, len(prepared.job.notes)
+
+    carrying = replace(target, calibration=own)
+    assert used(carrying) == (own, 1)
+    assert used(carrying, "none") == (None, 0)
+    found, _ = used(target)
+    assert found is not None
+    assert found.date.startswith("2999")
+    with pytest.raises(BadInput, match="the calibration that the target carries: .*make it again: compress calibrate"):
+        used(replace(target, calibration=replace(own, terms=own.terms + 1)))
 
 
 def test_the_digest_is_of_the_content() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from compress.report import chart
 from compress.report.chart import WIDE
+from compress.report.facts import RunFacts
+from compress.report.html import render
 from compress.report.points import ENERGY, METRICS, Metric, figure, front_line, interval, ordered, points, unit
-from compress.results import Estimate, Front, Measurement
+from compress.results import Candidate, Estimate, Front, Measurement
 
 PAIRS = [(up, metric) for up, metric in itertools.combinations(METRICS, 2)]
 
@@ -86,6 +89,7 @@ def test_a_prediction_on_either_axis_is_drawn_apart(fronts: dict[str, Front]) ->
 def test_intervals_of_latencies() -> None:
     assert interval(Estimate(2e-3, 0, 0, (), 0.25)) == pytest.approx((1.5e-3, 2.5e-3))
     assert interval(Measurement(2e-3, 3e-3, 10, "here")) == (2e-3, 3e-3)
+    assert interval(Measurement(2e-3, 3e-3, 10, "here", {}, 1.9e-3, 2.2e-3)) == (1.9e-3, 2.2e-3)
     assert interval(Estimate(2e-3, 0, 0, (), 1.5))[0] == 0.0
 
 
@@ -111,3 +115,24 @@ def test_limits_stand_in_every_plot_that_has_their_axis(fronts: dict[str, Front]
         f"limit {ram.text(front.baseline.best.ram_bytes)}",
         f"limit {macs.text(0.5 * front.baseline.macs)}",
     }
+
+
+def test_the_legend_says_what_the_bars_of_measured_latencies_are(fronts: dict[str, Front], facts: Callable[[Front], RunFacts]) -> None:
+    def with_interval(candidate: Candidate) -> Candidate:
+        known = candidate.best.measurement
+        assert known is not None
+        measurement = replace(known, low_s=0.98 * known.latency_s, high_s=1.03 * known.latency_s)
+        return replace(candidate, artifacts=(replace(candidate.best, measurement=measurement),))
+
+    def legend(front: Front) -> str:
+        return render(front, facts(front)).split('class="legend"')[1].split("</ul>")[0]
+
+    without = fronts["measured"]
+    everyone = replace(
+        without,
+        baseline=with_interval(without.baseline),
+        candidates=tuple(with_interval(each) for each in without.candidates),
+    )
+    assert "median to 90th percentile" in legend(without)
+    assert "95% interval of the median<" in legend(everyone)
+    assert "95% interval of the median, or up to p90" in legend(replace(everyone, baseline=without.baseline))
