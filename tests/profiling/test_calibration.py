@@ -333,7 +333,8 @@ def test_a_run_predicts_by_the_calibration_that_its_target_carries(tmp_path, mon
     calibrations.save(target, calibration(date="2999-01-01 00:00:00 +0000"))
 
     def used(target: Target, given: str | None = None) -> tuple[Calibration | None, int]:
-        prepared = api.prepare(build(Plain), images(32), target=target, candidates=1, calibration=given)
+        data = (images(32), torch.arange(32) % 5)
+        prepared = api.prepare(build(Plain), data, target=target, candidates=1, calibration=given)
         return prepared.job.target.calibration, len(prepared.job.notes)
 
     carrying = replace(target, calibration=own)

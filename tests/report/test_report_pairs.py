@@ -117,7 +117,9 @@ def test_limits_stand_in_every_plot_that_has_their_axis(fronts: dict[str, Front]
     }
 
 
-def test_the_legend_says_what_the_bars_of_measured_latencies_are(fronts: dict[str, Front], facts: Callable[[Front], RunFacts]) -> None:
+def test_the_legend_says_what_bars_of_latencies_are(
+    fronts: dict[str, Front], facts: Callable[[Front], RunFacts]
+) -> None:
     def with_interval(candidate: Candidate) -> Candidate:
         known = candidate.best.measurement
         assert known is not None
