@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from compress.graph.operators import Operator
 
@@ -27,3 +28,77 @@ def heads(operators: Sequence[Operator]) -> dict[str, str]:
             seen.add(name)
         head[operator.name] = name
     return head
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Operators that run as one.
+
+    Attributes:
+        operator: the one that gives the group its name.
+        fused: the others, in the order of execution.
+        reads: the tensors that it reads from outside, each once: names of other groups or of network inputs.
+        read: their elements.
+        written: elements that it makes.
+    """
+
+    operator: Operator
+    fused: tuple[Operator, ...]
+    reads: tuple[str, ...]
+    read: int
+    written: int
+
+    @property
+    def name(self) -> str:
+        """Of its operator."""
+        return self.operator.name
+
+    @property
+    def moves_nothing(self) -> bool:
+        """Whether no runtime spends time on it."""
+        return self.operator.kind in MOVES_NOTHING
+
+
+def groups(operators: Sequence[Operator], inputs: Mapping[str, int]) -> tuple[Group, ...]:
+    """The operators as they run together, in the order of their first ones.
+
+    Args:
+        operators: in the order of execution.
+        inputs: elements of each of the network's inputs by name.
+
+    Raises:
+        ValueError: an operator reads a tensor that is neither made before nor a network input.
+    """
+    head = heads(operators)
+    members: dict[str, list[Operator]] = {}
+    for operator in operators:
+        members.setdefault(head[operator.name], []).append(operator)
+    elements = dict(inputs) | {name: max(o.output_elements for o in group) for name, group in members.items()}
+    found = []
+    for name, group in members.items():
+        reads = _read_from_outside(group, head, elements)
+        found.append(
+            Group(
+                next(o for o in group if o.name == name),
+                tuple(o for o in group if o.name != name),
+                reads,
+                sum(elements[tensor] for tensor in reads),
+                elements[name],
+            )
+        )
+    return tuple(found)
+
+
+def _read_from_outside(
+    group: Sequence[Operator], head: Mapping[str, str], elements: Mapping[str, int]
+) -> tuple[str, ...]:
+    own = head[group[0].name]
+    read: dict[str, None] = {}
+    for operator in group:
+        for name in operator.inputs:
+            tensor = head.get(name, name)
+            if tensor not in elements:
+                raise ValueError(f"operator {operator.name!r} reads {name!r}, neither an operator nor a network input")
+            if tensor != own:
+                read[tensor] = None
+    return tuple(read)

@@ -15,7 +15,7 @@ from compress.calibration import Calibration, Fit
 from compress.graph.operators import Operator
 from compress.profiling import features
 from compress.profiling.features import Work
-from compress.profiling.fusion import MOVES_NOTHING, heads
+from compress.profiling.fusion import groups
 from compress.results import Estimate, LayerCost
 from compress.types import FLOAT32, Precision, Rate, Target
 
@@ -88,23 +88,16 @@ def works(
     operators: Sequence[Operator], plan_precision: PlanPrecision, inputs: Mapping[str, int]
 ) -> Iterator[tuple[Work, Precision]]:
     """The groups of operators that run as one and take time, with the precision of each; see :func:`predict`."""
-    head = heads(operators)
-    groups: dict[str, list[Operator]] = {}
-    for operator in operators:
-        groups.setdefault(head[operator.name], []).append(operator)
-    elements = dict(inputs) | {name: max(o.output_elements for o in group) for name, group in groups.items()}
     precisions: dict[str, Precision] = {}
-    for name, group in groups.items():
-        operator = next(o for o in group if o.name == name)
-        read = _read_from_outside(group, head, elements)
+    for group in groups(operators, inputs):
+        operator = group.operator
         precision = _planned(plan_precision, operator)
         if precision is None:
-            precision = next((precisions[tensor] for tensor in read if tensor in precisions), FLOAT32)
-        precisions[name] = precision
-        if operator.kind not in MOVES_NOTHING:
-            kinds = tuple(o.kind for o in group if o is not operator)
-            moved = sum(elements[tensor] for tensor in read)
-            yield Work(operator, moved, elements[name], kinds, precision.weight_bits), precision
+            precision = next((precisions[tensor] for tensor in group.reads if tensor in precisions), FLOAT32)
+        precisions[group.name] = precision
+        if not group.moves_nothing:
+            kinds = tuple(each.kind for each in group.fused)
+            yield Work(operator, group.read, group.written, kinds, precision.weight_bits), precision
 
 
 def network_terms(found: Sequence[Work], inputs: Mapping[str, int]) -> dict[str, float]:
@@ -219,22 +212,6 @@ def _planned(plan_precision: PlanPrecision, operator: Operator) -> Precision | N
     if callable(plan_precision):
         return plan_precision(operator)
     return plan_precision.get(operator.path)
-
-
-def _read_from_outside(
-    group: Sequence[Operator], head: Mapping[str, str], elements: Mapping[str, int]
-) -> tuple[str, ...]:
-    """The tensors that a group of fused operators reads, each once: names of heads or network inputs."""
-    own = head[group[0].name]
-    read: dict[str, None] = {}
-    for operator in group:
-        for name in operator.inputs:
-            tensor = head.get(name, name)
-            if tensor not in elements:
-                raise ValueError(f"operator {operator.name!r} reads {name!r}, neither an operator nor a network input")
-            if tensor != own:
-                read[tensor] = None
-    return tuple(read)
 
 
 def _bits(rate: Rate) -> tuple[int, int]:

@@ -5,12 +5,13 @@ The times by the target's numbers stand beside the latency model's prediction, w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from compress.explanation import LayerWork
 from compress.graph.operators import Operator
-from compress.profiling.fusion import MOVES_NOTHING, heads
+from compress.profiling.fusion import Group, groups
 from compress.profiling.latency import padded_macs, rate_for
 from compress.results import Estimate
 from compress.types import FLOAT32, Note, Precision, Target
@@ -46,33 +47,22 @@ def works(
         grids: the operators whose results are integers; without any, the network is a float one.
         notes: what quantization and lowering left in float, and why.
     """
-    head = heads(operators)
-    groups: dict[str, list[Operator]] = {}
-    for operator in operators:
-        groups.setdefault(head[operator.name], []).append(operator)
-    elements = dict(inputs) | {name: max(o.output_elements for o in group) for name, group in groups.items()}
-    read = {name: _read(group, head, elements) for name, group in groups.items()}
-    own = _precisions(groups, read, precisions, grids)
-    integer = {name for name, precision in own.items() if precision.kind != "float"}
-    islands = _islands(groups, read, own, integer)
+    found = groups(operators, inputs)
+    own = _precisions(found, precisions, grids)
+    islands = _islands(found, own)
     predicted = {cost.name: cost.latency_s for cost in estimate.per_layer}
-    by_path: dict[str, int] = {}
-    for name, group in groups.items():
-        operator = next(o for o in group if o.name == name)
-        if name in predicted:
-            by_path[operator.path] = by_path.get(operator.path, 0) + 1
+    timed = [group for group in found if group.name in predicted]
+    by_path = Counter(group.operator.path for group in timed)
     return tuple(
         _work(
-            next(o for o in group if o.name == name),
+            group,
             by_path,
-            own[name],
-            sum(elements[tensor] for tensor in read[name]) + elements[name],
+            own[group.name],
             target,
-            predicted[name],
-            _because(next(o for o in group if o.name == name), notes) if name in islands else None,
+            predicted[group.name],
+            _because(group.operator, notes) if group.name in islands else None,
         )
-        for name, group in groups.items()
-        if name in predicted
+        for group in timed
     )
 
 
@@ -89,70 +79,53 @@ def beside(now: Sequence[LayerWork], before: Sequence[LayerWork]) -> tuple[Layer
     return tuple(with_before(layer) for layer in now)
 
 
-def _read(group: Sequence[Operator], head: Mapping[str, str], elements: Mapping[str, int]) -> tuple[str, ...]:
-    """The tensors that a group reads from outside, each once."""
-    own = head[group[0].name]
-    tensors = (head.get(name, name) for operator in group for name in operator.inputs)
-    return tuple(dict.fromkeys(tensor for tensor in tensors if tensor != own and tensor in elements))
-
-
 def _precisions(
-    groups: Mapping[str, Sequence[Operator]],
-    read: Mapping[str, Sequence[str]],
-    planned: Mapping[str, Precision],
-    grids: Collection[str],
+    found: Sequence[Group], planned: Mapping[str, Precision], grids: Collection[str]
 ) -> dict[str, Precision]:
     """The precision of each group: its layer's; of what has no weights, that of its first input, unless that result
     has no grid though something reads it."""
-    readers = {tensor for tensors in read.values() for tensor in tensors}
-    found: dict[str, Precision] = {}
-    for name, group in groups.items():
-        layer = next((o for o in group if o.name == name and o.path in planned and o.weights), None)
-        if layer is not None:
-            found[name] = planned[layer.path]
+    readers = {tensor for group in found for tensor in group.reads}
+    own: dict[str, Precision] = {}
+    for group in found:
+        operator, name = group.operator, group.name
+        if operator.path in planned and operator.weights:
+            own[name] = planned[operator.path]
             continue
-        in_float = bool(grids) and name in readers and not any(o.name in grids for o in group)
-        inherited = next((found[tensor] for tensor in read[name] if tensor in found), FLOAT32)
-        moves = all(o.kind in MOVES_NOTHING for o in group)
-        found[name] = FLOAT32 if in_float and not moves else inherited
-    return found
+        in_float = bool(grids) and name in readers and not any(o.name in grids for o in (operator, *group.fused))
+        inherited = next((own[tensor] for tensor in group.reads if tensor in own), FLOAT32)
+        own[name] = FLOAT32 if in_float and not group.moves_nothing else inherited
+    return own
 
 
-def _islands(
-    groups: Mapping[str, Sequence[Operator]],
-    read: Mapping[str, Sequence[str]],
-    precisions: Mapping[str, Precision],
-    integer: Collection[str],
-) -> set[str]:
+def _islands(found: Sequence[Group], precisions: Mapping[str, Precision]) -> set[str]:
     """Groups in float32 that lead on to integers: layers anywhere in such a network, the rest if integers follow."""
+    integer = {name for name, precision in precisions.items() if precision.kind != "float"}
     if not integer:
         return set()
     leads: set[str] = set()
-    for name in reversed(list(groups)):
-        if name in integer or name in leads:
-            leads.update(read[name])
+    for group in reversed(found):
+        if group.name in integer or group.name in leads:
+            leads.update(group.reads)
     return {
-        name
-        for name, group in groups.items()
-        if precisions[name].kind == "float" and (any(o.weights for o in group) or name in leads)
+        group.name for group in found if group.name not in integer and (group.operator.weights or group.name in leads)
     }
 
 
 def _work(
-    operator: Operator,
+    group: Group,
     by_path: Mapping[str, int],
     precision: Precision,
-    moved_elements: int,
     target: Target,
     predicted_s: float,
     island: str | None,
 ) -> LayerWork:
+    operator = group.operator
     rate = rate_for(target, precision)
     computed = rate.precision
     reached = rate.macs_per_s * rate.efficiency
     padded = padded_macs(operator, target.channel_multiple)
     weight_bits = max(computed.weight_bits, 8) if target.weights_in_ram else computed.weight_bits
-    moved = (operator.weights * weight_bits + moved_elements * computed.activation_bits) / 8
+    moved = (operator.weights * weight_bits + (group.read + group.written) * computed.activation_bits) / 8
     wider = _wider(target, precision)
     return LayerWork(
         name=operator.path if operator.path and by_path[operator.path] == 1 else operator.name,
