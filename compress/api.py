@@ -22,9 +22,9 @@ from compress.errors import BadInput, RunFolderError
 from compress.execution import execute
 from compress.export import bundle
 from compress.graph.module import in_evaluation_mode
-from compress.how import How
 from compress.identity import versions
 from compress.job import Job
+from compress.making_options import MakingOptions
 from compress.preflight import check
 from compress.profiling import calibrations
 from compress.prune import roster as pruning
@@ -112,7 +112,7 @@ def run(
     Raises:
         BadInput: something in the arguments can't be used; nothing has been written.
     """
-    how = How(processes, workers, cache)
+    how = MakingOptions(processes, workers, cache)
     how.check(tune)
     prepared = prepare(
         model,
@@ -236,7 +236,7 @@ def prepare(
 
 
 def start(
-    prepared: Prepared, path: Path, command: str, watcher: Watcher, resume: bool, how: How | None = None
+    prepared: Prepared, path: Path, command: str, watcher: Watcher, resume: bool, how: MakingOptions | None = None
 ) -> Front:
     """Do a prepared job in ``path``; the front's candidates know their folders.
 
@@ -245,7 +245,7 @@ def start(
             works in it.
         WorkersUnusable: the workers can't be reached, which leaves nothing written, or have vanished.
     """
-    how = how or How()
+    how = how or MakingOptions()
     job = prepared.job
     if resume and (path / runfolder.RUN).exists():
         _same(path, prepared.configuration)

@@ -16,9 +16,9 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from compress.errors import MissingExtra, WorkersUnusable
-from compress.how import How
 from compress.identity import fingerprint
 from compress.job import Job
+from compress.making_options import MakingOptions
 from compress.runfolder import RunFolder
 from compress.work import (
     Packed,
@@ -64,7 +64,7 @@ class Pool(Protocol):
         """End everything that it does."""
 
 
-def pool_for(job: Job, how: How) -> Pool | None:
+def pool_for(job: Job, how: MakingOptions) -> Pool | None:
     """What makes the candidates of ``job``; None for this process.
 
     Raises:

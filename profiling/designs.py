@@ -59,12 +59,7 @@ def _side(random: Random, macs_a_pixel: float, largest: float, most: int = 64) -
 
 
 def _dense(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
-    a, b = _channels(random), _channels(random)
-    d = Drawing(name, a, _side(random, 9 * a * b, largest), precision)
-    x = d.input
-    for out in (b, a, b, a):
-        x = d.conv(x, out, 3, activation="relu" if random.random() < 0.8 else None)
-    return d.done(x)
+    return _to_and_fro(name, precision, random, largest, 3, _channels(random), _channels(random), 0.8)
 
 
 def _strided(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
@@ -82,11 +77,17 @@ def _stem(name: str, precision: Precision, random: Random, largest: float) -> Dr
 
 
 def _pointwise(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
-    a, b = _channels(random, 8, 256), _channels(random, 8, 256)
-    d = Drawing(name, a, _side(random, a * b, largest), precision)
+    return _to_and_fro(name, precision, random, largest, 1, _channels(random, 8, 256), _channels(random, 8, 256), 0.6)
+
+
+def _to_and_fro(
+    name: str, precision: Precision, random: Random, largest: float, kernel: int, a: int, b: int, activated: float
+) -> Drawn:
+    """Four convolutions from ``a`` channels to ``b`` and back; so large a share of them has an activation function."""
+    d = Drawing(name, a, _side(random, kernel**2 * a * b, largest), precision)
     x = d.input
     for out in (b, a, b, a):
-        x = d.conv(x, out, 1, activation="relu" if random.random() < 0.6 else None)
+        x = d.conv(x, out, kernel, activation="relu" if random.random() < activated else None)
     return d.done(x)
 
 

@@ -23,7 +23,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.watch",
         "compress.runfolder",
         "compress.cache",
-        "compress.how",
+        "compress.making_options",
         "compress",
     ),
     (

@@ -13,8 +13,8 @@ import compress
 from compress import api, pipeline, runfolder, watch
 from compress import data as datasets
 from compress.errors import RunFolderError
-from compress.how import How
 from compress.job import Job
+from compress.making_options import MakingOptions
 from compress.search import Outcome, Proposal
 from compress.types import Context, Size, State
 from tests.small_jobs import OPTIONS, Log, data, device, network, run, substance
@@ -272,10 +272,10 @@ def test_processes_make_what_this_one_makes(tmp_path):
 @pytest.mark.parametrize(
     ("how", "tune", "problem"),
     [
-        (How(processes=0), None, "--processes 0: it must be at least 1"),
-        (How(processes=2, workers="tcp://a:1"), None, "give one of them"),
-        (How(processes=2), 1.0, "leave --processes out"),
-        (How(workers="tcp://a:1"), 1.0, "leave --workers out"),
+        (MakingOptions(processes=0), None, "--processes 0: it must be at least 1"),
+        (MakingOptions(processes=2, workers="tcp://a:1"), None, "give one of them"),
+        (MakingOptions(processes=2), 1.0, "leave --processes out"),
+        (MakingOptions(workers="tcp://a:1"), 1.0, "leave --workers out"),
     ],
 )
 def test_ways_that_exclude_one_another_are_refused(how, tune, problem):

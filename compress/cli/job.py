@@ -16,7 +16,7 @@ from compress.cli.progress import watching
 from compress.cli.session import PROGRAM, Session
 from compress.errors import BadInput, BudgetUnreachable, RunFolderError
 from compress.finished import read_finished
-from compress.how import How
+from compress.making_options import MakingOptions
 from compress.report import words
 from compress.results import Candidate, Front
 from compress.types import Budget, Target
@@ -87,7 +87,9 @@ def _begin(session: Session, options: Mapping[str, Any], path: Path | None, comm
     # What costs nothing to check comes before torch is imported.
     device = targets.load(options["target"])
     limit_bytes()
-    how = How(1 if options["processes"] is None else options["processes"], options["workers"], not options["no_cache"])
+    how = MakingOptions(
+        1 if options["processes"] is None else options["processes"], options["workers"], not options["no_cache"]
+    )
     how.check(options["tune"])
     if path is None:
         path = (

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from compress.errors import BadInput
 from compress.graph.copies import copied
 
 
@@ -48,10 +49,14 @@ class PrunedMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As ``nn.MultiheadAttention.forward``."""
+        """As ``nn.MultiheadAttention.forward``.
+
+        Raises:
+            BadInput: the module has ``bias_k`` or ``add_zero_attn``. Whoever tries to remove its heads reports that.
+        """
         itself = query is key and key is value
         if self.bias_k is not None or self.add_zero_attn:
-            raise NotImplementedError("pruned attention has no bias_k and no add_zero_attn")
+            raise BadInput("attention with bias_k or add_zero_attn keeps its heads")
         batched = query.dim() == 3
         if not batched:
             query, key, value = (x.unsqueeze(0) for x in (query, key, value))

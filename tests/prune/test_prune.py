@@ -318,3 +318,33 @@ def test_the_least_reachable_is_named():
 def test_a_network_without_a_prunable_axis_is_refused_with_the_reason():
     with pytest.raises(NoPrunableAxis, match="network's output"):
         prune(nn.Conv2d(3, 4, 3), images(2), macs=0.5)
+
+
+class WithExtraKeys(nn.Module):
+    """Attention with a key and a value more than there are inputs, and a branch that can be pruned."""
+
+    def __init__(self, **extra: bool) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True, **extra)
+        self.wide, self.narrow, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, _ = self.attention(x, x, x, need_weights=False)
+        x = x + y
+        return self.head((x + self.narrow(torch.relu(self.wide(x)))).mean(1))
+
+
+@pytest.mark.parametrize("extra", ["add_bias_kv", "add_zero_attn"])
+def test_attention_with_extra_keys_keeps_its_heads_and_the_rest_is_pruned(extra: str) -> None:
+    torch.manual_seed(0)
+    model, x = WithExtraKeys(**{extra: True}).eval(), torch.randn(8, 6, 16)
+    result = prune(model, x, macs=0.6, method="norm")
+    assert type(result.model.attention) is nn.MultiheadAttention
+    assert result.model.attention.num_heads == 4
+    assert result.model.wide.out_features < 32
+    assert result.report.after.macs <= 0.6 * result.report.before.macs
+    assert result.model(x).shape == model(x).shape
+    said = [note.why for note in result.report.notes if note.where == "attention.in_proj_weight"]
+    reasons = {"add_bias_kv": "bias_k or add_zero_attn keeps its heads", "add_zero_attn": "beside what isn't prunable"}
+    assert len(said) == 1
+    assert reasons[extra] in said[0]

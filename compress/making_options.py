@@ -9,7 +9,7 @@ from compress.errors import BadInput, WorkersUnusable
 
 
 @dataclass(frozen=True, slots=True)
-class How:
+class MakingOptions:
     """How candidates are made; what comes out doesn't depend on it.
 
     Attributes:
