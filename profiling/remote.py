@@ -85,7 +85,7 @@ def profile(
         files, spec, program = _prepared(bundle, manifest, device, probe, chosen, Path(temporary), seconds)
         tell(f"copy {len(files)} files")
         session.send(files)
-        session.ask({"do": "start", "spec": spec})
+        session.start(spec)
         measured = awaited(session, tell, stop or threading.Event())
         found = _profile(bundle, manifest, device, probe, chosen, measured, program)
         return Remote(found, device, probe, measured, session.reconnections)

@@ -83,7 +83,7 @@ class There:
         with Session(self.where, self._job(named), self.tell) as session:
             self.tell(f"copy {len(files)} files")
             session.send(files)
-            session.ask({"do": "start", "spec": spec})
+            session.start(spec)
             found = awaited(session, heard)
         if found["conditions"].get("moved"):
             self.warnings.append("the device's clocks moved meanwhile: fix them and calibrate again")

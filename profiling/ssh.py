@@ -82,13 +82,17 @@ class Sent:
             return hashlib.file_digest(file, "sha256").hexdigest(), self.content.stat().st_size
 
 
+def _template(name: str) -> bytes:
+    return resources.files("compress.export").joinpath("templates", name).read_bytes()
+
+
 class Connection:
     """One SSH process with an agent behind it."""
 
     def __init__(self, device: SshDevice) -> None:
         self.device = device
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the connection
-        source = resources.files("compress.export").joinpath("templates", "device_agent.py").read_bytes()
+        source = _template("device_agent.py")
         try:
             self.process = subprocess.Popen(
                 command(device), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors
@@ -303,6 +307,10 @@ class Session:
     def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """A request that may be made twice."""
         return self.again(lambda connection: connection.ask({"job": self.job, **request}))
+
+    def start(self, spec: Mapping[str, Any]) -> None:
+        """Have the job measured there, in a process of its own."""
+        self.ask({"do": "start", "spec": spec, "program": _template("device_measuring.py").decode()})
 
     def send(self, files: list[Sent]) -> None:
         """Copy files, each from where an earlier attempt stopped."""
