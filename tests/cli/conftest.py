@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,9 +33,11 @@ def compress(tmp_path: Path) -> Call:
 @pytest.fixture
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Call]:
     """Run the command in this process, in an empty folder: the same but for loading torch each time."""
-    from compress.cli import shell
+    from compress.cli import interrupts, shell
 
     monkeypatch.chdir(tmp_path)
+    # A command that is interrupted ignores what comes after; later tests' processes would inherit that.
+    handlers = {number: signal.getsignal(number) for number in interrupts.SIGNALS}
 
     def call(*arguments: object) -> Ended:
         capfd.readouterr()
@@ -44,6 +47,8 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
 
     yield call
     logging.disable(logging.NOTSET)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
