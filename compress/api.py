@@ -14,24 +14,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import checkpoints, models, runfolder, targets
+from compress import checkpoints, front_search, models, runfolder, targets
 from compress import data as datasets
 from compress.cache import users
 from compress.calibration import Calibration
 from compress.errors import BadInput, RunFolderError
-from compress.execution import execute
+from compress.execution import Searching, execute
 from compress.export import bundle
 from compress.graph.module import in_evaluation_mode
 from compress.identity import versions
 from compress.job import Job
 from compress.making_options import MakingOptions
-from compress.preflight import check
+from compress.preflight import Checked, check
 from compress.profiling import calibrations
 from compress.prune import roster as pruning
 from compress.prune.recall import class_indices
 from compress.quantize import roster as quantizing
 from compress.results import Candidate, Front
-from compress.search import OneRound, Proposal
 from compress.serial import to_json, write_json
 from compress.types import Budget, Note, Target
 from compress.watch import Silent, Watcher
@@ -46,7 +45,7 @@ class Prepared:
     """A job that was checked, with what ``run.json`` says of it."""
 
     job: Job
-    proposals: tuple[Proposal, ...]
+    checked: Checked
     configuration: dict[str, Any]
     loading_s: float
 
@@ -200,7 +199,7 @@ def prepare(
         tune=tune,
         notes=notes,
     )
-    proposals = check(job)
+    checked = check(job)
     configuration = {
         "model": name,
         "parameters_sha256": checkpoints.digest(network),
@@ -232,13 +231,21 @@ def prepare(
             "protect_classes": [str(each) for each in protect_classes] or None,
         },
     }
-    return Prepared(job, proposals, configuration, time.perf_counter() - begin)
+    return Prepared(job, checked, configuration, time.perf_counter() - begin)
 
 
 def start(
-    prepared: Prepared, path: Path, command: str, watcher: Watcher, resume: bool, how: MakingOptions | None = None
+    prepared: Prepared,
+    path: Path,
+    command: str,
+    watcher: Watcher,
+    resume: bool,
+    how: MakingOptions | None = None,
+    search: Searching | None = None,
 ) -> Front:
     """Do a prepared job in ``path``; the front's candidates know their folders.
+
+    ``search`` chooses the candidates, given who makes them; :mod:`compress.front_search` by default.
 
     Raises:
         RunFolderError: the run in ``path`` was asked for otherwise, so that it can't be resumed, or another process
@@ -261,7 +268,7 @@ def start(
                 write_json(path / calibrations.FILE, job.target.calibration)
         return execute(
             job,
-            OneRound(prepared.proposals),
+            search or (lambda maker: front_search.of(maker, prepared.checked)),
             folder,
             prepared.configuration,
             command,

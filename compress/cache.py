@@ -37,7 +37,7 @@ class Entry:
 
     Attributes:
         key: the digest of what it was made of.
-        kind: ``"candidate"``, ``"network"`` or ``"sensitivity"``.
+        kind: ``"candidate"``, ``"network"``, ``"sensitivity"`` or ``"forecasts"``.
         about: of what, for people: model, target, id.
         bytes: of all its files.
         used: when it was made or used last, seconds since 1970.

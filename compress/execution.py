@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from compress.profiling import artifacts, session, timer
 from compress.report.facts import RunFacts
 from compress.results import Artifact, Candidate, Dataset, Front, Measurement
 from compress.runfolder import RunFolder, disk_errors
-from compress.search import Search
+from compress.search import Account, Search
 from compress.serial import to_json, write_atomic, write_json
 from compress.types import LayerSensitivity, Note, Record
 from compress.watch import Watcher
 from compress.workers import Pool
+
+Searching = Callable[[Maker], Search]
+"""Gives what proposes the candidates that a maker makes."""
 
 
 @dataclass
@@ -52,7 +55,7 @@ class _Clock:
 
 def execute(
     job: Job,
-    search: Search,
+    searching: Searching,
     folder: RunFolder,
     configuration: Mapping[str, Any],
     command: str,
@@ -68,7 +71,7 @@ def execute(
 
     Args:
         job: what was asked for.
-        search: proposes the candidates.
+        searching: gives what proposes the candidates, for who makes them.
         folder: of the run.
         configuration: what ``run.json`` says of the job.
         command: how it was asked for.
@@ -89,6 +92,7 @@ def execute(
     with disk_errors(folder.path):
         folder.tidy()
         folder.write_run(configuration, "running", command=command, started=started, versions=versions())
+        search = searching(maker)
         results = maker.search(search)
         if pool is None:
             clock.lap("export and evaluate", maker.ran)
@@ -124,7 +128,8 @@ def execute(
             *(Note(each.id, "candidate", f"dropped: {each.reason}") for each in unfit),
             *(Note("", "cache", text) for text in maker.said),
         )
-        _write(job, front, notes, sensitivity, folder, configuration, command, started, clock)
+        account = search.account(maker.outcomes)
+        _write(job, front, notes, sensitivity, account, folder, configuration, command, started, clock)
     return front
 
 
@@ -162,6 +167,7 @@ def _write(
     front: Front,
     notes: tuple[Note, ...],
     sensitivity: tuple[LayerSensitivity, ...],
+    account: Account | None,
     folder: RunFolder,
     configuration: Mapping[str, Any],
     command: str,
@@ -187,6 +193,7 @@ def _write(
         notes=notes,
         next_commands=commands,
         sensitivity=sensitivity,
+        search=account,
     )
     write_json(folder.path / "front.json", front.document())
     write_documents(folder.path, front, facts)

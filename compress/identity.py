@@ -30,6 +30,7 @@ from compress.export.kernels import backends
 from compress.export.library import toolchain
 from compress.job import Job, reference
 from compress.pipeline import described
+from compress.prune.goal import Goal
 from compress.serial import to_json
 from compress.types import Stage, State
 
@@ -97,7 +98,7 @@ def network_key(job: Job, stages: Sequence[Stage]) -> str | None:
     made_of = _made_of(job)
     if made_of is None:
         return None
-    return digest({**made_of, "kind": "network", "stages": described(stages), "target": seen_by_stages(job)})
+    return digest({**made_of, "kind": "network", "stages": described(stages), "target": seen_by_stages(job, stages)})
 
 
 def sensitivity_key(job: Job) -> str | None:
@@ -108,13 +109,31 @@ def sensitivity_key(job: Job) -> str | None:
     return digest({**made_of, "kind": "sensitivity", "target": seen_by_stages(job), "bits": job.activation_bits})
 
 
-def seen_by_stages(job: Job) -> dict[str, Any]:
-    """What the stages of a job read of its target: all figures where they choose bits under limits, else its kernels.
+def forecasts_key(job: Job) -> str | None:
+    """The key of what a search of the job expects of all that can be proposed."""
+    made_of = _made_of(job)
+    if made_of is None:
+        return None
+    asked = {
+        "kind": "forecasts",
+        "target": to_json(job.target),
+        "runtime": job.runtime,
+        "methods": [job.prune, job.quantize],
+        "tuned": job.epochs > 0,
+        "candidates": job.candidates,
+        "budget": to_json(replace(job.budget, max_accuracy_drop=None)),
+    }
+    return digest({**made_of, **asked})
+
+
+def seen_by_stages(job: Job, stages: Sequence[Stage] = ()) -> dict[str, Any]:
+    """What stages of a job read of its target: all figures where they choose under limits of it, else its kernels.
 
     RAM that even the float network leaves room in limits nothing, and so is the same as any other.
     """
     target = job.target
-    if _limits(job) is not None:
+    goals = [goal for stage in stages if isinstance(goal := getattr(stage, "goal", None), Goal)]
+    if _limits(job) is not None or any(goal.latency_s is not None for goal in goals):
         figures: dict[str, Any] = to_json(target)
         return {name: value for name, value in figures.items() if name not in UNREAD}
     return {
@@ -253,4 +272,12 @@ def _programs() -> dict[str, list[Any]]:
     return found
 
 
-__all__ = ["candidate_key", "fingerprint", "network_key", "seen_by_stages", "sensitivity_key", "versions"]
+__all__ = [
+    "candidate_key",
+    "fingerprint",
+    "forecasts_key",
+    "network_key",
+    "seen_by_stages",
+    "sensitivity_key",
+    "versions",
+]

@@ -78,15 +78,12 @@ class Job:
         Raises:
             BadInput: the target has no integer kernel with the activation bits that were asked for.
         """
-        widths: tuple[int, ...] = ()
-        if self.quantize is not None:
-            widths = self._uniform_widths(self.widths())
         return ladder(
             self.candidates,
             prune=self.prune is not None,
             macs=self.budget.macs,
             params=self.budget.params,
-            widths=widths,
+            widths=self.search_widths(),
             weight_bits=self.budget.weight_bits,
             least=least,
             limited=self.limited,
@@ -121,7 +118,15 @@ class Job:
             return tuple(sorted(found))
         return integer_widths(self.target, self.activation_bits)
 
-    def _uniform_widths(self, widths: tuple[int, ...]) -> tuple[int, ...]:
+    def search_widths(self) -> tuple[int, ...]:
+        """The weight widths that averages lie between, narrowest first; none where networks stay in float.
+
+        Raises:
+            BadInput: the average that was asked for is below the target's narrowest, or as :meth:`widths`.
+        """
+        if self.quantize is None:
+            return ()
+        widths = self.widths()
         cap = self.budget.weight_bits
         if cap is not None and cap < widths[0]:
             raise BadInput(
@@ -136,11 +141,8 @@ class Job:
     def stages(self, proposal: Proposal) -> tuple[Stage, ...]:
         """The stages that make a proposal."""
         stages: list[Stage] = []
-        shrinks = any(share is not None and share < 1 for share in (proposal.macs, proposal.params))
-        if self.prune is not None and shrinks:
-            stages.append(
-                pruning.METHODS[self.prune](Goal(proposal.macs, proposal.params, tuned_after=self.epochs > 0))
-            )
+        if self.prune is not None and proposal.shrinks:
+            stages.append(pruning.METHODS[self.prune](self.goal(proposal)))
             if self.epochs:
                 stages.append(FineTune(self.epochs))
         if self.quantize is not None and proposal.weight_bits is not None:
@@ -153,6 +155,38 @@ class Job:
         if stages and self.protect_classes:
             stages.append(Protect(self.protect_classes))
         return tuple(stages)
+
+    def goal(self, proposal: Proposal) -> Goal:
+        """What pruning has to reach for a proposal; its latency is that of the precision and runtime to come."""
+        goal = Goal(proposal.macs, proposal.params, tuned_after=self.epochs > 0)
+        if proposal.latency is None:
+            return goal
+        precision, runtime = self.precision, self.judged_runtime
+        whole = self.predicted(precision, runtime)
+        return replace(goal, latency_s=proposal.latency * whole, precision=precision, runtime=runtime)
+
+    @property
+    def precision(self) -> Precision:
+        """The widest one that candidates' layers have."""
+        if self.quantize is None:
+            return FLOAT32
+        return Precision(self.widths()[-1], self.activation_bits, "integer")
+
+    @property
+    def judged_runtime(self) -> str:
+        """The runtime by whose latency pruning chooses: the one that was asked for, else the fastest by prediction."""
+        if self.runtime is not None:
+            return self.runtime
+        order = sorted(self.target.runtimes, key=lambda name: self.predicted(self.precision, name))
+        return order[0] if self.target.calibration is not None else self.target.runtime
+
+    def predicted(self, precision: Precision, runtime: str) -> float:
+        """Seconds of the whole network with all layers in one precision, by the target's model."""
+        whole = reference(self)
+        layers = {each.path: precision for each in whole.operators if each.weights}
+        return latency.predict(
+            whole.operators, layers, self.target, 0, 0, inputs=whole.inputs, runtime=runtime
+        ).latency_s
 
     @property
     def chooses_by_sensitivity(self) -> bool:

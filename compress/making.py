@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from compress.building import Unfit
 from compress.cache import Cache
 from compress.errors import BadInput, CheckFailed
 from compress.export import bundle
 from compress.export.manifest import read_manifest
-from compress.identity import candidate_key, sensitivity_key
+from compress.forecast import Forecast, forecasts
+from compress.identity import candidate_key, forecasts_key, sensitivity_key
 from compress.job import Job
 from compress.results import Candidate
 from compress.runfolder import RunFolder
@@ -27,7 +28,7 @@ from compress.work import Report, Task, make, result_of
 from compress.workers import Pool
 
 BASELINE = "float"
-SENSITIVITY = "sensitivity.json"
+T = TypeVar("T")
 
 
 class WorkerBug(RuntimeError):
@@ -46,6 +47,7 @@ class Maker:
         cache: where they may be from, and are kept; None for nowhere.
         ran: told of each thing made: the stages that were run.
         said: what was out of the ordinary.
+        outcomes: of the float network and of what was proposed.
     """
 
     job: Job
@@ -55,6 +57,8 @@ class Maker:
     cache: Cache | None = None
     said: list[str] = field(default_factory=list)
     ran: list[Record] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    _sensitivity: tuple[LayerSensitivity, ...] | None = None
 
     def search(self, search: Search) -> list[Candidate | Unfit]:
         """The float network and all that ``search`` proposes, in the order in which it did.
@@ -64,15 +68,14 @@ class Maker:
         there = [name for name in self.folder.names() if finished(self.folder, name) is not None]
         self.watcher.begin(search.most + 1, len(there))
         found: dict[str, Candidate | Unfit] = {}
-        outcomes: list[Outcome] = []
         proposals = search.propose(())
         tasks = [Task(BASELINE, ()), *self._tasks(proposals, found)]
         asked: dict[str, Proposal] = {}
         while tasks and not _hopeless(found):
             asked.update((proposal.id, proposal) for proposal in proposals)
             self._round(tasks, found)
-            outcomes += [_outcome(asked.get(task.name), found[task.name]) for task in tasks if task.name in found]
-            proposals = search.propose(tuple(outcomes))
+            self.outcomes += [_outcome(asked.get(task.name), found[task.name]) for task in tasks if task.name in found]
+            proposals = search.propose(tuple(self.outcomes))
             tasks = self._tasks(proposals, found)
         self.folder.tidy()
         return list(found.values())
@@ -168,17 +171,40 @@ class Maker:
 
     def sensitivity(self) -> tuple[LayerSensitivity, ...]:
         """That of the uncompressed network's layers, from the cache where it is known."""
-        key = sensitivity_key(self.job) if self.cache is not None and self.job.chooses_by_sensitivity else None
+        if self._sensitivity is None:
+            key = sensitivity_key(self.job) if self.cache is not None and self.job.chooses_by_sensitivity else None
+
+            def find() -> tuple[LayerSensitivity, ...]:
+                return self.job.sensitivity(self.watcher.message)
+
+            self._sensitivity = self._known(key, "sensitivity", tuple[LayerSensitivity, ...], find)
+        return self._sensitivity
+
+    def forecasts(self, least: tuple[float, float]) -> tuple[Forecast, ...]:
+        """What is expected of all that can be proposed, from the cache where it is known.
+
+        Args:
+            least: the smallest fractions of multiply-accumulates and parameters that pruning reaches.
+        """
+        key = forecasts_key(self.job) if self.cache is not None else None
+
+        def find() -> tuple[Forecast, ...]:
+            return forecasts(self.job, least, self.sensitivity(), self.watcher.message)
+
+        return self._known(key, "forecasts", tuple[Forecast, ...], find)
+
+    def _known(self, key: str | None, kind: str, form: type[T], find: Callable[[], T]) -> T:
+        """What the cache holds under ``key``, else what ``find`` gives, which is kept there."""
         if self.cache is None or key is None:
-            return self.job.sensitivity(self.watcher.message)
+            return find()
         with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / SENSITIVITY
+            path = Path(scratch) / f"{kind}.json"
             if self.cache.take(key, path.parent, self._say):
-                return from_json(tuple[LayerSensitivity, ...], json.loads(path.read_text(encoding="utf-8")))
-            found = self.job.sensitivity(self.watcher.message)
+                return from_json(form, json.loads(path.read_text(encoding="utf-8")))
+            found = find()
             write_json(path, to_json(found))
             about = {"model": self.job.name, "data": self.job.data.name}
-            self.cache.keep(key, "sensitivity", about, path.parent, self._say)
+            self.cache.keep(key, kind, about, path.parent, self._say)
         return found
 
 

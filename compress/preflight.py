@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from compress.checkpoints import check_finite
@@ -23,8 +25,21 @@ from compress.quantize.mixed import integer_precisions
 from compress.search import Proposal
 
 
-def check(job: Job) -> tuple[Proposal, ...]:
-    """See that the job can be done, and return its proposals.
+@dataclass(frozen=True)
+class Checked:
+    """What is known of a job that can be done.
+
+    Attributes:
+        ladder: what it proposes where it doesn't search.
+        least: the smallest fractions of multiply-accumulates and parameters that pruning reaches.
+    """
+
+    ladder: tuple[Proposal, ...]
+    least: tuple[float, float] = (1.0, 1.0)
+
+
+def check(job: Job) -> Checked:
+    """See that the job can be done.
 
     Raises:
         BadInput: it can't; the sentence says what to change.
@@ -47,17 +62,18 @@ def check(job: Job) -> tuple[Proposal, ...]:
     if job.prune is None:
         proposals = job.proposals()
         _room(job, proposals[-1], network)
-        return proposals
+        return Checked(proposals)
     dependencies = prunable(job.model, network)
     counter = Counter.of(network, dependencies)
     uniform(counter, Goal(job.budget.macs, job.budget.params), job.target.channel_multiple)  # says what is out of reach
-    proposals = job.proposals(counter.least())
+    least = counter.least()
+    proposals = job.proposals(least)
     smallest = proposals[-1]
     kept = uniform(counter, Goal(smallest.macs, smallest.params), job.target.channel_multiple)
     scores = magnitudes(job.model, network, dependencies, job.context("", lambda message: None))
     model = remove(job.model, dependencies, lowest(dependencies, scores, kept))
     _room(job, smallest, trace(model, (job.example,)))
-    return proposals
+    return Checked(proposals, least)
 
 
 def _numbers(job: Job) -> None:

@@ -1,8 +1,9 @@
-"""Which candidates to build, in rounds: a ladder of sizes inside the budget that was asked for.
+"""Which candidates to build, in rounds: what a search is, and the simplest one, a ladder of sizes.
 
 A round depends on the options and on what became of earlier rounds, never on what was timed, so that the same job
 proposes the same candidates on every machine. The ladder is one round. Sizes fall geometrically, since a front is
 read in ratios; where the target runs weights narrower than 8 bits, every third size comes in mixed precision.
+:mod:`compress.front_search` is the search that a job of several candidates uses.
 """
 
 from __future__ import annotations
@@ -26,18 +27,28 @@ class Proposal:
         macs, params: fractions to keep, None to prune nothing on that account.
         weight_bits: average bits of the weights, None to stay in float.
         mixed: True if layers may differ in bits.
+        latency: fraction to keep of the latency that the target's model predicts for the whole network in the same
+            precision; None for no such limit.
     """
 
     macs: float | None
     params: float | None
     weight_bits: float | None
     mixed: bool
+    latency: float | None = None
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether anything is to be removed."""
+        return any(share is not None and share < 1 for share in (self.macs, self.params, self.latency))
 
     @property
     def id(self) -> str:
         """A readable name, the same for the same proposal: ``macs50-w8``, ``macs100-mixed5``, ``size25-float``,
-        ``macs50-size25-w8``."""
+        ``macs50-size25-w8``, ``time40-w8``."""
         parts = [f"size{_plain(100 * self.params)}"] if self.params is not None else []
+        if self.latency is not None:
+            parts.insert(0, f"time{_plain(100 * self.latency)}")
         if self.macs is not None or not parts:
             parts.insert(0, f"macs{_plain(100 * (1.0 if self.macs is None else self.macs))}")
         bits = "float" if self.weight_bits is None else f"{'mixed' if self.mixed else 'w'}{_plain(self.weight_bits)}"
@@ -59,6 +70,37 @@ class Outcome:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a search expected of a candidate before it was made.
+
+    Attributes:
+        round: from 1.
+        value: accuracy in its unit.
+        deviation: its standard deviation.
+    """
+
+    id: str
+    round: int
+    value: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Account:
+    """How a search went.
+
+    Attributes:
+        expected: of each candidate, in the order of proposing.
+        rank_correlation: Spearman's of expected and measured accuracy; None of fewer than three.
+        informed_rank_correlation: the same of the candidates after the first round, of which nothing was known before.
+    """
+
+    expected: tuple[Expected, ...]
+    rank_correlation: float | None
+    informed_rank_correlation: float | None
+
+
 class Search(Protocol):
     """Proposes candidates, round by round."""
 
@@ -77,6 +119,9 @@ class Search(Protocol):
                 nothing before the first round.
         """
 
+    def account(self, outcomes: Sequence[Outcome], /) -> Account | None:
+        """How the search went; None where nothing was expected of the candidates."""
+
 
 @dataclass(frozen=True, slots=True)
 class OneRound:
@@ -92,6 +137,10 @@ class OneRound:
     def propose(self, outcomes: Sequence[Outcome], /) -> tuple[Proposal, ...]:
         """See :class:`Search`."""
         return () if outcomes else self.proposals
+
+    def account(self, outcomes: Sequence[Outcome], /) -> None:
+        """See :class:`Search`."""
+        return
 
 
 def _plain(value: float) -> str:
@@ -121,19 +170,19 @@ def ladder(
             lies below them.
         limited: every candidate chooses its layers' bits under other limits too, so that its average is a cap.
     """
-    precisions = _precisions(widths, weight_bits, 1 if prune else count)
+    choices = precisions(widths, weight_bits, 1 if prune else count)
     if limited:
-        precisions = [(bits, mixed or bits is not None) for bits, mixed in precisions]
+        choices = [(bits, mixed or bits is not None) for bits, mixed in choices]
     if not prune:
-        return tuple(dict.fromkeys(Proposal(None, None, bits, mixed) for bits, mixed in precisions))[:count]
-    plain, rest = precisions[0], precisions[1:]
+        return tuple(dict.fromkeys(Proposal(None, None, bits, mixed) for bits, mixed in choices))[:count]
+    plain, rest = choices[0], choices[1:]
     extra = count // 3 if rest else 0
     tops = (1.0 if macs is None and params is None else macs, params)
     last = max(SMALLEST, *(low / top for low, top in zip(least, tops, strict=True) if top is not None))
     sizes = [_rung(i, count - extra, min(1.0, last)) for i in range(count - extra)]
 
     def sized(size: float, bits: float | None, mixed: bool) -> Proposal:
-        shares = [None if top is None else _share(size, low, top) for low, top in zip(least, tops, strict=True)]
+        shares = [None if top is None else share_of(size, low, top) for low, top in zip(least, tops, strict=True)]
         return Proposal(shares[0], shares[1], bits, mixed)
 
     proposals = [sized(size, *plain) for size in sizes]
@@ -149,12 +198,12 @@ def _rung(i: int, n: int, last: float) -> float:
     return 1.0 if n == 1 else last ** (i / (n - 1))
 
 
-def _share(size: float, low: float, top: float) -> float:
+def share_of(size: float, low: float, top: float) -> float:
     """``size`` of ``top`` in whole percent, but never above what was asked for nor below what can be reached."""
     return top if size == 1 else min(top, max(math.ceil(100 * low) / 100, round(top * size, 2)))
 
 
-def _precisions(widths: Sequence[int], cap: float | None, count: int) -> list[tuple[float | None, bool]]:
+def precisions(widths: Sequence[int], cap: float | None, count: int) -> list[tuple[float | None, bool]]:
     """(average bits, mixed) to choose from, most accurate first."""
     if not widths:
         return [(None, False)]

@@ -9,7 +9,8 @@ Afterwards what still fits is given back where it helps most.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -36,23 +37,52 @@ def allocate(counter: Counter, goal: Goal, multiple: int, curves: Sequence[np.nd
         BadInput: even the smallest network misses the goal; the least reachable is named.
     """
     groups, limits = counter.dependencies.groups, Limits.of(goal, counter)
-    kept = list(counter.all_units)
-    if limits.met(counter, kept):
-        return tuple(kept)
+    if limits.met(counter, counter.all_units):
+        return counter.all_units
     levels = [_levels(len(group.units), granularity(group, multiple)) for group in groups]
     if not limits.met(counter, [each[-1] for each in levels]):
         levels = [[*each, 1] if each[-1] > 1 else each for each in levels]
         if not limits.met(counter, [1] * len(groups)):
             raise BadInput(out_of_reach(counter, [1] * len(groups)))
+    kept = list(counter.all_units)
+    for kept, now in _walked(counter, limits, levels, curves):  # noqa: B007  # the last ones count
+        if limits.holds(now):
+            break
+    else:
+        raise BadInput(out_of_reach(counter, kept))
+    return _filled(counter, limits, kept, levels, curves, limits.cost(counter, counter.all_units))
+
+
+def path(
+    counter: Counter, measure: Literal["macs", "params", "latency_s"], multiple: int, curves: Sequence[np.ndarray]
+) -> Iterator[tuple[tuple[int, ...], Cost]]:
+    """What :func:`allocate` keeps under ever tighter limits on ``measure`` alone, before what fits is given back.
+
+    From the whole network to the smallest, each with its costs; those that the target's models predict only where
+    ``measure`` is one of them.
+    """
+    nothing = {"macs": None, "params": None, "latency_s": None, "ram_bytes": None}
+    limits = Limits(**(nothing | {measure: 0.0}))  # type: ignore[arg-type]  # 0 is never met
+    levels = [_levels(len(group.units), granularity(group, multiple)) for group in counter.dependencies.groups]
+    levels = [[*each, 1] if each[-1] > 1 else each for each in levels]
+    for kept, cost in _walked(counter, limits, levels, curves):
+        yield tuple(kept), cost
+
+
+def _walked(
+    counter: Counter, limits: Limits, levels: Sequence[Sequence[int]], curves: Sequence[np.ndarray]
+) -> Iterator[tuple[list[int], Cost]]:
+    """The whole network, and what is left after every move, down to the least of all levels."""
+    groups = counter.dependencies.groups
+    kept = list(counter.all_units)
     full = limits.cost(counter, kept)
     touching = _touching(counter)
     slopes: dict[int, float] = {}
     while True:
         now = limits.cost(counter, kept)
-        if limits.holds(now):
-            break
-        if limits.needs_device:
-            slopes.clear()
+        yield list(kept), now
+        if limits.ram_bytes is not None:
+            slopes.clear()  # a peak may move to where no group was changed; MACs, parameters and seconds add up
         best: tuple[float, int, int] | None = None
         for g, each in enumerate(levels):
             below = [count for count in each if count < kept[g]]
@@ -69,12 +99,11 @@ def allocate(counter: Counter, goal: Goal, multiple: int, curves: Sequence[np.nd
                 if best is None or rate < best[0]:
                     best = rate, g, count
         if best is None:
-            raise BadInput(out_of_reach(counter, kept))
+            return
         _, g, count = best
         kept[g] = count
         for other in touching[g]:
             slopes.pop(other, None)
-    return _filled(counter, limits, kept, levels, curves, full)
 
 
 def _levels(units: int, step: int) -> list[int]:

@@ -54,7 +54,7 @@ class Blocks:
         inputs = context.data.train.inputs(context.samples, torch.Generator().manual_seed(context.seed))
         network = trace(state.model, (inputs[:2],))
         dependencies = proven(state.model, find(network))
-        counter = Counter.of(network, dependencies, context.target)
+        counter = Counter.of(network, dependencies, context.target, self.goal.precision, self.goal.runtime)
         limits = Limits.of(self.goal, counter)
         if limits.met(counter, counter.all_units):
             return state
@@ -66,7 +66,7 @@ class Blocks:
             return Reconstruct(self.goal, self.iterations)(state, context)
         inputs = inputs[: affordable(network)]
         batch = BATCH_SIZE if network.dynamic_batch else 1
-        gone = _chosen(state.model, network, dependencies, free, limits, inputs, batch, context)
+        gone = _chosen(state.model, network, counter, free, limits, inputs, batch, context)
         model = remove_blocks(state.model, gone)
         if gone:
             iterations = 0 if self.goal.tuned_after else self.iterations
@@ -92,7 +92,7 @@ class Blocks:
 def _chosen(
     model: nn.Module,
     network: Network,
-    dependencies: Dependencies,
+    counter: Counter,
     free: Sequence[Block],
     limits: Limits,
     inputs: Tensor,
@@ -114,7 +114,8 @@ def _chosen(
         after = total[0] - macs[block.path], total[1] - params[block.path]
         if limits.needs_device:
             trial = trace(remove_blocks(model, gone), (inputs[:2],))
-            seen = Counter.of(trial, replace(dependencies, groups=()), context.target)
+            none = replace(counter.dependencies, groups=())
+            seen = Counter.of(trial, none, context.target, counter.precision, counter.runtime)
             if limits.holds(seen.cost(())):
                 break
         elif _overshoots(limits, Cost(*total), Cost(*after)):

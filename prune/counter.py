@@ -41,7 +41,7 @@ class Counter:
         trainable: every parameter.
         inputs: elements of each of the network's inputs.
         target: the device whose models predict latency and RAM; None leaves those out.
-        precision: the layers' precision in those predictions.
+        precision, runtime: the layers' precision in those predictions, and what runs them.
     """
 
     dependencies: Dependencies
@@ -51,6 +51,7 @@ class Counter:
     inputs: Mapping[str, int] = field(default_factory=dict)
     target: Target | None = None
     precision: Precision = FLOAT32
+    runtime: str | None = None
 
     @classmethod
     def of(
@@ -59,6 +60,7 @@ class Counter:
         dependencies: Dependencies,
         target: Target | None = None,
         precision: Precision = FLOAT32,
+        runtime: str | None = None,
     ) -> Counter:
         """Count the operators of ``network``."""
         found = operators(network)
@@ -75,7 +77,7 @@ class Counter:
         }
         sizes = {name: math.prod(x.shape[1:]) for name, x in zip(network.inputs, network.example_inputs, strict=True)}
         trainable = tuple(network.program.graph_signature.parameters)
-        return cls(dependencies, found, weighted, trainable, sizes, target, precision)
+        return cls(dependencies, found, weighted, trainable, sizes, target, precision, runtime)
 
     @property
     def all_units(self) -> tuple[int, ...]:
@@ -103,7 +105,9 @@ class Counter:
         weight_bytes = sum(each.weights for each in smaller) * self.precision.weight_bits // 8
         peak = memory.peak_ram(smaller, dict.fromkeys(names, bits), weight_bytes, self.target, inputs=self.inputs)
         precisions = {each.path: self.precision for each in smaller if each.weights}
-        predicted = latency.predict(smaller, precisions, self.target, peak.bytes, weight_bytes, inputs=self.inputs)
+        predicted = latency.predict(
+            smaller, precisions, self.target, peak.bytes, weight_bytes, inputs=self.inputs, runtime=self.runtime
+        )
         return Cost(macs, params, predicted.latency_s, peak.bytes)
 
     def least(self) -> tuple[float, float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from compress.types import FLOAT32, Precision
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -12,6 +14,7 @@ class Goal:
     Attributes:
         macs, params: fractions of the multiply-accumulates and of the parameters to keep, in (0, 1].
         latency_s, ram_bytes: what the target's models may predict at most for one input.
+        precision, runtime: of the layers, and what runs them, in those predictions; None for the target's own runtime.
         skip: layers (module paths) whose channels stay.
         protect_classes: classes whose recall must not fall.
         sees_data: whether the context's inputs are the user's data; if not, only their shape counts.
@@ -26,3 +29,5 @@ class Goal:
     protect_classes: tuple[int, ...] = ()
     sees_data: bool = True
     tuned_after: bool = False
+    precision: Precision = FLOAT32
+    runtime: str | None = None

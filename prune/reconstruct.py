@@ -15,7 +15,7 @@ the spirit of He et al., *Channel Pruning*, ICCV 2017 (least squares) and Li et 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -31,12 +31,13 @@ from compress.graph.moments import Reader, collect, readers
 from compress.graph.segments import Kept, segments
 from compress.graph.surgery import planned, remove
 from compress.graph.trace import Network, argument, kind, trace
-from compress.prune.allocation import allocate
+from compress.prune.allocation import allocate, path
 from compress.prune.amounts import undershoot
 from compress.prune.counter import Counter
 from compress.prune.elimination import Problem, eliminate
 from compress.prune.goal import Goal
 from compress.prune.norm import magnitude
+from compress.prune.outlook import Measure, Outlook
 from compress.prune.prunable import prunable
 from compress.prune.recalibrate import as_in_training
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
@@ -63,15 +64,15 @@ class Reconstruct:
         """The state with a smaller network and the plan that says which channels stay."""
         study = _shared(state.model, self.goal, context)
         network, dependencies = study.network, study.dependencies
-        counter = Counter.of(network, dependencies, context.target)
+        counter = Counter.of(network, dependencies, context.target, self.goal.precision, self.goal.runtime)
         notes = state.notes + dependencies.left_alone + network.notes
-        kept = allocate(counter, self.goal, context.target.channel_multiple, [path.errors for path in study.paths])
+        kept = allocate(counter, self.goal, context.target.channel_multiple, [each.errors for each in study.paths])
         if kept == counter.all_units:
             return replace(state, notes=tuple(dict.fromkeys(notes)))
         units = [
             group.units[i]
-            for group, path, stays in zip(dependencies.groups, study.paths, kept, strict=True)
-            for i in path.order[: len(group.units) - stays]
+            for group, each, stays in zip(dependencies.groups, study.paths, kept, strict=True)
+            for i in each.order[: len(group.units) - stays]
         ]
         model = remove(state.model, dependencies, units)
         left = Kept(dependencies, frozenset(unit.label for unit in units))
@@ -84,6 +85,16 @@ class Reconstruct:
         notes += undershoot(counter, self.goal, kept, context.target.channel_multiple)
         plan = planned(state.plan, dependencies, units)
         return replace(state, model=model, plan=plan, notes=tuple(dict.fromkeys(notes)))
+
+    def outlook(self, state: State, context: Context, measure: Measure) -> Iterator[Outlook]:
+        """See :func:`compress.prune.outlook.outlook`: the damage is the sum of the curves."""
+        study = _shared(state.model, self.goal, context)
+        counter = Counter.of(study.network, study.dependencies, context.target, self.goal.precision, self.goal.runtime)
+        curves = [each.errors for each in study.paths]
+        for kept, _ in path(counter, measure, context.target.channel_multiple, curves):
+            gone = [units - stays for units, stays in zip(counter.all_units, kept, strict=True)]
+            damage = sum(float(curve[count]) for curve, count in zip(curves, gone, strict=True))
+            yield Outlook(kept, *counter.counts(kept), damage, counter.shrunk(kept), dict(counter.inputs))
 
 
 @dataclass(frozen=True)
@@ -184,7 +195,7 @@ def _paths(
         }
     context.progress("measure what removals change")
     measured = probes.measured(changes)
-    return {g: replace(path, errors=curve(path.errors, measured[g])) for g, path in paths.items()}
+    return {g: replace(each, errors=curve(each.errors, measured[g])) for g, each in paths.items()}
 
 
 def _problem(whole: Steps, reader: Reader, moments: Tensor, importance: Tensor, units: Iterable[Unit]) -> Problem:
@@ -205,7 +216,7 @@ def _by_magnitude(model: nn.Module, group: Group, others: Iterable[_Path]) -> _P
     order = torch.argsort(scores, stable=True)
     squares = scores[order].square().numpy()
     share = np.concatenate([[0.0], np.cumsum(squares)]) / max(float(squares.sum()), 1e-30)
-    ends = [path.errors[-1] for path in others]
+    ends = [each.errors[-1] for each in others]
     return _Path(tuple(order.tolist()), share * (float(np.median(ends)) if ends else 1.0))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from compress.search import Account
 from compress.types import LayerSensitivity, Note
 
 
@@ -25,6 +26,7 @@ class RunFacts:
         notes: what was left alone or approximated outside any stage of a candidate.
         next_commands: what to type next, most useful first.
         sensitivity: of the uncompressed network's layers, where widths were chosen by it.
+        search: what was expected of the candidates before they were made, where something was.
     """
 
     command: str
@@ -38,3 +40,4 @@ class RunFacts:
     notes: tuple[Note, ...] = ()
     next_commands: tuple[str, ...] = ()
     sensitivity: tuple[LayerSensitivity, ...] = ()
+    search: Account | None = None

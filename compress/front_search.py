@@ -1,0 +1,272 @@
+"""The search for the front: each round builds what is expected to add most to it.
+
+Of all that can be proposed, pruning and precision together, forecasts (:mod:`compress.forecast`) say what latency and
+bytes it will have, and a surrogate (:mod:`compress.surrogate`) what accuracy, corrected by the candidates that were
+evaluated. A round takes one proposal after the other: always the one by which the volume that the front dominates is
+expected to grow most, the earlier ones of the round taken to come out well. Volume grows most where the front
+is thin. It is the area over accuracy and latency, which the front is about, and with a smaller weight the volume over
+accuracy, latency and size; latency and size count by their logarithms, since a front is read in ratios, and what loses
+too much accuracy to be of use counts for nothing.
+
+Latencies are the model's throughout: what is proposed never depends on what a run timed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import qmc
+
+from compress.figures import Accuracy
+from compress.forecast import Forecast
+from compress.making import Maker
+from compress.preflight import Checked
+from compress.results import DEFAULT_DROP, Candidate
+from compress.search import Account, Expected, OneRound, Outcome, Proposal, Search
+from compress.surrogate import Surrogate, rank_correlation
+from compress.types import Budget
+
+FEWEST = 4
+"""Candidates with which a search makes sense; fewer come from the ladder."""
+
+SIZES = {True: (0.5, 0.2), False: (0.7, 0.45)}
+"""Shares of the bytes that the first candidates keep: where they are trained, and where they aren't."""
+
+USEFUL = 5.0
+"""Times the allowed drop in accuracy: what loses more is of no use."""
+
+WITH_SIZE = 0.25
+"""Weight of the volume that counts size too, beside the area over accuracy and latency."""
+
+POINTS = 4096
+"""Points of a Sobol sequence by which volume is measured."""
+
+OPEN = (-0.5, 0.0, 0.5)
+"""Standard deviations of the expected accuracy over which a gain in volume is averaged: few, as there are few
+candidates to be spent on what may well be of no use."""
+
+
+@dataclass
+class FrontSearch:
+    """Proposes up to ``most`` candidates.
+
+    Attributes:
+        most: how many in all.
+        foresee: gives what can be proposed; called once.
+        budget: what was asked for.
+        tuned: whether candidates are trained.
+    """
+
+    most: int
+    foresee: Callable[[], tuple[Forecast, ...]]
+    budget: Budget
+    tuned: bool
+    _known: tuple[Forecast, ...] = ()
+    _expected: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+
+    def propose(self, outcomes: Sequence[Outcome], /) -> tuple[Proposal, ...]:
+        """See :class:`compress.search.Search`."""
+        self._known = self._known or self.foresee()
+        tried = {outcome.proposal for outcome in outcomes if outcome.proposal is not None}
+        left = [forecast for forecast in self._known if forecast.proposal not in tried]
+        count = min(self._round_size(len(tried)), self.most - len(tried), len(left))
+        if count < 1:
+            return ()
+        view = _View.of(self._known, outcomes, self.budget, self.tuned)
+        left = view.fitting(left)
+        values, deviations = view.expected(left)
+        chosen = _first(left, count, self.tuned) if not tried else []
+        volume = _Volume(view, left)
+        for forecast, value in view.evaluated:
+            volume.add(forecast, value)
+        for number in chosen:
+            volume.add(left[number], values[number])
+        while len(chosen) < count:
+            gains = volume.gains(values, deviations)
+            # Where no gain is expected, what is expected to lose least.
+            gains = gains if gains.max() > 0 else values - values.max() - 1.0
+            gains[chosen] = -np.inf
+            number = int(np.argmax(gains))
+            chosen.append(number)
+            # As if it came out well: what lies beside it would then add nothing, so the round spreads.
+            volume.add(left[number], values[number] + deviations[number])
+        number_of_round = 1 + max((each[0] for each in self._expected.values()), default=0)
+        for number in chosen:
+            drop = view.baseline - float(values[number])
+            self._expected[left[number].proposal.id] = number_of_round, drop, float(deviations[number])
+        return tuple(left[number].proposal for number in chosen)
+
+    def _round_size(self, tried: int) -> int:
+        """A few at first, then a sixth at a time: enough to work on side by side, and to learn from in between."""
+        return min(4, max(3, self.most // 2)) if not tried else math.ceil(self.most / 6)
+
+    def account(self, outcomes: Sequence[Outcome]) -> Account:
+        """How it went, by the candidates that were made."""
+        made = {o.proposal.id: o.candidate for o in outcomes if o.proposal is not None and o.candidate is not None}
+        baseline = _baseline(outcomes)
+        expected = tuple(
+            Expected(name, number, baseline - drop, deviation)
+            for name, (number, drop, deviation) in self._expected.items()
+            if name in made and made[name].accuracy is not None
+        )
+
+        def correlation(of: Sequence[Expected]) -> float | None:
+            return rank_correlation([each.value for each in of], [made[each.id].value for each in of])
+
+        return Account(expected, correlation(expected), correlation([each for each in expected if each.round > 1]))
+
+
+@dataclass(frozen=True)
+class _View:
+    """What is known when a round is proposed.
+
+    Attributes:
+        surrogate: learnt from the outcomes.
+        baseline: accuracy of the float network; 100 before it is known.
+        floor: the least accuracy that is of use.
+        evaluated: forecasts of what was made, with latency and bytes as they came out, and its accuracy.
+        latency, size: by how much those figures exceed what was forecast, as factors.
+    """
+
+    surrogate: Surrogate
+    baseline: float
+    floor: float
+    evaluated: tuple[tuple[Forecast, float], ...]
+    latency: float
+    size: float
+    budget: Budget
+
+    @classmethod
+    def of(cls, known: Sequence[Forecast], outcomes: Sequence[Outcome], budget: Budget, tuned: bool) -> _View:
+        by_proposal = {forecast.proposal: forecast for forecast in known}
+        made: list[tuple[Forecast, Candidate, Accuracy]] = []
+        for outcome in outcomes:
+            candidate = outcome.candidate
+            if outcome.proposal in by_proposal and candidate is not None and candidate.accuracy is not None:
+                made.append((by_proposal[outcome.proposal], candidate, candidate.accuracy))
+        baseline = _baseline(outcomes)
+        surrogate = Surrogate.fit(
+            [(forecast.pruning, forecast.rounding) for forecast, _, _ in made],
+            [baseline - accuracy.value for _, _, accuracy in made],
+            # The same inputs are evaluated, so most of what is chance is shared with the float network.
+            [max((accuracy.high - accuracy.low) / 8, 0.02) for _, _, accuracy in made],
+            scale=max((forecast.pruning for forecast in known), default=0.0),
+            most=max(baseline, 1.0),
+            tuned=tuned,
+        )
+        evaluated, slower, larger = [], [], []
+        for forecast, candidate, accuracy in made:
+            estimate = candidate.best.estimate
+            seconds = forecast.latency_s if estimate is None else estimate.latency_s
+            slower.append(seconds / max(forecast.latency_s, 1e-12))
+            larger.append(candidate.best.bytes / max(forecast.flash_bytes, 1))
+            evaluated.append((_measured(forecast, seconds, candidate.best.bytes), accuracy.value))
+        allowed = DEFAULT_DROP if budget.max_accuracy_drop is None else max(budget.max_accuracy_drop, 0.1)
+        latency, size = (float(np.median(each)) if each else 1.0 for each in (slower, larger))
+        return cls(surrogate, baseline, baseline - USEFUL * allowed, tuple(evaluated), latency, size, budget)
+
+    def expected(self, forecasts: Sequence[Forecast]) -> tuple[np.ndarray, np.ndarray]:
+        """Accuracy of each, (n,), and its standard deviation."""
+        drops, deviations = self.surrogate.expected([(each.pruning, each.rounding) for each in forecasts])
+        return self.baseline - drops, deviations
+
+    def costs(self, forecast: Forecast, measured: bool = False) -> tuple[float, float]:
+        """Logarithms of latency and size."""
+        latency, size = (1.0, 1.0) if measured else (self.latency, self.size)
+        return math.log(max(latency * forecast.latency_s, 1e-12)), math.log(max(size * forecast.flash_bytes, 1.0))
+
+    def fitting(self, forecasts: Sequence[Forecast]) -> list[Forecast]:
+        """Those that meet the budget as far as can be foreseen; all of them if none does."""
+        limits = (self.budget.latency_s, self.budget.flash_bytes, self.budget.ram_bytes)
+
+        def over(forecast: Forecast) -> bool:
+            found = (self.latency * forecast.latency_s, self.size * forecast.flash_bytes, forecast.ram_bytes)
+            return any(limit is not None and value > limit for value, limit in zip(found, limits, strict=True))
+
+        inside = [forecast for forecast in forecasts if not over(forecast)]
+        return inside or list(forecasts)
+
+
+class _Volume:
+    """The share of a box of accuracy, latency and size that candidates dominate, on a fixed set of points."""
+
+    def __init__(self, view: _View, forecasts: Sequence[Forecast]) -> None:
+        self.view = view
+        self.costs = np.array([view.costs(each) for each in forecasts])
+        known = [view.costs(forecast, measured=True) for forecast, _ in view.evaluated]
+        everything = np.concatenate([self.costs, np.array(known).reshape(-1, 2)])
+        low, high = everything.min(0), everything.max(0)
+        room = np.maximum(high - low, 1e-6)
+        # The largest and the smallest must dominate something too.
+        low, high = low - 0.1 * room, high + 0.1 * room
+        points = qmc.Sobol(3, scramble=False).random(POINTS)
+        self.points = low + points[:, :2] * (high - low)
+        self.accuracies = view.floor + points[:, 2] * max(view.baseline - view.floor, 1e-6)
+        self.free = np.ones(POINTS, dtype=bool)
+        self.free_of_size = np.ones(POINTS, dtype=bool)
+
+    def add(self, forecast: Forecast, value: float) -> None:
+        """Count a candidate of this accuracy."""
+        measured = any(forecast is each for each, _ in self.view.evaluated)
+        inside = self.points >= np.array(self.view.costs(forecast, measured))
+        reached = self.accuracies <= value
+        self.free &= ~(inside.all(1) & reached)
+        self.free_of_size &= ~(inside[:, 0] & reached)
+
+    def gains(self, values: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+        """By how much each of the forecasts would add, (n,)."""
+        total = np.zeros(len(values))
+        for free, axes, weight in ((self.free_of_size, 1, 1.0), (self.free, 2, WITH_SIZE)):
+            points, accuracies = self.points[free], self.accuracies[free]
+            inside = (points[None, :, :axes] >= self.costs[:, None, :axes]).all(-1)
+            for deviation in OPEN:
+                reached = accuracies[None] <= (values + deviation * deviations)[:, None]
+                total += weight * (inside & reached).sum(1)
+        return total / (len(OPEN) * POINTS)
+
+
+def of(maker: Maker, checked: Checked) -> Search:
+    """The search for a job: that of the front, or the ladder where there is little to choose."""
+    job = maker.job
+    if job.candidates < FEWEST or (job.prune is None and len(job.search_widths()) < 2):
+        return OneRound(checked.ladder)
+    return FrontSearch(job.candidates, lambda: maker.forecasts(checked.least), job.budget, job.epochs > 0)
+
+
+def _measured(forecast: Forecast, seconds: float, size: int) -> Forecast:
+    return Forecast(forecast.proposal, forecast.pruning, forecast.rounding, seconds, forecast.ram_bytes, size)
+
+
+def _baseline(outcomes: Sequence[Outcome]) -> float:
+    found = (each.candidate for each in outcomes if each.proposal is None and each.candidate is not None)
+    known = [candidate.value for candidate in found if candidate.accuracy is not None]
+    return known[0] if known else 100.0
+
+
+def _first(forecasts: Sequence[Forecast], count: int, tuned: bool) -> list[int]:
+    """Numbers of the first ``count``, before anything is known of the network: the one that is damaged least, smaller
+    ones in the same precision, and between them one of narrower weights."""
+    order = sorted(range(len(forecasts)), key=lambda i: _damage(forecasts[i]))
+    whole = forecasts[order[0]]
+    chosen = [order[0]]
+    narrower = [i for i in order if forecasts[i].pruning == whole.pruning and forecasts[i].rounding > whole.rounding]
+    if narrower:
+        chosen.append(narrower[len(narrower) // 2])
+    alike = [i for i in order if forecasts[i].rounding == whole.rounding and i not in chosen]
+    for share in SIZES[tuned]:
+        if alike:
+            ratios = {i: forecasts[i].flash_bytes / whole.flash_bytes for i in alike}
+            nearest = min(alike, key=lambda i: (abs(math.log(ratios[i] / share)), i))
+            alike.remove(nearest)
+            chosen.append(nearest)
+    return chosen[:count]
+
+
+def _damage(forecast: Forecast) -> tuple[float, float, float]:
+    return forecast.pruning, forecast.rounding, -forecast.flash_bytes
+
+
+__all__ = ["FEWEST", "FrontSearch", "of"]
