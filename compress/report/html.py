@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from compress.report import beside, chart, explanation, gains, layers, narrow, runs, sensitivity, words
+from compress.report import beside, chart, explanation, gains, layers, narrow, runs, searching, sensitivity, words
 from compress.report import rows as tables
 from compress.report.facts import RunFacts
 from compress.report.points import METRICS, NAMES, Metric, ordered
@@ -152,6 +152,7 @@ def _page(front: Front, facts: RunFacts) -> dict[str, Any]:
         ),
         "recalls": tables.recalls(front, subject) if subject else (),
         **sensitivity.section(front, facts.sensitivity),
+        **searching.section(front, facts.search),
         "unavailable": tables.unavailable(front),
         "notes": tables.notes(front, facts),
         "phases": tuple(
