@@ -243,7 +243,7 @@ def test_candidates_that_do_not_fit_are_dropped_with_the_reason(tmp_path):
     free = check(Job("p", build(Plain), random_data(), targets.load("cortex-m7"), candidates=3))
     small = replace(targets.load("cortex-m7"), flash_bytes=9_000)
     front = compress.run(build(Plain), pair(), target=small, out=tmp_path / "r", candidates=3, watcher=Listen())
-    assert {*dropped, *(c.id for c in front.candidates)} == {proposal.id for proposal in free}
+    assert {*dropped, *(c.id for c in front.candidates)} == {proposal.id for proposal in free.ladder}
     assert dropped
     assert all("flash" in reason for reason in dropped.values())
     assert all(c.best.bytes <= 9_000 for c in front.candidates)

@@ -243,7 +243,7 @@ def test_rounds_see_what_earlier_ones_found_and_nothing_that_was_timed(tmp_path)
                 if Stop.made == stop_after:
                     raise KeyboardInterrupt
 
-        front = execute(prepared.job, seen, folder, prepared.configuration, "test", Stop())
+        front = execute(prepared.job, lambda maker: seen, folder, prepared.configuration, "test", Stop())
         return front, seen.seen
 
     front, seen = search(tmp_path / "a")

@@ -1,4 +1,4 @@
-"""The surrogate: it rises with damage, learns its formula from what the formula made, and passes near what was found."""
+"""The surrogate: it rises with damage, learns its formula from what that made, and passes near what was found."""
 
 from __future__ import annotations
 

@@ -19,12 +19,12 @@ from compress.graph.surgery import remove
 from compress.graph.trace import trace
 from compress.profiling import latency, memory
 from compress.prune import prune
-from compress.prune.allocation import allocate
+from compress.prune.allocation import allocate, path
 from compress.prune.amounts import granularity
 from compress.prune.counter import Cost, Counter
 from compress.prune.goal import Goal
 from compress.prune.prunable import prunable
-from compress.types import FLOAT32, Budget, Target
+from compress.types import FLOAT32, Budget, Precision, Target
 from tests.graph import convolutional, transformers
 from tests.graph.networks import (
     ROSTER,
@@ -277,3 +277,48 @@ def test_a_budget_that_nothing_reaches_is_refused_through_the_one_call():
         prune(build(Plain), images(2), macs=1e-4, method="reconstruct")
     share = float(re.search(r"is (0\.\d+) of the MACs", str(raised.value))[1])
     assert prune(build(Plain), images(2), macs=share + 5e-4, method="norm").report.after.macs > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_path_passes_through_what_every_goal_keeps_before_what_fits_is_given_back(seed):
+    counter = separable()
+    curves = random_curves(counter, seed)
+    steps = list(path(counter, "macs", 1, curves))
+    kept = [each for each, _ in steps]
+    assert kept[0] == counter.all_units
+    assert kept[-1] == (1, 1, 1)
+    assert all(cost.macs == counter.counts(each)[0] for each, cost in steps)
+    for before, after in itertools.pairwise(kept):
+        assert all(now <= then for now, then in zip(after, before, strict=True))
+        assert sum(now < then for now, then in zip(after, before, strict=True)) == 1
+    whole = steps[0][1].macs
+    for share in (0.85, 0.6, 0.4):
+        first = next(each for each, cost in steps if cost.macs <= share * whole)
+        final = allocate(counter, Goal(share), 1, curves)
+        assert all(now >= then for now, then in zip(final, first, strict=True))
+
+
+@pytest.mark.parametrize("factory", [Residual, Dense])
+def test_the_path_by_latency_ends_at_the_smallest_network_and_gets_faster_all_the_way(factory):
+    _, _, counter = counted(factory, "raspberry-pi-4")
+    steps = list(path(counter, "latency_s", 1, random_curves(counter, 0)))
+    seconds = [cost.latency_s for _, cost in steps]
+    assert seconds == pytest.approx([counter.cost(kept).latency_s for kept, _ in steps])
+    assert all(after <= before * (1 + 1e-9) for before, after in itertools.pairwise(seconds))
+    assert steps[-1][0] == (1,) * len(counter.all_units)
+
+
+def test_a_goal_of_latency_is_that_of_its_own_precision():
+    """Integer layers are faster: a limit between the two asks only the float network for less."""
+    model = build(Residual)
+    network = trace(model, (images(2),))
+    dependencies = prunable(model, network)
+    target = targets.load("cpu")
+    eight = Precision(8, 8, "integer")
+    slow = Counter.of(network, dependencies, target)
+    fast = Counter.of(network, dependencies, target, eight)
+    limit = fast.cost(fast.all_units).latency_s
+    assert limit < slow.cost(slow.all_units).latency_s
+    curves = random_curves(slow, 0)
+    assert allocate(fast, Goal(latency_s=limit * 1.0001, precision=eight), 1, curves) == fast.all_units
+    assert allocate(slow, Goal(latency_s=limit * 1.0001), 1, curves) != slow.all_units
