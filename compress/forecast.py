@@ -24,8 +24,8 @@ from compress.types import FLOAT32, LayerSensitivity, Precision, Progress, State
 AVERAGES = 9
 """Average widths to choose from, at most."""
 
-SIZES_PER_CANDIDATE, MOST_SIZES = 4, 48
-"""Sizes to choose from."""
+SIZES = 40
+"""Sizes to choose from; always the same, so that jobs that ask for more candidates share some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _proposed(job: Job, measure: Measure, least: tuple[float, float]) -> Iterato
     """Sizes to choose from, in float, largest first; none is above what was asked for."""
     macs, params = job.budget.macs, job.budget.params
     tops = (1.0 if macs is None and params is None else macs, params)
-    count = 1 if job.prune is None else min(MOST_SIZES, SIZES_PER_CANDIDATE * job.candidates)
+    count = 1 if job.prune is None else SIZES
     for i in range(count):
         size = SMALLEST ** (i / max(1, count - 1))
         if measure == "macs":

@@ -24,7 +24,7 @@ from compress.figures import Accuracy
 from compress.forecast import Forecast
 from compress.making import Maker
 from compress.preflight import Checked
-from compress.results import DEFAULT_DROP, Candidate
+from compress.results import Candidate
 from compress.search import Account, Expected, OneRound, Outcome, Proposal, Search
 from compress.surrogate import Surrogate, rank_correlation
 from compress.types import Budget
@@ -35,8 +35,9 @@ FEWEST = 4
 SIZES = {True: (0.5, 0.2), False: (0.7, 0.45)}
 """Shares of the bytes that the first candidates keep: where they are trained, and where they aren't."""
 
-USEFUL = 5.0
-"""Times the allowed drop in accuracy: what loses more is of no use."""
+USEFUL, BEYOND = 5.0, 1.5
+"""What loses more points of accuracy is of no use, nor what loses more than so many times the allowed drop if that is
+further. So another drop among the usual ones proposes nothing else."""
 
 WITH_SIZE = 0.25
 """Weight of the volume that counts size too, beside the area over accuracy and latency."""
@@ -164,9 +165,9 @@ class _View:
             slower.append(seconds / max(forecast.latency_s, 1e-12))
             larger.append(candidate.best.bytes / max(forecast.flash_bytes, 1))
             evaluated.append((_measured(forecast, seconds, candidate.best.bytes), accuracy.value))
-        allowed = DEFAULT_DROP if budget.max_accuracy_drop is None else max(budget.max_accuracy_drop, 0.1)
+        lost = max(USEFUL, BEYOND * (budget.max_accuracy_drop or 0.0))
         latency, size = (float(np.median(each)) if each else 1.0 for each in (slower, larger))
-        return cls(surrogate, baseline, baseline - USEFUL * allowed, tuple(evaluated), latency, size, budget)
+        return cls(surrogate, baseline, baseline - lost, tuple(evaluated), latency, size, budget)
 
     def expected(self, forecasts: Sequence[Forecast]) -> tuple[np.ndarray, np.ndarray]:
         """Accuracy of each, (n,), and its standard deviation."""

@@ -120,7 +120,6 @@ def forecasts_key(job: Job) -> str | None:
         "runtime": job.runtime,
         "methods": [job.prune, job.quantize],
         "tuned": job.epochs > 0,
-        "candidates": job.candidates,
         "budget": to_json(replace(job.budget, max_accuracy_drop=None)),
     }
     return digest({**made_of, **asked})
