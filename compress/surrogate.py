@@ -22,11 +22,12 @@ from scipy.stats import spearmanr
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
-TUNED, UNTUNED = 0.5, 8.0
-"""Usual ``a`` where training follows, and where it doesn't: what the largest damage costs."""
+TUNED, UNTUNED = 0.2, 2.0
+"""Usual ``a`` where training follows, and where it doesn't: what the largest damage costs. On CIFAR-10 without training
+ResNet-20 has 1.7 and ResNet-56 2.7, with ``c`` 1.2 and 1.4."""
 
-PRIOR_MEANS = (0.0, np.log(2.0), np.log(0.7), np.log(0.7))
-PRIOR_SPREADS = (1.5, 1.5, 0.4, 0.4)
+PRIOR_MEANS = (0.0, np.log(0.2), np.log(1.25), 0.0)
+PRIOR_SPREADS = (1.2, 1.5, 0.3, 0.4)
 """Of the logarithms of a (as a factor of the usual one), b, c and d."""
 
 LEAST_DAMAGE = 1e-9
