@@ -301,3 +301,47 @@ def test_a_folder_of_another_schema_is_refused(tmp_path):
     (out / "run.json").write_text(json.dumps({**document, "schema": 7, "status": "running"}))
     with pytest.raises(RunFolderError, match="has schema 7, this version reads 1; run again with --out elsewhere"):
         run(out, candidates=1, resume=True)
+
+
+@pytest.mark.slow
+def test_a_search_goes_the_same_way_here_in_other_processes_stopped_and_from_the_cache(cached, tmp_path):
+    def expected(name: str) -> list[str]:
+        return [each["id"] for each in runfolder.read_run(tmp_path / name)["facts"]["search"]["expected"]]
+
+    asked = {"candidates": 6, "quantize": "layer-error"}
+    front = run(tmp_path / "a", cache=True, **asked)
+    assert [each.id for each in front.candidates] == expected("a")
+    assert len(expected("a")) == 6
+    assert 'id="search"' in (tmp_path / "a" / "report.html").read_text()
+    assert substance(run(tmp_path / "b", processes=2, **asked)) == substance(front)
+
+    class Stop(Log):
+        def finished(self, candidate):
+            self.made.append(candidate.id)
+            if len(self.made) == 6:  # in the second round
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "c", watcher=Stop(), **asked)
+    assert substance(run(tmp_path / "c", resume=True, **asked)) == substance(front)
+    assert expected("a") == expected("b") == expected("c")
+
+    again = Log()
+    assert substance(run(tmp_path / "d", cache=True, watcher=again, **asked)) == substance(front)
+    assert again.begun == []
+    assert not any("foresee" in text for text in again.messages)
+
+
+def test_a_goal_of_latency_reads_the_targets_figures():
+    from compress.identity import network_key
+
+    loaded = datasets.from_python(data())
+    slow = replace(device(), launch_overhead_s=1e-3)
+
+    def key(target, proposal):
+        asked = Job("Two", network(), loaded, target, prune="norm", quantize="uniform", samples=16)
+        return network_key(asked, asked.stages(proposal))
+
+    half, faster = Proposal(0.5, None, 8, False), Proposal(None, None, 8, False, 0.5)
+    assert key(device(), half) == key(slow, half)
+    assert key(device(), faster) != key(slow, faster)
