@@ -36,6 +36,8 @@ class Network:
         inputs: placeholder names of the network's inputs.
         example_inputs: the tensors that it was traced with.
         notes: what the trace had to fix, such as a batch size that the network's code fixes.
+        hardware: qualified names of parameters that live in hardware, as modules' ``in_hardware`` lists them: they are
+            neither pruned, nor refitted, nor rounded to other values than they have.
     """
 
     program: ExportedProgram
@@ -43,6 +45,7 @@ class Network:
     inputs: tuple[str, ...]
     example_inputs: tuple[torch.Tensor, ...]
     notes: tuple[Note, ...] = field(default=())
+    hardware: frozenset[str] = field(default=frozenset())
 
     @property
     def graph(self) -> fx.Graph:
@@ -196,7 +199,15 @@ def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Network:
     _plain_means(program)
     signature = program.graph_signature
     parameters = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return Network(program, parameters, tuple(signature.user_inputs), inputs, notes)
+    return Network(program, parameters, tuple(signature.user_inputs), inputs, notes, _hardware(model))
+
+
+def _hardware(model: nn.Module) -> frozenset[str]:
+    return frozenset(
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules(remove_duplicate=False)
+        for name in getattr(module, "in_hardware", ())
+    )
 
 
 @contextlib.contextmanager
