@@ -1,0 +1,485 @@
+"""Compressive measurement with binary patterns: the first layer of a network, whose weights live in hardware.
+
+A digital micromirror device shows patterns of zeros and ones, a sensor's mask has +1 and -1. Each block of ``b x b``
+pixels (or the whole field) is measured once a pattern: with the block's light ``x`` in R^n, n = b^2, and the patterns
+as the rows of ``A``, values in {0, 1} or {-1, +1},
+
+    y = A x,    A of (m, n),    m = round(ratio n).
+
+Written as a convolution with a stride of one block this is an ordinary layer: it is traced, exported, compiled and
+counted like any other (Shi et al., *Deep Networks for Compressed Sensing*, ICME 2017). What the network is fed is
+``z = s (y + t)``, one factor and shift a pattern, so that all measurements have the same range and one grid of 8 bits
+serves them; the factors are the scales of the weights' channels and the shifts its bias, so the weights stay binary.
+
+A device has light and no negative light. Three ways to what a mask of +1 and -1 would measure from patterns p of 0
+and 1, with ``A = 2 P - 1``: a pattern and its complement, ``y = p x - (1 - p) x`` (``differential=True``, two exposures
+a measurement); the first pattern all ones and ``y = 2 p x - 1 x`` for the others (``differential="mean"``, one
+exposure a measurement and the same noise twice); or none, where the network takes ``P x`` as it is.
+
+The initial estimate is linear, ``E z + e``; :mod:`compress.quantize.sensing_start` has its closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.errors import BadInput, UnknownName
+from compress.quantize.binary import VALUES, BinaryWeight, Estimator, Values
+from compress.quantize.detector import Noise
+from compress.quantize.pattern_constraints import Constraint, signs
+
+Differential = bool | Literal["mean"]
+
+
+class SensingLayer(nn.Module):
+    """Binary measurement of every block of an image.
+
+    Called with images (N, C, H, W), H and W multiples of the block, it gives the network's measurements ``z``
+    (N, C m, H/b, W/b), channel by channel; in training with ``noise`` they are noisy. Images are light, or
+    ``(light - light_mean) / light_std`` where those buffers say so, as classifiers take them.
+
+    The patterns are fixed unless :meth:`learn` was called: ``weight`` is a parameter without gradient, so fine-tuning
+    and pruning leave alone what the hardware has.
+
+    Attributes:
+        ratio: measurements a pixel, as asked for.
+        block: side of a block in pixels; None for the whole field.
+        size: height and width of what is measured at once.
+        channels: of the images; each is measured with the same patterns.
+        measurements: patterns, m.
+        weight: (m, 1, height, width) float32, the operator's values times one factor a row.
+        shift: (m,) the bias.
+        expand: the learned initial estimate, a convolution of 1x1 from m to n.
+        learning: the latent weights while the patterns are learned.
+        in_hardware: True, for what has to leave these weights as they are.
+    """
+
+    in_hardware = True
+
+    def __init__(
+        self,
+        ratio: float,
+        *,
+        block: int | None = 32,
+        size: tuple[int, int] | None = None,
+        channels: int = 1,
+        values: Values = "+-1",
+        constraint: Constraint | None = None,
+        noise: Noise | None = None,
+        differential: Differential = False,
+    ) -> None:
+        """Make it, with the smoothest patterns first and the estimate of least norm; no randomness.
+
+        Args:
+            ratio: measurements a pixel, above 0 and at most 1: 10% is 0.1.
+            block: side of a block; None measures the whole field at once, and needs ``size``.
+            size: height and width of the images, where the whole field is measured.
+            channels: of the images.
+            values: what the hardware shows: 0 and 1, or -1 and +1.
+            constraint: what each pattern has to be like.
+            noise: of training; evaluation has none unless :meth:`measure` is asked.
+            differential: see the module; ``values="+-1"`` with True is shown as pairs of 0 and 1.
+
+        Raises:
+            BadInput: less than one measurement, more than pixels, a block or size that is none, patterns of that
+                size that can't meet the constraint.
+            UnknownName: no such values.
+        """
+        super().__init__()
+        if values not in VALUES:
+            raise UnknownName("values of patterns", values, VALUES)
+        if channels < 1:
+            raise BadInput(f"images of {channels} channels: give 1 for grey, 3 for colour")
+        if differential not in (True, False, "mean"):
+            raise UnknownName("way of differential measurement", str(differential), ("True", "False", "mean"))
+        self.size = _size(block, size)
+        pixels = self.size[0] * self.size[1]
+        self.measurements = measurements(ratio, pixels)
+        self.ratio, self.block, self.channels, self.values = float(ratio), block, channels, values
+        self.constraint, self.noise, self.differential = constraint, noise, differential
+        self.learning: BinaryWeight | None = None
+        self.weight = nn.Parameter(torch.zeros(self.measurements, 1, *self.size), requires_grad=False)
+        self.shift = nn.Parameter(torch.zeros(self.measurements), requires_grad=False)
+        self.light_mean: Tensor
+        self.light_std: Tensor
+        self.register_buffer("light_mean", torch.zeros(channels), persistent=False)
+        self.register_buffer("light_std", torch.ones(channels), persistent=False)
+        self.expand = nn.utils.skip_init(nn.Conv2d, self.measurements, pixels, 1)
+        rows = smooth_rows(self.measurements, *self.size)
+        if constraint is not None:
+            rows = self._projected(rows)
+        self.set_patterns((signs(rows) > 0).view(self.measurements, *self.size))
+        _least_norm(self)
+
+    # --- patterns ----------------------------------------------------------------------------------------------------
+
+    @property
+    def pixels(self) -> int:
+        """Of one block, n."""
+        return self.size[0] * self.size[1]
+
+    def signs(self) -> Tensor:
+        """The patterns as rows of -1 and +1, whatever the hardware calls them, (m, n) float32, no gradient."""
+        if self.learning is not None and self.training:
+            return self._learned_signs()
+        rows = self.weight.detach().flatten(1)
+        return torch.where(rows > 0, 1.0, -1.0)
+
+    def patterns(self) -> Tensor:
+        """What the hardware shows, (measurements, height, width) float32: {0, 1} or {-1, +1} as ``values`` says."""
+        found = self.signs().view(-1, *self.size)
+        return (found + 1) / 2 if self.values == "01" else found
+
+    def frames(self) -> Tensor:
+        """What a device of 0 and 1 shows, one frame an exposure, (exposures, height, width) uint8.
+
+        A differential layer's exposures are each pattern and then its complement.
+        """
+        ones = (self.signs() > 0).view(-1, *self.size)
+        if self.differential is True:
+            ones = torch.stack([ones, ~ones], 1).flatten(0, 1)
+        return ones.to(torch.uint8)
+
+    def set_patterns(self, patterns: Tensor) -> None:
+        """Take these patterns and stop learning any; the factors and shifts stay.
+
+        Args:
+            patterns: (measurements, height, width) of two values: boolean, {0, 1} or {-1, +1}.
+
+        Raises:
+            BadInput: another shape, other values, or patterns that the constraint doesn't allow.
+        """
+        shape = (self.measurements, *self.size)
+        if tuple(patterns.shape) != shape:
+            raise BadInput(f"patterns of shape {tuple(patterns.shape)}: give {shape}, measurements, height and width")
+        found = set(patterns.detach().unique().tolist())
+        if not (found <= {0, 1} or found <= {-1, 1}):
+            shown = ", ".join(f"{value:g}" for value in sorted(found)[:4])
+            raise BadInput(f"patterns have the values {shown}, ...: give 0 and 1, or -1 and +1")
+        rows = torch.where(patterns > 0, 1.0, -1.0).flatten(1)
+        self.check(rows)
+        # The factors of the weights that were there; one pixel's light at the start.
+        factor = self.factors()
+        self.learning = None
+        with torch.no_grad():
+            self.weight.copy_((self._operator(rows) * factor[:, None]).view(self.weight.shape))
+
+    def check(self, rows: Tensor) -> None:
+        """Refuse patterns that violate what the layer's hardware asks of them.
+
+        Args:
+            rows: (measurements, pixels) of -1 and +1.
+
+        Raises:
+            BadInput: the constraint's sentence.
+        """
+        if self.differential == "mean" and not bool((rows[0] > 0).all()):
+            raise BadInput('differential="mean" needs a first pattern of ones alone; put it there')
+        asked = self._constrained(rows)
+        wrong = self.constraint.violation(asked) if self.constraint is not None and len(asked) else None
+        if wrong is not None:
+            raise BadInput(f"the patterns violate the hardware's constraint: {wrong}; project them first")
+
+    def _constrained(self, rows: Tensor) -> Tensor:
+        return rows[1:] if self.differential == "mean" else rows
+
+    def _projected(self, rows: Tensor) -> Tensor:
+        """The nearest allowed patterns, -1 and +1; the first pattern of ``"mean"`` stays ones."""
+        found = signs(rows) if self.constraint is None else rows
+        if self.differential == "mean":
+            rest = found[1:] if self.constraint is None or len(rows) < 2 else self.constraint.project(found[1:])
+            return torch.cat([torch.ones_like(rows[:1]), rest])
+        return found if self.constraint is None else self.constraint.project(found)
+
+    # --- learning the patterns ---------------------------------------------------------------------------------------
+
+    def learn(self, start: Tensor | None = None, *, estimator: Estimator = "clipped", margin: float = 0.3) -> None:
+        """Train the patterns from here on: their latent weights become parameters.
+
+        Args:
+            start: latent weights (measurements, height, width), signed; the patterns themselves by default.
+            estimator: of the gradient, see :mod:`compress.quantize.binary`.
+            margin: the largest latent weight of a row: what has to change before a pixel turns.
+
+        Raises:
+            BadInput: latent weights that give no allowed patterns.
+        """
+        latent = self.signs() if start is None else start.detach().float().flatten(1)
+        factor = self.factors()
+        projecting = _Projection(self)
+        self.learning = BinaryWeight(
+            latent.view(self.weight.shape), estimator=estimator, constraint=projecting if self._restricted() else None
+        )
+        with torch.no_grad():
+            self.learning.latent.mul_(margin)
+            self.learning.to(self.weight.device)
+            self.weight.copy_((self._operator(self._learned_signs()) * factor[:, None]).view(self.weight.shape))
+
+    def fix(self) -> None:
+        """Keep the patterns that were learned, and drop their latent weights."""
+        self._write()
+        self.learning = None
+
+    def train(self, mode: bool = True) -> SensingLayer:
+        """As in any module; leaving training brings ``weight`` up to date with what was learned."""
+        if not mode:
+            self._write()
+        super().train(mode)
+        return self
+
+    def penalty(self) -> Tensor:
+        """The constraint's, with gradients while patterns are learned; a scalar."""
+        if self.constraint is None:
+            return self.weight.new_zeros(())
+        rows = self.signs() if self.learning is None else self.learning().flatten(1)
+        return self.constraint.penalty(self._constrained(rows))
+
+    def _restricted(self) -> bool:
+        return self.constraint is not None or self.differential == "mean"
+
+    def _learned_signs(self) -> Tensor:
+        assert self.learning is not None
+        return self.learning.signs().flatten(1)
+
+    def _write(self) -> None:
+        if self.learning is not None:
+            factor = self.factors()
+            with torch.no_grad():
+                self.weight.copy_((self._operator(self._learned_signs()) * factor[:, None]).view(self.weight.shape))
+
+    # --- measuring ---------------------------------------------------------------------------------------------------
+
+    def _signed(self) -> bool:
+        """True where a measurement is what -1 and +1 would give."""
+        return self.values == "+-1" or self.differential is not False
+
+    def _operator(self, rows: Tensor) -> Tensor:
+        """The matrix A of patterns given as -1 and +1 (m, n)."""
+        return rows if self._signed() else (rows + 1) / 2
+
+    def operator(self) -> Tensor:
+        """The matrix A that :meth:`measure` applies, (m, n) float32; differentiable while patterns are learned."""
+        if self.learning is not None and self.training:
+            return self._operator(self.learning().flatten(1))
+        return self._operator(self.signs())
+
+    def factors(self) -> Tensor:
+        """``s``, one a pattern, (m,); 1 / n before any was set."""
+        largest = self.weight.detach().abs().flatten(1).amax(1)
+        return torch.where(largest > 0, largest, 1 / self.pixels)
+
+    def set_range(self, factor: Tensor, shift: Tensor) -> None:
+        """Set ``s`` and ``t`` of ``z = s (y + t)``, each (m,); factors above 0."""
+        if not bool((factor > 0).all() and factor.isfinite().all() and shift.isfinite().all()):
+            raise BadInput("factors of measurements have to be finite and above 0, shifts finite")
+        with torch.no_grad():
+            rows = self._operator(self.signs())
+            self.weight.copy_((rows * factor.to(rows)[:, None]).view(self.weight.shape))
+            self.shift.copy_((factor * shift).to(self.shift))
+
+    def set_light(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Say that images are ``(light - mean) / std``, one number a channel."""
+        if len(mean) != self.channels or len(std) != self.channels or min(std) <= 0:
+            raise BadInput(f"mean and std of light: give {self.channels} numbers each, std above 0")
+        self.light_mean.copy_(torch.tensor(mean))
+        self.light_std.copy_(torch.tensor(std))
+
+    def standardize(self, y: Tensor) -> Tensor:
+        """What the network is fed of measurements as the hardware gives them, (N, C m, ...) both."""
+        factor, shift = (each.repeat(self.channels).view(1, -1, 1, 1) for each in (self.factors(), self.shift))
+        return y * factor + shift
+
+    def measure(
+        self, images: Tensor, *, noise: Noise | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """What the hardware measures, ``y`` (N, C m, H/b, W/b): sums of light, the light of a white pixel being 1.
+
+        Args:
+            images: light (N, C, H, W).
+            noise: of each exposure; none by default.
+            generator: of the noise; torch's own by default.
+
+        Raises:
+            BadInput: an image smaller than a block, no multiple of it, or of other channels; light below 0 with noise.
+        """
+        self.check_images(images)
+        operator = self.operator().view(self.weight.shape)
+        return torch.cat([self._one(part, operator, noise, generator) for part in images.split(1, 1)], 1)
+
+    def _one(self, light: Tensor, operator: Tensor, noise: Noise | None, generator: torch.Generator | None) -> Tensor:
+        y = F.conv2d(light, operator, stride=self.size)
+        if noise is None:
+            return y
+        total = F.conv2d(light, torch.ones_like(operator[:1]), stride=self.size)
+        full = float(self.pixels)
+        if not self._signed():
+            return noise.of(y, float((self.signs() > 0).sum(1).max()), generator)
+        if self.differential is False:
+            return noise.of_difference(y, total, full, generator)
+        ones = noise.of((total + y) / 2, full, generator)
+        if self.differential == "mean":
+            # The first pattern is all ones: y_0 = 1 x, the others y_m = 2 p_m x - 1 x with that very exposure.
+            return torch.cat([ones[:, :1], 2 * ones[:, 1:] - ones[:, :1]], 1)
+        return ones - noise.of((total - y) / 2, full, generator)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``A^T y`` block by block: (N, C m, h, w) to (N, C, H, W)."""
+        operator = self.operator().view(self.weight.shape)
+        return torch.cat([F.conv_transpose2d(p, operator, stride=self.size) for p in y.split(self.measurements, 1)], 1)
+
+    def initial(self, y: Tensor) -> Tensor:
+        """The linear estimate of the light from measurements as the hardware gives them: (N, C m, h, w) to
+        (N, C, H, W)."""
+        return self.reexpand(self.standardize(y))
+
+    def reexpand(self, z: Tensor) -> Tensor:
+        """The linear estimate from the network's measurements ``z``, as :meth:`forward` gives them."""
+        return torch.cat([self._pixels(self.expand(part)) for part in z.split(self.measurements, 1)], 1)
+
+    def _pixels(self, blocks: Tensor) -> Tensor:
+        if self.block is not None:
+            return F.pixel_shuffle(blocks, self.block)
+        return blocks.reshape(-1, 1, *self.size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """``z`` (N, C m, H/b, W/b) of images (N, C, H, W)."""
+        self.check_images(images)
+        if self.training and (self.learning is not None or self.noise is not None):
+            return self._trained(images)
+        parts = images.split(1, 1) if self.channels > 1 else (images,)
+        found = [F.conv2d(part, self.weight, self.shift, stride=self.size) for part in parts]
+        return torch.cat(found, 1) if self.channels > 1 else found[0]
+
+    def _trained(self, images: Tensor) -> Tensor:
+        if self.noise is None:
+            return self.standardize(self.measure(images))
+        mean, std = (each.view(1, -1, 1, 1) for each in (self.light_mean, self.light_std))
+        light = images * std + mean
+        read = self.measure(light.clamp_min(0), noise=self.noise)
+        # Back to the images' own scale: y(image) = (y(light) - mean A 1) / std.
+        sums = self.operator().sum(1)
+        mean, std = (
+            each.repeat_interleave(self.measurements).view(1, -1, 1, 1) for each in (self.light_mean, self.light_std)
+        )
+        return self.standardize((read - mean * sums.repeat(self.channels).view(1, -1, 1, 1)) / std)
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuse images that can't be measured.
+
+        Raises:
+            BadInput: see :meth:`measure`.
+        """
+        height, width = self.size
+        if images.dim() != 4 or images.shape[1] != self.channels:
+            raise BadInput(
+                f"images of shape {tuple(images.shape)}: the sensing layer takes (N, {self.channels}, height, width)"
+            )
+        if images.shape[2] < height or images.shape[3] < width:
+            raise BadInput(
+                f"images of {images.shape[2]}x{images.shape[3]} are smaller than a block of {height}x{width}; "
+                "give larger images or a smaller block"
+            )
+        if images.shape[2] % height or images.shape[3] % width:
+            raise BadInput(
+                f"images of {images.shape[2]}x{images.shape[3]} aren't whole blocks of {height}x{width}; pad them first"
+            )
+
+    def extra_repr(self) -> str:
+        """The geometry, in torch's printing of modules."""
+        what = "whole field" if self.block is None else "block"
+        return (
+            f"{self.measurements} patterns of {self.values}, {what} {self.size[0]}x{self.size[1]}, ratio {self.ratio:g}"
+        )
+
+
+class _Projection:
+    """The layer's own projection as a constraint, the first pattern of ``"mean"`` included."""
+
+    def __init__(self, layer: SensingLayer) -> None:
+        # In a tuple the layer isn't a submodule of its own weights.
+        self.layer = (layer,)
+
+    def project(self, rows: Tensor) -> Tensor:
+        """See :class:`Constraint`."""
+        return self.layer[0]._projected(rows)
+
+    def violation(self, patterns: Tensor) -> str | None:
+        """See :class:`Constraint`."""
+        constraint = self.layer[0].constraint
+        return None if constraint is None else constraint.violation(self.layer[0]._constrained(patterns))
+
+    def penalty(self, patterns: Tensor) -> Tensor:
+        """See :class:`Constraint`."""
+        constraint = self.layer[0].constraint
+        return (
+            patterns.new_zeros(()) if constraint is None else constraint.penalty(self.layer[0]._constrained(patterns))
+        )
+
+
+def measurements(ratio: float, pixels: int) -> int:
+    """How many measurements of ``pixels`` pixels a ratio means: ``round(ratio pixels)``.
+
+    Raises:
+        BadInput: the ratio isn't above 0 and at most 1, or it gives less than one measurement.
+    """
+    if not (isinstance(ratio, (int, float)) and 0 < ratio <= 1):
+        raise BadInput(f"sensing ratio {ratio}: give a fraction above 0 and at most 1; 10% is 0.1")
+    found = round(ratio * pixels)
+    if found < 1:
+        raise BadInput(
+            f"sensing ratio {ratio:g} of {pixels} pixels is less than one measurement; "
+            f"give at least {1 / pixels:.3g}, or a larger block"
+        )
+    return found
+
+
+def smooth_rows(count: int, height: int, width: int) -> Tensor:
+    """The ``count`` smoothest functions of the cosine basis, real rows (count, height * width) float32.
+
+    ``cos(pi i (2 y + 1) / (2 height)) cos(pi j (2 x + 1) / (2 width))`` in the order of ``(i / height)^2 +
+    (j / width)^2``: their signs are patterns for any size.
+    """
+    vertical, horizontal = (
+        torch.cos(torch.arange(n).view(-1, 1) * (2 * torch.arange(n) + 1) * math.pi / (2 * n)) for n in (height, width)
+    )
+    frequency = (torch.arange(height) / height).square()[:, None] + (torch.arange(width) / width).square()
+    order = frequency.flatten().argsort(stable=True)[:count]
+    i, j = order // width, order % width
+    return (vertical[i][:, :, None] * horizontal[j][:, None]).flatten(1)
+
+
+def _size(block: int | None, size: tuple[int, int] | None) -> tuple[int, int]:
+    if block is not None:
+        if block < 1:
+            raise BadInput(f"a block of {block} pixels: give its side, at least 1, or None for the whole field")
+        return block, block
+    if size is None or min(size) < 1:
+        raise BadInput("measuring the whole field needs the images' size: give size=(height, width)")
+    return size[0], size[1]
+
+
+def _least_norm(layer: SensingLayer) -> None:
+    """The estimate of least norm, ``A^T (A A^T)^-1 y``: what is known without any image."""
+    a = layer.operator().double()
+    gram = a @ a.T
+    ridge = 1e-9 * gram.diagonal().mean() * torch.eye(len(a), dtype=a.dtype)
+    matrix = torch.linalg.solve(gram + ridge, a).T / layer.factors().double()
+    with torch.no_grad():
+        layer.expand.weight.copy_(matrix[:, :, None, None])
+        assert layer.expand.bias is not None
+        layer.expand.bias.copy_(-(matrix @ layer.shift.double()))
+
+
+def padded(images: Tensor, block: int) -> Tensor:
+    """Zeros on the right and at the bottom up to whole blocks, as the literature does; (N, C, H, W)."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % block, 0, -height % block))
+
+
+__all__ = ["Differential", "Noise", "SensingLayer", "Values", "measurements", "padded", "smooth_rows"]
