@@ -38,11 +38,12 @@ RATE = 0.012
 
 @dataclass(frozen=True)
 class Pair:
-    """The original network and the smaller one: the same operators on other sizes."""
+    """The original network and the smaller one: the same operators on other sizes; ``fixed`` parameters stay."""
 
     original: Steps
     smaller: Steps
     kept: Kept
+    fixed: frozenset[str] = frozenset()
 
 
 def rebuild(
@@ -86,7 +87,8 @@ def rebuild(
         original_end = _solve_readers(pair, segment, readers, before, after, generator, batch)
         wanted = pair.kept.of(segment.exit, original_end)
         if iterations and batch > 1:
-            _descend(pair.smaller, segment, names, after, wanted, iterations, generator, batch)
+            free = [name for name in names if name not in pair.fixed]
+            _descend(pair.smaller, segment, free, after, wanted, iterations, generator, batch)
         if segment is not cut[-1]:
             before, after = original_end, _through(pair.smaller, segment, after, batch)
 
