@@ -142,15 +142,15 @@ class Patterns:
 
     def combine(self, readings: ArrayLike) -> Floats:
         """Measurements (measurements, ...) of readings (exposures, ...), one a frame in order."""
-        readings = np.asarray(readings, dtype=np.float64)
-        if len(readings) != len(self.frames):
-            raise WrongPatterns(f"{len(readings)} readings, there are {len(self.frames)} exposures")
+        read: Floats = np.asarray(readings, dtype=np.float64)
+        if len(read) != len(self.frames):
+            raise WrongPatterns(f"{len(read)} readings, there are {len(self.frames)} exposures")
         how = self.about["detection"]
         if how == "pairs":
-            return readings[0::2] - readings[1::2]
+            read = read[0::2] - read[1::2]
         if how == "mean":
-            return np.concatenate([readings[:1], 2 * readings[1:] - readings[:1]])
-        return readings
+            read = np.concatenate([read[:1], 2 * read[1:] - read[:1]])
+        return read
 
 
 class Detector:
@@ -216,7 +216,7 @@ def load(folder: str | pathlib.Path) -> Patterns:
 def _description(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         counts = [about["measurements"], about["height"], about["width"], *about["image"], *about["tiles"]]
         sequence = about["frames"]["sequence"]
         numbers = [*about["light"]["mean"], *about["light"]["std"]]

@@ -25,7 +25,6 @@ from compress.graph.blocks import Block
 from compress.graph.costs import layer_operators
 from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.groups import Dependencies, find
-from compress.graph.hardware import fixed_parameters
 from compress.graph.interpret import Steps, affordable
 from compress.graph.moments import readers
 from compress.graph.segments import Kept, Segment, segments
@@ -199,7 +198,7 @@ def _rebuild(
     weights = {name for name in whole.parameters if not name.startswith(inside)}
     by_weight = readers(passing, dependencies, weights)
     rebuild(
-        Pair(whole, passing, kept, fixed_parameters(original)),
+        Pair(whole, passing, kept),
         cut,
         {name: each for name, each in by_weight.items() if len(each) == 1 and _feeds_sum(each[0].node)},
         inputs.to(context.device),

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from compress.graph.attention import with_plain_attention
 from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.groups import CONSUMES, Dependencies, Group, Unit
-from compress.graph.hardware import fixed_parameters
 from compress.graph.interpret import Steps, affordable, probe_batch
 from compress.graph.moments import Reader, collect, readers
 from compress.graph.segments import Kept, segments
@@ -233,7 +232,7 @@ def _rebuilt(model: nn.Module, study: _Study, kept: Kept, iterations: int, conte
     }
     cut = segments(whole, kept)
     rebuild(
-        Pair(whole, steps, kept, fixed_parameters(model)),
+        Pair(whole, steps, kept),
         cut,
         by_weight,
         inputs,

@@ -38,12 +38,11 @@ RATE = 0.012
 
 @dataclass(frozen=True)
 class Pair:
-    """The original network and the smaller one: the same operators on other sizes; ``fixed`` parameters stay."""
+    """The original network and the smaller one: the same operators on other sizes."""
 
     original: Steps
     smaller: Steps
     kept: Kept
-    fixed: frozenset[str] = frozenset()
 
 
 def rebuild(
@@ -87,8 +86,7 @@ def rebuild(
         original_end = _solve_readers(pair, segment, readers, before, after, generator, batch)
         wanted = pair.kept.of(segment.exit, original_end)
         if iterations and batch > 1:
-            free = [name for name in names if name not in pair.fixed]
-            _descend(pair.smaller, segment, free, after, wanted, iterations, generator, batch)
+            _descend(pair.smaller, segment, names, after, wanted, iterations, generator, batch)
         if segment is not cut[-1]:
             before, after = original_end, _through(pair.smaller, segment, after, batch)
 
@@ -216,8 +214,10 @@ def _descend(
         return
     scale = float(wanted.square().mean().clamp_min(1e-12))
     start = {name: steps.parameters[name] for name in names}
-    trained = [name for name in names if not name.endswith(("running_mean", "running_var"))]
+    trained = [n for n in names if not n.endswith(("running_mean", "running_var")) and n not in steps.hardware]
     base = _distance(steps, segment, x[:test], wanted[:test], batch)
+    if not trained:
+        return
     leaves = {name: start[name].detach().clone().requires_grad_(True) for name in trained}
     rates = {name: RATE * max(float(leaf.detach().square().mean().sqrt()), 1e-3) for name, leaf in leaves.items()}
     optimizer = torch.optim.Adam([{"params": [leaf], "lr": rates[name]} for name, leaf in leaves.items()])

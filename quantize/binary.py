@@ -40,6 +40,9 @@ VALUES: tuple[Values, ...] = ("01", "+-1")
 SCALES: tuple[Scale, ...] = ("none", "mean", "learned")
 
 RESTE_INNER, RESTE_OUTER, RESTE_POWER = 0.1, 1.5, 3.0
+LIMITS: dict[Estimator, float] = {"clipped": 1.0, "reste": RESTE_OUTER}
+"""Where an estimator's gradient ends. Latent weights are kept within, in training, so that they can come back."""
+
 EDE_FROM, EDE_TO = 0.1, 10.0
 
 
@@ -86,6 +89,8 @@ def sign(w: Tensor, estimator: Estimator = "clipped", progress: float = 1.0) -> 
 
     ``identity`` and ``clipped`` are brevitas's ``BinaryQuant`` and ``ClampedBinaryQuant`` at the scale 1.
     """
+    if estimator not in ESTIMATORS:
+        raise UnknownName("estimator", estimator, ESTIMATORS)
     if estimator in ("identity", "clipped"):
         found: Tensor = _of_brevitas(estimator == "clipped")(w)[0]
         return found
@@ -183,6 +188,10 @@ class BinaryWeight(nn.Module):
         return rows.new_zeros(()) if self.constraint is None else self.constraint.penalty(rows)
 
     def _differentiable(self) -> Tensor:
+        limit = LIMITS.get(self.estimator)
+        if limit is not None and self.training:
+            with torch.no_grad():
+                self.latent.clamp_(-limit, limit)
         rows = self.latent.flatten(1)
         if self.constraint is None:
             return sign(rows, self.estimator, self.progress).view(self.latent.shape)

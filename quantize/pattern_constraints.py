@@ -93,26 +93,32 @@ class Incoherent:
     """Rows that differ: no two patterns are more alike, or more each other's opposite, than ``coherence``.
 
     The coherence of two rows is ``|<b_i, b_j>| / n``: 0 for orthogonal ones, 1 for equal and opposite ones. The
-    penalty is the mean over all pairs of ``max(0, |<b_i, b_j>| / n - coherence)^2``; projection is by the sign alone,
-    so training has to bring the rows apart, and patterns that aren't are refused.
+    penalty is the mean over all pairs of ``max(0, |<b_i, b_j>| / n - coherence)^2``. Projection leaves it aside, so
+    training has to bring the rows apart, and patterns that aren't are refused.
+
+    Attributes:
+        coherence: the limit, between 0 and 1.
+        among: what else each row has to be like, such as :class:`ExactOnes`; projection is by it.
     """
 
     coherence: float
+    among: Constraint | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.coherence < 1:
             raise BadInput(f"coherence {self.coherence:g}: give a limit between 0 and 1, such as 0.5")
 
     def project(self, rows: Tensor) -> Tensor:
-        """The signs of ``rows``."""
-        return signs(rows)
+        """See the class."""
+        return signs(rows) if self.among is None else self.among.project(rows)
 
     def violation(self, patterns: Tensor) -> str | None:
         """See :class:`Constraint`; the worst pair is named."""
+        wrong = None if self.among is None else self.among.violation(patterns)
         alike = coherences(patterns.double()).abs().triu(1)
         worst = float(alike.max())
-        if worst <= self.coherence + 1e-9:
-            return None
+        if wrong is not None or worst <= self.coherence + 1e-9:
+            return wrong
         i, j = divmod(int(alike.argmax()), len(patterns))
         return f"patterns {i} and {j} have a coherence of {worst:.3g}, at most {self.coherence:g} is allowed"
 
@@ -125,12 +131,19 @@ class Incoherent:
 
 @dataclass(frozen=True)
 class ComplementaryPairs(_Free):
-    """Patterns in pairs for differential measurement: row 2i + 1 is what row 2i isn't, light where it has none."""
+    """Patterns in pairs for differential measurement: row 2i + 1 is what row 2i isn't, light where it has none.
+
+    Attributes:
+        first: what the first row of each pair has to be like, such as :class:`ExactOnes`; None for anything.
+    """
+
+    first: Constraint | None = None
 
     def project(self, rows: Tensor) -> Tensor:
-        """Both rows of a pair decide: the first is the sign of their difference, the second its opposite."""
+        """Both rows of a pair decide: the first is the nearest to their difference, the second its opposite."""
         _check_even(len(rows))
-        first = signs(rows[0::2] - rows[1::2])
+        difference = rows[0::2] - rows[1::2]
+        first = signs(difference) if self.first is None else self.first.project(difference)
         return torch.stack([first, -first], 1).flatten(0, 1)
 
     def violation(self, patterns: Tensor) -> str | None:
@@ -138,36 +151,10 @@ class ComplementaryPairs(_Free):
         if len(patterns) % 2:
             return f"{len(patterns)} patterns can't be pairs"
         wrong = (patterns[0::2] != -patterns[1::2]).any(1).nonzero().flatten().tolist()
-        return f"pattern {2 * wrong[0] + 1} isn't the complement of pattern {2 * wrong[0]}" if wrong else None
-
-
-@dataclass(frozen=True)
-class All:
-    """Several constraints at once. Rows are projected by each in turn, and have to meet all of them then."""
-
-    constraints: tuple[Constraint, ...]
-
-    def project(self, rows: Tensor) -> Tensor:
-        """See :class:`Constraint`.
-
-        Raises:
-            BadInput: the projections contradict each other.
-        """
-        for constraint in self.constraints:
-            rows = constraint.project(rows)
-        for constraint in self.constraints:
-            wrong = None if isinstance(constraint, Incoherent) else constraint.violation(rows)
-            if wrong is not None:
-                raise BadInput(f"the constraints on the patterns contradict each other: {wrong}; leave one of them out")
-        return signs(rows)
-
-    def violation(self, patterns: Tensor) -> str | None:
-        """What the first constraint that isn't met says."""
-        return next((wrong for each in self.constraints if (wrong := each.violation(patterns)) is not None), None)
-
-    def penalty(self, patterns: Tensor) -> Tensor:
-        """The sum."""
-        return torch.stack([each.penalty(patterns) for each in self.constraints]).sum()
+        if wrong:
+            return f"pattern {2 * wrong[0] + 1} isn't the complement of pattern {2 * wrong[0]}"
+        said = None if self.first is None else self.first.violation(patterns[0::2])
+        return None if said is None else f"of the first patterns of the pairs, {said}"
 
 
 def signs(rows: Tensor) -> Tensor:

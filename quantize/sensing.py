@@ -57,10 +57,10 @@ class SensingLayer(nn.Module):
         shift: (m,) the bias.
         expand: the learned initial estimate, a convolution of 1x1 from m to n.
         learning: the latent weights while the patterns are learned.
-        in_hardware: True, for what has to leave these weights as they are.
+        in_hardware: the parameters that pruning and quantization have to leave as they are.
     """
 
-    in_hardware = True
+    in_hardware = ("weight",)
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class SensingLayer(nn.Module):
         self.expand = nn.utils.skip_init(nn.Conv2d, self.measurements, pixels, 1)
         rows = smooth_rows(self.measurements, *self.size)
         if constraint is not None:
-            rows = self._projected(rows)
+            rows = self.projected(rows)
         self.set_patterns((signs(rows) > 0).view(self.measurements, *self.size))
         _least_norm(self)
 
@@ -189,7 +189,7 @@ class SensingLayer(nn.Module):
     def _constrained(self, rows: Tensor) -> Tensor:
         return rows[1:] if self.differential == "mean" else rows
 
-    def _projected(self, rows: Tensor) -> Tensor:
+    def projected(self, rows: Tensor) -> Tensor:
         """The nearest allowed patterns, -1 and +1; the first pattern of ``"mean"`` stays ones."""
         found = signs(rows) if self.constraint is None else rows
         if self.differential == "mean":
@@ -312,11 +312,22 @@ class SensingLayer(nn.Module):
         operator = self.operator().view(self.weight.shape)
         return torch.cat([self._one(part, operator, noise, generator) for part in images.split(1, 1)], 1)
 
+    def _blockwise(self, images: Tensor, operator: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not self.training:
+            return F.conv2d(images, operator, bias, stride=self.size)
+        # Mixed precision is not for measurements. And as sums over unshuffled pixels they are the same, without the
+        # slow gradient of a convolution with a stride of its whole kernel.
+        with torch.autocast(images.device.type, enabled=False):
+            if self.block is None:
+                return F.conv2d(images.float(), operator, bias, stride=self.size)
+            blocks = F.pixel_unshuffle(images.float(), self.block)
+            return F.conv2d(blocks, operator.view(-1, self.pixels, 1, 1), bias)
+
     def _one(self, light: Tensor, operator: Tensor, noise: Noise | None, generator: torch.Generator | None) -> Tensor:
-        y = F.conv2d(light, operator, stride=self.size)
+        y = self._blockwise(light, operator)
         if noise is None:
             return y
-        total = F.conv2d(light, torch.ones_like(operator[:1]), stride=self.size)
+        total = self._blockwise(light, torch.ones_like(operator[:1]))
         full = float(self.pixels)
         if not self._signed():
             return noise.of(y, float((self.signs() > 0).sum(1).max()), generator)
@@ -340,7 +351,22 @@ class SensingLayer(nn.Module):
 
     def reexpand(self, z: Tensor) -> Tensor:
         """The linear estimate from the network's measurements ``z``, as :meth:`forward` gives them."""
-        return torch.cat([self._pixels(self.expand(part)) for part in z.split(self.measurements, 1)], 1)
+        return self._expanded(z, self.expand.bias)
+
+    def correction(self, z: Tensor) -> Tensor:
+        """What a difference of measurements changes in the linear estimate: :meth:`reexpand` without its bias."""
+        return self._expanded(z, None)
+
+    def _expanded(self, z: Tensor, bias: Tensor | None) -> Tensor:
+        parts = z.split(self.measurements, 1) if self.channels > 1 else (z,)
+        found = [self._pixels(self._linear(part, bias)) for part in parts]
+        return torch.cat(found, 1) if self.channels > 1 else found[0]
+
+    def _linear(self, z: Tensor, bias: Tensor | None) -> Tensor:
+        if not self.training:
+            return F.conv2d(z, self.expand.weight, bias)
+        with torch.autocast(z.device.type, enabled=False):
+            return F.conv2d(z.float(), self.expand.weight, bias)
 
     def _pixels(self, blocks: Tensor) -> Tensor:
         if self.block is not None:
@@ -348,17 +374,19 @@ class SensingLayer(nn.Module):
         return blocks.reshape(-1, 1, *self.size)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``z`` (N, C m, H/b, W/b) of images (N, C, H, W)."""
+        """``z`` (N, C m, H/b, W/b) of images (N, C, H, W); in training with the layer's noise."""
         self.check_images(images)
-        if self.training and (self.learning is not None or self.noise is not None):
-            return self._trained(images)
+        return self._noisy(images) if self.training and self.noise is not None else self.exact(images)
+
+    def exact(self, images: Tensor) -> Tensor:
+        """``z`` without noise: what an estimate (N, C, H, W) would have been measured as."""
+        if self.learning is not None and self.training:
+            return self.standardize(self.measure(images))
         parts = images.split(1, 1) if self.channels > 1 else (images,)
-        found = [F.conv2d(part, self.weight, self.shift, stride=self.size) for part in parts]
+        found = [self._blockwise(part, self.weight, self.shift) for part in parts]
         return torch.cat(found, 1) if self.channels > 1 else found[0]
 
-    def _trained(self, images: Tensor) -> Tensor:
-        if self.noise is None:
-            return self.standardize(self.measure(images))
+    def _noisy(self, images: Tensor) -> Tensor:
         mean, std = (each.view(1, -1, 1, 1) for each in (self.light_mean, self.light_std))
         light = images * std + mean
         read = self.measure(light.clamp_min(0), noise=self.noise)
@@ -407,7 +435,7 @@ class _Projection:
 
     def project(self, rows: Tensor) -> Tensor:
         """See :class:`Constraint`."""
-        return self.layer[0]._projected(rows)
+        return self.layer[0].projected(rows)
 
     def violation(self, patterns: Tensor) -> str | None:
         """See :class:`Constraint`."""

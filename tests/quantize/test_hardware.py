@@ -53,8 +53,8 @@ def context(target: str = "cpu", **changes: Any) -> Context:
 def test_modules_say_that_they_are_in_hardware() -> None:
     made = nn.ModuleDict({"front": model(), "plain": network()})
     assert in_hardware(made) == ("front.sensing",)
-    assert fixed_parameters(made) == {"front.sensing.weight", "front.sensing.shift"}
-    assert fixed_parameters(model().sensing) == {"weight", "shift"}
+    assert fixed_parameters(made) == {"front.sensing.weight"}
+    assert fixed_parameters(model().sensing) == {"weight"}
 
 
 @pytest.mark.parametrize("method", pruning.METHODS)
@@ -62,7 +62,6 @@ def test_no_pruning_method_changes_them(method: str) -> None:
     before = model()
     made = prune(before, X[:2], macs=0.7, data=(X, Y), method=method, seed=1)
     assert torch.equal(made.model.sensing.weight, before.sensing.weight)
-    assert torch.equal(made.model.sensing.shift, before.sensing.shift)
     if method != "blocks":
         assert made.model.network[0].out_channels < 8
     assert any(note.where == "sensing" and "hardware" in note.why for note in made.report.notes) or method == "blocks"
