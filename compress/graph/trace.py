@@ -23,6 +23,7 @@ from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from compress.errors import Untraceable
+from compress.graph.hardware import fixed_parameters
 from compress.types import Note
 
 
@@ -199,15 +200,7 @@ def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Network:
     _plain_means(program)
     signature = program.graph_signature
     parameters = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return Network(program, parameters, tuple(signature.user_inputs), inputs, notes, _hardware(model))
-
-
-def _hardware(model: nn.Module) -> frozenset[str]:
-    return frozenset(
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules(remove_duplicate=False)
-        for name in getattr(module, "in_hardware", ())
-    )
+    return Network(program, parameters, tuple(signature.user_inputs), inputs, notes, fixed_parameters(model))
 
 
 @contextlib.contextmanager
