@@ -107,11 +107,9 @@ def made(case: str) -> list[common.Row]:
     from compress.networks import sensing_weights
 
     kept = reconstruction.folder() / f"{kind}-{sensing_weights.file_name(ratio)}"
+    kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(sensing_weights.packed(network))
-    return [
-        first,
-        *(quantized(network, first, weights, wanted) for weights, wanted in (("W8A8", 8.0), ("W4/8A8", 6.0))),
-    ]
+    return [first, *(quantized(network, first, weights, bits) for weights, bits in QUANTIZED.items())]
 
 
 def quantized(network: Any, first: common.Row, weights: str, bits: float) -> common.Row:
