@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from compress.metric import Metric, MetricName, by_key
 from compress.serial import from_json, to_json
-
-Metric = Literal["top1_percent", "psnr_db"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,8 @@ class Accuracy:
         n: how many inputs.
         measured_on: the runtime that gave it: ``onnxruntime``, ``tvm``, ``tensorrt``, or ``torch``
             (a simulation).
-        metric: what ``value`` is.
+        metric: what ``value`` is; ``kind`` says all about it.
+        ssim: mean structural similarity beside a PSNR, in [-1, 1]; None elsewhere and for tiny images.
     """
 
     value: float
@@ -34,7 +34,13 @@ class Accuracy:
     high: float
     n: int
     measured_on: str
-    metric: Metric = "top1_percent"
+    metric: MetricName = "top1_percent"
+    ssim: float | None = None
+
+    @property
+    def kind(self) -> Metric:
+        """What is measured."""
+        return by_key(self.metric)
 
     @classmethod
     def from_counts(cls, correct: int, n: int, measured_on: str) -> Accuracy:

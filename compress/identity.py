@@ -24,7 +24,7 @@ import torch
 
 from compress import __version__, checkpoints
 from compress.cache import digest
-from compress.data import ArraySplit, FolderSplit, Split
+from compress.data import ArraySplit, FolderSplit, PatchSplit, Split, TileSplit
 from compress.export import onnx as interchange
 from compress.export.kernels import backends
 from compress.export.library import toolchain
@@ -226,10 +226,15 @@ def _split(split: Split) -> str | None:
     if isinstance(split, ArraySplit):
         return split.digest()
     if isinstance(split, FolderSplit):
-        # Training images may be many: as build tools do, their sizes and times stand for their content.
-        status = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in split.files]
-        return digest([status, list(split.shape), list(split.targets or ())])
+        return digest([_status(split.files), list(split.shape), list(split.targets)])
+    if isinstance(split, (PatchSplit, TileSplit)):
+        return digest([type(split).__name__, _status(split.pixels.files), list(split.shape)])
     return None
+
+
+def _status(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Training images may be many: as build tools do, their sizes and times stand for their content."""
+    return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
 @functools.cache

@@ -19,18 +19,16 @@ from compress.figures import (
     Estimate,
     LayerCost,
     Measurement,
-    Metric,
     Unavailable,
     artifact_document,
     artifact_from_document,
     latency_document,
 )
+from compress.metric import TOP1, Metric
 from compress.serial import from_json, to_json
 from compress.types import Budget, Plan, Record
 
 SCHEMA = 1
-DEFAULT_DROP = 1.0
-"""Points of accuracy (percent, or dB) that a candidate may lose where the user named no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +116,12 @@ class Front:
         return replace(self, candidates=(*others, candidate))
 
     @property
+    def metric(self) -> Metric:
+        """What accuracy is here: the float network's metric, else that of the first file that has one."""
+        known = (c.accuracy for c in (self.baseline, *self.candidates))
+        return next((accuracy.kind for accuracy in known if accuracy is not None), TOP1)
+
+    @property
     def all_measured(self) -> bool:
         """True if every candidate has a measured latency, so that measured ones are compared."""
         return bool(self.candidates) and all(c.best.measurement is not None for c in self.candidates)
@@ -139,7 +143,7 @@ class Front:
         return tuple(front)
 
     def violations(self, candidate: Candidate, budget: Budget | None = None) -> dict[str, float]:
-        """By how much each limit is exceeded, relative to the limit (points for accuracy); empty if none is."""
+        """By how much each limit is exceeded, relative to the limit (points or dB for accuracy); empty if none is."""
         budget = budget or self.budget
         over: dict[str, float] = {}
         limits: list[tuple[str, float | None, float | None]] = [
@@ -165,14 +169,14 @@ class Front:
         """The candidate to ship under ``budget`` (the run's own by default); None if none meets it.
 
         Of those that meet it, the fastest whose accuracy is within the allowed drop; where no drop
-        was given, the fastest within :data:`DEFAULT_DROP` points of the float network, or if none is
+        was given, the fastest within the metric's own ``drop`` of the float network, or if none is
         so near, the most accurate. Ties go to the more accurate, then to the smaller.
         """
         budget = budget or self.budget
         fitting = [c for c in self.candidates if not self.violations(c, budget)]
         if not fitting:
             return None
-        near = [c for c in fitting if self.baseline.value - c.value <= DEFAULT_DROP + 1e-9]
+        near = [c for c in fitting if self.baseline.value - c.value <= self.metric.drop + 1e-9]
         if budget.max_accuracy_drop is not None or near:
             pool = fitting if budget.max_accuracy_drop is not None else near
             return min(pool, key=lambda c: (self.latency_s(c), -c.value, c.best.bytes, c.id))
@@ -261,7 +265,6 @@ def candidate_from_document(document: Mapping[str, Any]) -> Candidate:
 
 
 __all__ = [
-    "DEFAULT_DROP",
     "SCHEMA",
     "Accuracy",
     "Artifact",
@@ -274,7 +277,6 @@ __all__ = [
     "LayerCost",
     "LayerFact",
     "Measurement",
-    "Metric",
     "Unavailable",
     "candidate_document",
     "candidate_from_document",

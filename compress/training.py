@@ -209,6 +209,58 @@ def evaluate_by_class(
     return tuple(hits.tolist()), tuple(totals.tolist())
 
 
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Of reconstructed images, in their split's order: PSNR in dB, and SSIM (empty where they are too small for it)."""
+
+    psnr: tuple[float, ...]
+    ssim: tuple[float, ...]
+
+
+def evaluate_quality(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    split: Split,
+    *,
+    device: str = "cpu",
+    batch_size: int = 16,
+    forward: Forward | None = None,
+    similarity: bool = True,
+) -> Quality:
+    """PSNR and SSIM of every image of a reconstruction split (:mod:`compress.quality`).
+
+    Outputs are clipped to the scale of pixels, 0 to 255. What a split has cut into tiles is put together first, so that
+    the figures are those of whole images. The data set's PSNR and SSIM are the means.
+
+    Args:
+        model, split, device, batch_size, forward: as in :func:`evaluate`; the output has the target's shape.
+        similarity: False leaves SSIM out.
+    """
+    import torch
+
+    from compress import quality
+    from compress.data.tiles import whole_images
+
+    offset, scale = (
+        torch.tensor(each, dtype=torch.float64).mul(quality.PEAK).view(1, -1, 1, 1) for each in (split.mean, split.std)
+    )
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        for images, target in split.batches(batch_size, device=device):
+            made = (predict(images).double().cpu() * scale + offset).clamp(0, quality.PEAK)
+            yield made, target.double().cpu() * scale + offset
+
+    psnrs: list[float] = []
+    ssims: list[float] = []
+    with _predictor(model, device, forward) as predict:
+        for made, wanted in whole_images(split, pairs()):
+            psnrs += quality.psnr(made, wanted).tolist()
+            found = quality.ssim(made, wanted) if similarity else None
+            ssims += [] if found is None else found.tolist()
+    if len(ssims) != len(psnrs):
+        ssims = []  # a mean over some of the images would say nothing of the others
+    return Quality(tuple(psnrs), tuple(ssims))
+
+
 def evaluate_psnr(
     model: nn.Module | Callable[[Tensor], Tensor],
     split: Split,
@@ -219,25 +271,11 @@ def evaluate_psnr(
 ) -> list[float]:
     """Peak signal-to-noise ratio of each reconstructed image in dB, in the split's order.
 
-    ``10 log10(255^2 / MSE)`` over all pixels and channels of an image, on the scale of pixels (0 to
-    255), output clipped to it. Equal images count as an error of half a grey level in one pixel
-    would at most, so that the figure stays finite. The data set's PSNR is the mean of the list.
-
     Args:
-        model, split, device, batch_size, forward: as in :func:`evaluate`; the output has the target's shape.
+        model, split, device, batch_size, forward: as in :func:`evaluate_quality`.
     """
-    import torch
-
-    found: list[float] = []
-    mean = torch.tensor(split.mean, dtype=torch.float64).mul(255).view(1, -1, 1, 1)
-    std = torch.tensor(split.std, dtype=torch.float64).mul(255).view(1, -1, 1, 1)
-    with _predictor(model, device, forward) as predict:
-        for images, target in split.batches(batch_size, device=device):
-            made = (predict(images).double().cpu() * std + mean).clamp(0, 255)
-            error = (made - (target.double().cpu() * std + mean)).square().flatten(1)
-            floor = 0.25 / error.shape[1]
-            found += (10 * torch.log10(255.0**2 / error.mean(1).clamp_min(floor))).tolist()
-    return found
+    found = evaluate_quality(model, split, device=device, batch_size=batch_size, forward=forward, similarity=False)
+    return list(found.psnr)
 
 
 class _Average:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from compress.metric import of_task
 from compress.profiling.session import as_input, batch_limit, open_session, runner
 from compress.results import Accuracy, ClassRecall
 
@@ -32,8 +33,8 @@ def of(
 ) -> tuple[Accuracy, ClassRecall | None]:
     """An artifact's accuracy over the evaluation split, and recall by class.
 
-    Top-1 in percent with Wilson's interval for classification; the mean PSNR over images in dB with
-    its normal 95% interval, and no recall, for reconstruction.
+    Top-1 in percent with Wilson's interval for classification; for reconstruction the mean PSNR over images in dB
+    with its normal 95% interval, the mean SSIM beside it, and no recall.
 
     Args:
         predict: from float32 inputs (N, ...) to float32 outputs (N, ...).
@@ -44,7 +45,7 @@ def of(
     """
     import torch
 
-    from compress.training import evaluate_by_class, evaluate_psnr
+    from compress.training import evaluate_by_class, evaluate_quality
 
     def batch(images: torch.Tensor) -> torch.Tensor:
         parts = images.split(limit) if limit else (images,)
@@ -61,7 +62,9 @@ def of(
             tuple(data.classes[c] for c in protected),
         )
         return Accuracy.from_counts(sum(hits), sum(totals), runtime), recall
-    values = np.asarray(evaluate_psnr(batch, data.evaluate, batch_size=BATCH))
+    quality = evaluate_quality(batch, data.evaluate, batch_size=BATCH)
+    values = np.asarray(quality.psnr)
+    ssim = float(np.mean(quality.ssim)) if quality.ssim else None
     mean, n = float(values.mean()), len(values)
     half = 1.96 * float(values.std(ddof=1)) / math.sqrt(n) if n > 1 else 0.0
-    return Accuracy(mean, mean - half, mean + half, n, runtime, "psnr_db"), None
+    return Accuracy(mean, mean - half, mean + half, n, runtime, of_task(data.task).key, ssim), None

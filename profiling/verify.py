@@ -168,7 +168,7 @@ def _accuracy(bundle: Path, manifest: Manifest, place: str | None) -> tuple[Chec
         found = evaluate.accuracy(bundle / MODEL, data)
     except Exception as error:  # whatever the runtime raises
         return Check("accuracy", "failed", " ".join(f"it can't be measured ({error})".split())[:300]), None
-    unit = "%" if recorded.metric == "top1_percent" else " dB"
+    unit = recorded.kind.sign
     detail = (
         f"{found.value:.2f}{unit} here, {recorded.value:.2f}{unit} in the manifest "
         f"(95% interval {recorded.low:.2f} to {recorded.high:.2f}, {recorded.n} inputs)"
@@ -183,11 +183,17 @@ def _not_here(dataset: str) -> str | None:
     """Why the data that a manifest names isn't loaded unasked; None if it may be."""
     if is_user_code(dataset):
         return f"the data comes from a program ({dataset}), which isn't run unasked; name it: --data"
-    from compress.data import files
+    from compress.data import files, photographs
 
     name, _, folder = dataset.partition(":")
-    find = {"mnist": files.find_mnist, "cifar10": files.find_cifar10}.get(name)
-    if find is not None and not any(find(home) for home in files.homes(name, folder)):
+    find = {
+        "mnist": files.find_mnist,
+        "cifar10": files.find_cifar10,
+        "set11": photographs.find_set11,
+        "bsd400": photographs.find_bsd400,
+    }.get(name)
+    where = "recon" if name in ("set11", "bsd400") else name
+    if find is not None and not any(find(home) for home in files.homes(where, folder)):
         return f"{dataset} isn't on this machine; name its place: --data {name}:DIR"
     return None
 
@@ -207,12 +213,14 @@ def _load(place: str, manifest: Manifest) -> Data:
     from compress import data
 
     shape = manifest.input.shape[1:]
+    sizes = data.Sizes(shape[0], 1, (shape[1], shape[2])) if manifest.task == "reconstruction" else None
     return data.load(
         place,
         mean=manifest.mean,
         std=manifest.std,
         input_shape=(shape[0], shape[1], shape[2]) if len(shape) == 3 else None,
         seed=manifest.plan.seed,
+        sizes=sizes,
     )
 
 

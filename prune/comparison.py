@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,6 +23,7 @@ from compress.errors import BadInput, UnknownName
 from compress.graph import costs
 from compress.graph.module import in_evaluation_mode
 from compress.graph.trace import trace
+from compress.metric import MetricName, by_key, of_task
 from compress.prune import roster
 from compress.prune.api import fractions, skipped
 from compress.prune.finetune import FineTune
@@ -60,14 +61,14 @@ class Comparison:
     Attributes:
         rows: one a method, best after fine-tuning first, failed ones last.
         accuracy: of the network as it was.
-        metric: of all accuracies: top-1 in percent, or PSNR in dB.
+        metric: of all accuracies.
         epochs: of fine-tuning.
         n: evaluation inputs.
     """
 
     rows: tuple[ComparisonRow, ...]
     accuracy: float
-    metric: Literal["top1_percent", "psnr_db"]
+    metric: MetricName
     epochs: int
     n: int
 
@@ -81,7 +82,7 @@ class Comparison:
 
     def __str__(self) -> str:
         """The table, with a sentence on the correlation."""
-        unit = "%" if self.metric == "top1_percent" else " dB"
+        unit = by_key(self.metric).sign
         head = ("method", "MACs", "params", "pruned", "tuned", "prune", "tune")
         table: list[tuple[str, ...]] = [head, ("(none)", "100.0%", "100.0%", "", f"{self.accuracy:.2f}{unit}", "", "")]
         for row in self.rows:
@@ -157,7 +158,7 @@ def compare(
 
     rows = [_row(name, goal, model, context(), epochs) for name in methods or roster.METHODS]
     rows.sort(key=lambda row: -math.inf if row.tuned is None else row.tuned, reverse=True)
-    metric: Literal["top1_percent", "psnr_db"] = "top1_percent" if dataset.task == "classification" else "psnr_db"
+    metric = of_task(dataset.task).key
     return Comparison(tuple(rows), accuracy(model, dataset, device), metric, epochs, dataset.evaluate.n)
 
 

@@ -17,16 +17,22 @@ from compress.types import Note
 def prunable(model: nn.Module, network: Network, skip: Sequence[str] = ()) -> Dependencies:
     """The dependencies of ``model``, which ``network`` traces, that can go.
 
-    Groups that touch a layer in ``skip``, or that the network's own code holds on to, are left out and noted.
+    Groups that touch a layer in ``skip`` or a weight in hardware, or that the network's own code holds on to, are left
+    out and noted.
 
     Raises:
         NoPrunableAxis: nothing is left.
     """
     dependencies = proven(model, find(network), network.example_inputs[0])
     wanted = set(skip)
-    stays = [group for group in dependencies.groups if wanted & set(group.name.split("+"))]
-    groups = tuple(group for group in dependencies.groups if group not in stays)
-    notes = dependencies.left_alone + tuple(Note(group.name, "channels", "you asked to skip them") for group in stays)
+    stays = []
+    for group in dependencies.groups:
+        if network.hardware & {name for name, _ in group.slots}:
+            stays.append((group, "they are made in hardware"))
+        elif wanted & set(group.name.split("+")):
+            stays.append((group, "you asked to skip them"))
+    groups = tuple(group for group in dependencies.groups if all(group is not each for each, _ in stays))
+    notes = dependencies.left_alone + tuple(Note(group.name, "channels", why) for group, why in stays)
     if not groups:
         raise NoPrunableAxis([f"{note.where}: {note.why}" for note in notes])
     return replace(dependencies, groups=groups, left_alone=notes)

@@ -214,8 +214,10 @@ def _descend(
         return
     scale = float(wanted.square().mean().clamp_min(1e-12))
     start = {name: steps.parameters[name] for name in names}
-    trained = [name for name in names if not name.endswith(("running_mean", "running_var"))]
+    trained = [n for n in names if not n.endswith(("running_mean", "running_var")) and n not in steps.hardware]
     base = _distance(steps, segment, x[:test], wanted[:test], batch)
+    if not trained:
+        return
     leaves = {name: start[name].detach().clone().requires_grad_(True) for name in trained}
     rates = {name: RATE * max(float(leaf.detach().square().mean().sqrt()), 1e-3) for name, leaf in leaves.items()}
     optimizer = torch.optim.Adam([{"params": [leaf], "lr": rates[name]} for name, leaf in leaves.items()])

@@ -15,6 +15,7 @@ from compress.graph import costs
 from compress.graph.operators import Operator
 from compress.graph.trace import kind, layer_name, shape
 from compress.profiling import memory
+from compress.quantize import hardware
 from compress.quantize.allocation import Allocation, solve
 from compress.quantize.choices import LayerChoice, Limits, Option, Problem, TensorChoice, on_target, stored_bits
 from compress.quantize.placement import JOINS
@@ -74,7 +75,9 @@ def problem(study: Study, context: Context, limits: Limits) -> Problem:
     chosen = {operator.path for group in study.operators.values() for operator in group}
     chosen &= {layer.name for layer in layers}
     floats = {o.path: o.weights for o in operators if o.weights and o.path not in chosen}
-    rest = max(0, BIAS_BYTES * (costs.size(study.network).params - weights + sum(floats.values())))
+    there = hardware.precisions(study.state.model, context.target)
+    packed = sum(-(-floats.pop(path, 0) * stored_bits(there[path].weight_bits) // 8) for path in there)
+    rest = max(0, BIAS_BYTES * (costs.size(study.network).params - weights + sum(floats.values()))) + packed
     in_ram = context.target.weights_in_ram
     found = Problem(layers, tensors, ties, in_ram, fixed_weight_bytes=rest, fixed_ram_bytes=rest if in_ram else 0)
     if limits.latency_s is not None:
@@ -84,7 +87,7 @@ def problem(study: Study, context: Context, limits: Limits) -> Problem:
             context.target,
             inputs=inputs,
             precisions=study.precisions,
-            fixed=dict.fromkeys(floats, FLOAT32),
+            fixed={**dict.fromkeys(floats, FLOAT32), **there},
         )
     return found
 
@@ -172,6 +175,7 @@ def file_overhead(study: Study, context: Context) -> int:
         name: weight_grid(parameters[name], least.weight_bits, axis)
         for name, (_, axis) in study.placement.weights.items()
     }
+    weights |= hardware.weight_grids(study.state.model, hardware.precisions(study.state.model, context.target))
     activations = {name: grids[study.activation_widths[0]] for name, grids in study.grids.items()}
     state = replace(study.state, quantization=Quantization(weights, activations, study.placement.carried))
     packed = sum(-(-parameters[name].numel() * stored_bits(least.weight_bits) // 8) for name in weights)

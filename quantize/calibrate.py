@@ -14,6 +14,7 @@ from compress.errors import BadData
 from compress.graph.fold import fold_batch_norm
 from compress.graph.groups import PRODUCES
 from compress.graph.trace import Network, kind, trace
+from compress.quantize import hardware
 from compress.quantize.placement import Placement, place
 from compress.quantize.ranges import activation_grid, observe, rounded_, weight_grid
 from compress.types import Context, Grid, Plan, Quantization, State
@@ -60,7 +61,8 @@ def calibrated(state: State, network: Network, plan: Plan, inputs: torch.Tensor,
     }
     rounded_(model, weights)
     quantization = Quantization(weights, activations, placement.carried)
-    return replace(state, model=model, plan=plan, quantization=quantization, notes=state.notes + placement.notes)
+    made = replace(state, model=model, plan=plan, quantization=quantization, notes=state.notes + placement.notes)
+    return hardware.placed(made, network, inputs, context)
 
 
 def least_scales(

@@ -26,7 +26,7 @@ from torch.nn import functional
 from compress.errors import LimitsUnreachable
 from compress.graph.interpret import Steps
 from compress.graph.trace import layer_name
-from compress.quantize import budgets
+from compress.quantize import budgets, hardware
 from compress.quantize.allocation import Allocation, solve
 from compress.quantize.choices import Limits, Problem
 from compress.quantize.mixed import integer_precisions
@@ -184,7 +184,9 @@ def rounded(study: Study, state: State, chosen: Allocation, context: Context, no
         {weight: weights[weight] for weight in study.placement.weights}, grids, study.placement.carried
     )
     said = (*state.notes, *study.state.notes, *study.placement.notes, *notes, *chosen.notes)
-    return replace(state, model=model, plan=plan, quantization=quantization, notes=tuple(dict.fromkeys(said)))
+    quantized = replace(state, model=model, plan=plan, quantization=quantization, notes=said)
+    quantized = hardware.placed(quantized, study.network, study.inputs, context)
+    return replace(quantized, notes=tuple(dict.fromkeys(quantized.notes)))
 
 
 def _copied(model: nn.Module, steps: Steps, layers: Mapping[str, Layer]) -> nn.Module:

@@ -27,6 +27,7 @@ from compress.graph.module import plain_module
 from compress.graph.operators import Operator
 from compress.graph.qdq import on_grid
 from compress.graph.trace import Network, kind, layer_name
+from compress.quantize import hardware
 from compress.quantize.calibrate import calibrated, calibration_inputs, folded
 from compress.quantize.ranges import weight_grid
 from compress.types import Context, LayerPlan, Precision, State, Target
@@ -48,7 +49,8 @@ class LayerError:
         widths = integer_widths(context.target, self.activation_bits)
         inputs = calibration_inputs(context, context.generator)
         state, network = folded(state, inputs)
-        layers = tuple({layer.path: layer for layer in layer_operators(network)}.values())
+        chosen = hardware.chosen(layer_operators(network), state.model)
+        layers = tuple({layer.path: layer for layer in chosen}.values())
         errors = layer_errors(network, inputs[:INPUTS], widths)
         bits = allocate(layers, errors, widths, self.weight_bits)
         plan = state.plan.updated(

@@ -47,7 +47,8 @@ class Layer:
     Attributes:
         weight: its parameter.
         axis: the weight's output axis.
-        reader: the layer as a matrix product; None where it isn't one, or where the weight is used more than once.
+        reader: the layer as a matrix product; None where it isn't one, where the weight is used more than once, or
+            where it lives in hardware.
         bias: the bias's parameter; None if it has none of its own.
         node: the first operator that uses the weight.
     """
@@ -74,7 +75,7 @@ def layers_of(steps: Steps) -> dict[str, Layer]:
     for name, nodes in uses.items():
         bias = _bias(steps, nodes[0])
         alone = len(nodes) == 1 and (bias is None or biases[bias] == 1)
-        reader = reader_of(steps, nodes[0]) if alone else None
+        reader = reader_of(steps, nodes[0]) if alone and name not in steps.hardware else None
         found[name] = Layer(name, PRODUCES[kind(nodes[0])], reader, bias if alone else None, nodes[0].name)
     return found
 

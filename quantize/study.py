@@ -18,6 +18,7 @@ from compress.graph.interpret import Steps, affordable, probe_batch
 from compress.graph.moments import collect
 from compress.graph.operators import Operator
 from compress.graph.trace import Network
+from compress.quantize import hardware
 from compress.quantize.calibrate import activation_samples, calibration_inputs, folded
 from compress.quantize.output_ranges import activation_ranges
 from compress.quantize.perturbation import Perturbations, perturbations
@@ -100,7 +101,7 @@ def study(state: State, context: Context, precisions: tuple[Precision, ...]) -> 
     inputs = calibration_inputs(context, generator)
     fresh, network = folded(replace(state, notes=()), inputs)
     operators: dict[str, tuple[Operator, ...]] = {}
-    for operator in layer_operators(network):
+    for operator in hardware.chosen(layer_operators(network), fresh.model):
         operators[operator.path] = (*operators.get(operator.path, ()), operator)
     best = widest(precisions)
     placement = place(network, Plan().updated(*(LayerPlan(name, None, best) for name in operators)))

@@ -17,6 +17,7 @@ from torch.nn.utils.parametrize import register_parametrization, remove_parametr
 
 from compress.errors import Untraceable
 from compress.graph.fold import fold_batch_norm
+from compress.graph.hardware import fixed_parameters
 from compress.graph.trace import Network, trace
 from compress.quantize.progressive import activate, groups, quantized_groups
 from compress.quantize.quantizers import FOLDER, SCALE_RATE, Quantizer, learned, weight_quantizer, with_quantizers
@@ -59,7 +60,7 @@ class QuantizationAware:
         inputs = context.data.train.inputs(2, context.generator)
         network = trace(state.model, (inputs,))
         student = with_quantizers(network, state.quantization)
-        weights = _in_steps(student, state.quantization)
+        weights = _in_steps(student, state.quantization, state.model)
         recipe = replace(
             RECIPE, epochs=self.epochs, lr=self.lr, batch_size=min(64, 2 * batch_size(context.data.train.n))
         )
@@ -107,10 +108,17 @@ class _Steps(nn.Module):
         return weight / self.get_buffer("step")
 
 
-def _in_steps(student: fx.GraphModule, quantization: Quantization) -> list[tuple[nn.Module, str]]:
-    """Have the quantized weights of ``student`` be trained in steps of their grids: the modules and the names there."""
+def _in_steps(student: fx.GraphModule, quantization: Quantization, model: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Have the quantized weights of ``student`` be trained in steps of their grids: the modules and the names there.
+
+    Those that are in hardware aren't trained.
+    """
     found = []
+    fixed = fixed_parameters(model)
     for name in quantization.weights:
+        if name in fixed:
+            weight_quantizer(student, name).requires_grad_(False)
+            continue
         path, _, parameter = name.rpartition(".")
         module = student.get_submodule(path)
         register_parametrization(module, parameter, _Steps(weight_quantizer(student, name)))

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from compress.errors import BadInput
 from compress.graph.costs import layer_operators
+from compress.quantize import hardware
 from compress.quantize.calibrate import calibrated, calibration_inputs, folded
 from compress.types import Context, LayerPlan, Precision, State, Target
 
@@ -30,7 +31,7 @@ class Uniform:
         precision = runnable(Precision(self.weight_bits, self.activation_bits, "integer"), context.target)
         inputs = calibration_inputs(context, context.generator)
         state, network = folded(state, inputs)
-        layers = {layer.path: layer for layer in layer_operators(network)}
+        layers = {layer.path: layer for layer in hardware.chosen(layer_operators(network), state.model)}
         plan = state.plan.updated(*(LayerPlan(name, state.plan.layer(name).keep, precision) for name in layers))
         return calibrated(state, network, plan, inputs, context)
 

@@ -15,7 +15,9 @@ from compress.errors import nearest_names
 Command = Callable[..., Any]
 SECTIONS = ("What to compress", "Budget", "How", "Output")
 MODEL_FORMS = "a built-in name, timm:NAME, torchvision:NAME, hf:NAME, FILE.py:FUNCTION, FILE.pt2"
-DATA_FORMS = "digits, mnist[:DIR], cifar10[:DIR], a folder of images, FILE.npz, FILE.py:FUNCTION"
+DATA_FORMS = (
+    "digits, mnist[:DIR], cifar10[:DIR], set11[:DIR], bsd400[:DIR], a folder of images, FILE.npz, FILE.py:FUNCTION"
+)
 EPILOG = "Exit status: 0 done, 1 a bug, 2 bad input, 3 the budget can't be met, 4 a check failed, 130 interrupted."
 
 

@@ -185,14 +185,14 @@ def unreachable(front: Front) -> BudgetUnreachable:
     """That no candidate of ``front`` meets its budget: the budget, the nearest and by how much it misses."""
     nearest = front.nearest()
     over = front.violations(nearest)
-    unit = "dB" if front.baseline.accuracy is not None and front.baseline.accuracy.metric == "psnr_db" else "points"
-    excesses = ", ".join(_excess(front, nearest, name, by, unit) for name, by in over.items())
-    return BudgetUnreachable(" and ".join(words.budget_text(front.budget, unit)), f"{nearest.id} ({excesses})")
+    excesses = ", ".join(_excess(front, nearest, name, by) for name, by in over.items())
+    return BudgetUnreachable(" and ".join(words.budget_text(front.budget, front.metric)), f"{nearest.id} ({excesses})")
 
 
-def _excess(front: Front, candidate: Candidate, name: str, by: float, unit: str) -> str:
+def _excess(front: Front, candidate: Candidate, name: str, by: float) -> str:
     if name == "accuracy drop":
-        return f"accuracy drop {front.baseline.value - candidate.value:.2f} {unit}, {by:.2f} over"
+        lost = front.metric.difference(front.baseline.value - candidate.value, 2)
+        return f"{front.metric.name} drop {lost}, {by:.2f} over"
     base = front.baseline
     value = {
         "latency": words.seconds(front.latency_s(candidate)),

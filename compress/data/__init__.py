@@ -5,12 +5,15 @@
 """
 
 from compress.data.augment import Affine, Augmentation, CropFlip
+from compress.data.checks import Sizes
 from compress.data.folder_split import FolderSplit
 from compress.data.load import NAMES, load
 from compress.data.loader_split import LoaderSplit
 from compress.data.python import from_python
-from compress.data.splits import ArraySplit, Data, Split, Task
+from compress.data.splits import ArraySplit, Data, Split
 from compress.data.tensors import TensorSplit, from_tensors
+from compress.data.tiles import PatchSplit, TileSplit
+from compress.metric import Task
 
 __all__ = [
     "NAMES",
@@ -21,9 +24,12 @@ __all__ = [
     "Data",
     "FolderSplit",
     "LoaderSplit",
+    "PatchSplit",
+    "Sizes",
     "Split",
     "Task",
     "TensorSplit",
+    "TileSplit",
     "from_python",
     "from_tensors",
     "load",

@@ -77,3 +77,18 @@ class CropFlip:
             columns = torch.where(mirrored, columns.flip(1), columns)
         picked = padded[torch.arange(count)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
         return picked.permute(0, 3, 1, 2).contiguous()
+
+
+@dataclass(frozen=True)
+class Dihedral:
+    """One of the eight turns and mirror images of a square; of an oblong one of the four that keep its shape."""
+
+    def __call__(self, images: Tensor, generator: torch.Generator, /) -> Tensor:
+        """Images (B, C, H, W) to images of the same shape, each turned differently."""
+        import torch
+
+        square = images.shape[-1] == images.shape[-2]
+        flips = torch.randint(0, 2, (3, len(images), 1, 1, 1), generator=generator).bool()
+        found = torch.where(flips[0], images.flip(-1), images)
+        found = torch.where(flips[1], found.flip(-2), found)
+        return torch.where(flips[2], found.transpose(-1, -2), found) if square else found

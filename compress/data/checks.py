@@ -11,12 +11,31 @@ from compress.data.splits import IMAGENET_MEAN, IMAGENET_STD, ArraySplit, Data
 from compress.errors import BadData
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
     from compress.data.augment import Augmentation
 
 EVALUATE_SHARE = 0.2
+LARGEST = 128
+"""Pixels of a side of the tiles that larger images are cut into, where nobody says how large they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The image sizes that a network takes: all whose height and width are multiples of ``multiple``.
+
+    Attributes:
+        channels: of its images.
+        multiple: pixels, 1 or more.
+        chosen: height and width that the user asked for; None leaves it to the data, at most :data:`LARGEST`.
+    """
+
+    channels: int
+    multiple: int
+    chosen: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,7 @@ class Wanted:
         num_classes: the network's outputs; None if not known.
         mean, std: given by the user or the built-in network's record; None for ImageNet's.
         seed: of the division into training and evaluation where the data has none.
+        sizes: of a network that reconstructs: photographs may then be smaller or larger than its input.
     """
 
     name: str
@@ -37,6 +57,7 @@ class Wanted:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     seed: int = 0
+    sizes: Sizes | None = None
 
     def normalization(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation for images of ``channels`` channels.
@@ -169,6 +190,15 @@ def check_shape(wanted: Wanted, shape: tuple[int, int, int]) -> None:
         wanted.name,
         f"images have {shape[2]}x{shape[1]} pixels, the network takes {w}x{h}",
         f"resize the images to {w}x{h}, or choose a network for them",
+    )
+
+
+def too_small(name: str, file: Path, size: tuple[int, int], shape: tuple[int, int, int]) -> BadData:
+    """The error about an image file of ``size`` (width, height) that can't fill the network's input."""
+    return BadData(
+        name,
+        f"{file} has {size[0]}x{size[1]} pixels, the network takes {shape[2]}x{shape[1]}",
+        "give larger images, or choose a network for small ones",
     )
 
 

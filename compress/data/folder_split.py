@@ -24,20 +24,19 @@ class FolderSplit:
 
     An image of exactly the wanted size is used as it is. Any other is resized (bilinear, with
     antialiasing) so that its short side is 256/224 of the wanted one, as is usual for ImageNet, and
-    the centre is cut out. For reconstruction the centre is cut out without resizing, and an image
-    smaller than the wanted size is refused.
+    the centre is cut out.
 
     Attributes:
         name: the data set, for error messages.
         files: paths of the images.
-        targets: a class index a file, or None where the images are their own targets.
+        targets: a class index a file.
         shape: channels (1: luma, 3: RGB), height and width.
         mean, std: see :class:`Split`.
     """
 
     name: str
     files: tuple[Path, ...]
-    targets: tuple[int, ...] | None
+    targets: tuple[int, ...]
     shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -60,7 +59,7 @@ class FolderSplit:
         for index in chunks(order(self.n, generator), batch_size):
             chosen = index.tolist()
             pixels = torch.stack([self._decode(self.files[i]) for i in chosen])
-            labels = None if self.targets is None else torch.tensor([self.targets[i] for i in chosen])
+            labels = torch.tensor([self.targets[i] for i in chosen])
             yield finish(pixels, labels, self, generator, device, augment)
 
     def inputs(self, n: int, generator: torch.Generator) -> Tensor:
@@ -90,30 +89,18 @@ class FolderSplit:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise BadData(self.name, f"{file} can't be decoded ({error})", "replace or remove that file") from None
         if image.size != (width, height):
-            image = self._fit(image, file)
+            image = self._fit(image)
         array = np.array(image, dtype=np.uint8).reshape(height, width, channels)
         return torch.from_numpy(array).permute(2, 0, 1)
 
-    def _fit(self, image: Any, file: Path) -> Any:
+    def _fit(self, image: Any) -> Any:
         from PIL import Image
 
         _, height, width = self.shape
-        if self.targets is None and (image.width < width or image.height < height):
-            raise too_small(self.name, file, image.size, self.shape)
-        if self.targets is not None:
-            # Never below the wanted size, which an extreme aspect ratio would otherwise lead to.
-            scale = max(256 / 224 * min(height, width) / min(image.size), height / image.height, width / image.width)
-            size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-            if size != image.size:
-                image = image.resize(size, Image.Resampling.BILINEAR)
+        # Never below the wanted size, which an extreme aspect ratio would otherwise lead to.
+        scale = max(256 / 224 * min(height, width) / min(image.size), height / image.height, width / image.width)
+        size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
         left, top = (image.width - width) // 2, (image.height - height) // 2
         return image.crop((left, top, left + width, top + height))
-
-
-def too_small(name: str, file: Path, size: tuple[int, int], shape: tuple[int, int, int]) -> BadData:
-    """The error about an image file of ``size`` (width, height) that can't fill the network's input."""
-    return BadData(
-        name,
-        f"{file} has {size[0]}x{size[1]} pixels, the network takes {shape[2]}x{shape[1]}",
-        "give larger images, or choose a network for small ones",
-    )

@@ -1,24 +1,21 @@
 """Folders of images: one subfolder a class for classification, or flat for reconstruction.
 
 Where there is a ``train`` folder and one called ``val``, ``valid``, ``test`` or ``evaluate``, those are
-the splits; else a fifth of each class is held out, always the same one.
+the splits; else a fifth of each class is held out, always the same one. What is done with a flat folder's images
+is in :mod:`compress.data.photographs`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from compress.data.checks import Wanted, check_classes, divide
-from compress.data.folder_split import FolderSplit, too_small
+from compress.data.checks import Wanted, check_classes, divide, too_small
+from compress.data.folder_split import FolderSplit
+from compress.data.photographs import SUFFIXES, from_files
 from compress.data.splits import Data
 from compress.errors import BadData
 
-if TYPE_CHECKING:
-    from compress.data.splits import Task
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm"})
 EVALUATE_NAMES = ("val", "valid", "validation", "test", "evaluate", "eval")
 HEADERS_CHECKED = 5000
 
@@ -46,24 +43,24 @@ def read_folder(wanted: Wanted, root: Path) -> Data:
                 f"{parts['train'].name}/ and {evaluate.name}/ don't have the same class folders ({differing[0]})",
                 "give both one folder a class, of the same names",
             )
+        if labels is None or labels_eval is None:
+            return from_files(wanted, files, files_eval)
     else:
         all_files, all_labels, classes = _list(wanted, root)
+        if all_labels is None:
+            return from_files(wanted, all_files)
         first, second = divide(all_labels, len(all_files), wanted)
         files, files_eval = [all_files[i] for i in first], [all_files[i] for i in second]
-        labels, labels_eval = (
-            (None, None) if all_labels is None else ([all_labels[i] for i in part] for part in (first, second))
-        )
-    task: Task = "classification" if labels is not None else "reconstruction"
-    if labels is not None and labels_eval is not None:
-        _check_labels(wanted, classes, labels, labels_eval)
-    shape = _shape(wanted, files + files_eval, task)
+        labels, labels_eval = ([all_labels[i] for i in part] for part in (first, second))
+    _check_labels(wanted, classes, labels, labels_eval)
+    shape = _shape(wanted, files + files_eval)
     mean, std = wanted.normalization(shape[0])
     splits = [
-        FolderSplit(wanted.name, tuple(f), None if y is None else tuple(y), shape, mean, std)
+        FolderSplit(wanted.name, tuple(f), tuple(y), shape, mean, std)
         for f, y in ((files, labels), (files_eval, labels_eval))
     ]
     digest = splits[1].digest(classes)
-    return Data(wanted.name, task, splits[0], splits[1], classes, digest, mean, std)
+    return Data(wanted.name, "classification", splits[0], splits[1], classes, digest, mean, std)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -112,7 +109,7 @@ def _check_labels(wanted: Wanted, classes: tuple[str, ...], *parts: list[int]) -
         check_classes(wanted, np.array(labels))
 
 
-def _shape(wanted: Wanted, files: list[Path], task: Task) -> tuple[int, int, int]:
+def _shape(wanted: Wanted, files: list[Path]) -> tuple[int, int, int]:
     """The network's input shape, else that of the images; every header is read on the way."""
     from PIL import Image
 
@@ -135,7 +132,7 @@ def _shape(wanted: Wanted, files: list[Path], task: Task) -> tuple[int, int, int
                 f"the network takes {channels} channels, image files have 1 or 3",
                 "give the data as an .npz or a FILE.py:factory",
             )
-        _check_sizes(wanted, counts, sizes, task)
+        _check_sizes(wanted, counts, sizes)
         return wanted.shape
     if len(sizes) > 1:
         (first, a), (second, b) = list(sizes.items())[:2]
@@ -149,18 +146,14 @@ def _shape(wanted: Wanted, files: list[Path], task: Task) -> tuple[int, int, int
     return (1 if gray else 3, height, width)
 
 
-def _check_sizes(
-    wanted: Wanted, counts: Counter[tuple[int, int]], sizes: dict[tuple[int, int], Path], task: Task
-) -> None:
-    """For reconstruction every image fills the network's input; to be classified, most fill half of it.
+def _check_sizes(wanted: Wanted, counts: Counter[tuple[int, int]], sizes: dict[tuple[int, int], Path]) -> None:
+    """To be classified, most images fill half of the network's input.
 
     Collections of photographs hold a few tiny ones (ImageNet does), which are enlarged; where most are
     tiny, the network is the wrong one.
     """
     assert wanted.shape is not None
     _, height, width = wanted.shape
-    part = 1 if task == "reconstruction" else 2
-    small = [size for size in sizes if part * size[0] < width or part * size[1] < height]
-    count = sum(counts[size] for size in small)
-    if small and (task == "reconstruction" or 2 * count > counts.total()):
+    small = [size for size in sizes if 2 * size[0] < width or 2 * size[1] < height]
+    if small and 2 * sum(counts[size] for size in small) > counts.total():
         raise too_small(wanted.name, sizes[small[0]], small[0], wanted.shape)

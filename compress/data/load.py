@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.data.augment import Affine, CropFlip
-from compress.data.checks import Wanted, from_arrays
+from compress.data.checks import Sizes, Wanted, from_arrays
 from compress.data.files import (
     CIFAR10_CLASSES,
     choose_keys,
@@ -22,6 +22,7 @@ from compress.data.files import (
 )
 from compress.data.files import candidates as places
 from compress.data.folders import read_folder
+from compress.data.photographs import find_bsd400, find_set11, from_files, images_in, set11
 from compress.data.python import from_python
 from compress.data.splits import Data
 from compress.errors import BadData, UnknownName
@@ -30,7 +31,8 @@ from compress.usercode import call, is_user_code, load_user_code
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAMES = ("digits", "mnist", "cifar10")
+NAMES = ("digits", "mnist", "cifar10", "set11", "bsd400")
+DOWNLOADED = ("mnist", "cifar10")
 HINT = "or a folder of images, an .npz file, or FILE.py:FUNCTION"
 
 
@@ -42,14 +44,17 @@ def load(
     input_shape: tuple[int, int, int] | None = None,
     num_classes: int | None = None,
     seed: int = 0,
+    sizes: Sizes | None = None,
 ) -> Data:
     """Load a data set by its name or path.
 
     ``digits`` ships with scikit-learn. ``mnist[:DIR]`` and ``cifar10[:DIR]`` are read from their
     published files in DIR, in ``$COMPRESS_DATA_DIR/NAME`` or in the user's cache, and downloaded where
-    torchvision is installed. A folder of class folders is classification, a flat folder of images
-    reconstruction. An ``.npz`` has ``x_train``, ``y_train``, ``x_test``, ``y_test``, or ``images`` and
-    ``labels``. ``FILE.py:FUNCTION`` returns anything that :func:`from_python` takes.
+    torchvision is installed. ``set11[:DIR]`` and ``bsd400[:DIR]`` are photographs to reconstruct, in DIR
+    or in ``$COMPRESS_DATA_DIR/recon`` (:mod:`compress.data.photographs`). A folder of class folders is
+    classification, a flat folder of images reconstruction. An ``.npz`` has ``x_train``, ``y_train``,
+    ``x_test``, ``y_test``, or ``images`` and ``labels``. ``FILE.py:FUNCTION`` returns anything that
+    :func:`from_python` takes.
 
     Args:
         spec: as above. Relative paths are looked for below ``$COMPRESS_DATA_DIR`` first.
@@ -58,13 +63,14 @@ def load(
             images get a black border of 2 pixels where the network takes 32x32.
         num_classes: the network's outputs; None if not known.
         seed: of the division where the data has none; equal for all runs that are to be compared.
+        sizes: which image sizes the network takes, where it takes many.
 
     Raises:
         BadData: the data is missing, damaged or doesn't fit the network; the message says what to do.
         UnknownName: there is neither such a name nor such a path.
         BadInput: the user's file raised.
     """
-    wanted = Wanted(spec, input_shape, num_classes, mean, std, seed)
+    wanted = Wanted(spec, input_shape, num_classes, mean, std, seed, sizes)
     name, _, folder = spec.partition(":")
     if spec == "digits":
         return _digits(wanted)
@@ -72,6 +78,10 @@ def load(
         return _mnist(wanted, folder)
     if name == "cifar10":
         return _cifar10(wanted, folder)
+    if name == "set11":
+        return set11(wanted, _find(wanted, "recon", folder, find_set11, "the folders Set11 and BSD400 (and T91)"))
+    if name == "bsd400":
+        return from_files(wanted, images_in(_find(wanted, "recon", folder, find_bsd400, "the folder BSD400")))
     if is_user_code(spec):
         made = call(load_user_code(spec, "data"), "data")
         return from_python(
@@ -132,7 +142,7 @@ def _find(wanted: Wanted, name: str, folder: str, find: Callable[[Path], Path | 
         found = find(home)
         if found is not None:
             return found
-    if not folder:
+    if not folder and name in DOWNLOADED:
         _download(name)
         found = find(download_dir(name))
         if found is not None:
@@ -141,7 +151,7 @@ def _find(wanted: Wanted, name: str, folder: str, find: Callable[[Path], Path | 
     raise BadData(
         wanted.name,
         f"nothing found in {' or '.join(map(str, looked))}",
-        f"put {what} into {target}, or name its folder: --data {name}:DIR",
+        f"put {what} into {target}, or name its folder: --data {wanted.name.partition(':')[0]}:DIR",
     )
 
 

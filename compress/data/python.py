@@ -14,7 +14,7 @@ from compress.data.splits import Data
 from compress.errors import BadData
 
 if TYPE_CHECKING:
-    from compress.data.splits import Task
+    from compress.metric import Task
 
 FORMS = "give a DataLoader, an (inputs, labels) pair, a ((inputs, labels), (inputs, labels)) pair or batches"
 

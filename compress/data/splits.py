@@ -10,7 +10,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from compress.metric import Task
+from compress.types import Note
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
 
     from compress.data.augment import Augmentation
 
-Task = Literal["classification", "reconstruction"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -81,6 +83,7 @@ class Data:
         sha256: digest of the evaluation split's content, labels included.
         mean, std: see :class:`Split`.
         augment: changes of the training images that leave their labels true; None for none.
+        notes: what was left out, and how images of other sizes were treated.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augment: Augmentation | None = None
+    notes: tuple[Note, ...] = ()
 
 
 def order(n: int, generator: torch.Generator | None) -> Tensor:

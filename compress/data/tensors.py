@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from compress.data.augment import Augmentation
-    from compress.data.splits import Task
+    from compress.metric import Task
 
 
 @dataclass(frozen=True, eq=False)

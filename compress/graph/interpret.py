@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -36,6 +36,7 @@ class Steps:
         constants: node -> the parameter or buffer that it reads.
         output: the node whose value the network returns.
         last_use: node -> the position in ``nodes`` of the operator that reads it last.
+        hardware: parameters that nobody may change, see :class:`compress.graph.trace.Network`.
     """
 
     nodes: tuple[fx.Node, ...]
@@ -44,6 +45,7 @@ class Steps:
     constants: Mapping[str, str]
     output: str
     last_use: Mapping[str, int]
+    hardware: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, network: Network, edit: Callable[[fx.Graph], None] = lambda graph: None) -> Steps:
@@ -60,12 +62,12 @@ class Steps:
         last = {source.name: step for step, node in enumerate(nodes) for source in node.all_input_nodes}
         output = end.all_input_nodes[0].name
         last[output] = len(nodes)
-        return cls(nodes, network.inputs, tensors, constants, output, last)
+        return cls(nodes, network.inputs, tensors, constants, output, last, network.hardware)
 
     def to(self, device: str) -> Steps:
         """The same on another device."""
         moved = {name: tensor.to(device) for name, tensor in self.parameters.items()}
-        return Steps(self.nodes, self.inputs, moved, self.constants, self.output, self.last_use)
+        return replace(self, parameters=moved)
 
     def value(self, environment: Mapping[str, Any], argument: Any) -> Any:
         """What an argument of a node stands for."""

@@ -23,6 +23,7 @@ from torch.export import Dim, ExportedProgram
 from torch.overrides import TorchFunctionMode
 
 from compress.errors import Untraceable
+from compress.graph.hardware import fixed_parameters
 from compress.types import Note
 
 
@@ -36,6 +37,8 @@ class Network:
         inputs: placeholder names of the network's inputs.
         example_inputs: the tensors that it was traced with.
         notes: what the trace had to fix, such as a batch size that the network's code fixes.
+        hardware: qualified names of parameters that live in hardware, as modules' ``in_hardware`` lists them: they are
+            neither pruned, nor refitted, nor rounded to other values than they have.
     """
 
     program: ExportedProgram
@@ -43,6 +46,7 @@ class Network:
     inputs: tuple[str, ...]
     example_inputs: tuple[torch.Tensor, ...]
     notes: tuple[Note, ...] = field(default=())
+    hardware: frozenset[str] = field(default=frozenset())
 
     @property
     def graph(self) -> fx.Graph:
@@ -196,7 +200,7 @@ def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Network:
     _plain_means(program)
     signature = program.graph_signature
     parameters = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return Network(program, parameters, tuple(signature.user_inputs), inputs, notes)
+    return Network(program, parameters, tuple(signature.user_inputs), inputs, notes, fixed_parameters(model))
 
 
 @contextlib.contextmanager

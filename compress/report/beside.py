@@ -63,7 +63,7 @@ def candidates(front: Front) -> Table | None:
         Column(f"k{row.index}", row.id, words.shorten(row.id, 24), row.best, row.index in shown) for row in listed
     )
     lines = [
-        Line("Accuracy" if not _psnr(front) else "PSNR", tuple(_accuracy(row) for row in listed)),
+        Line(front.metric.heading, tuple(_accuracy(row) for row in listed)),
         Line("Measured latency", tuple(Cell(row.measured, row.measured_detail, "measured") for row in listed)),
         Line("Predicted latency", tuple(Cell(row.predicted, row.error, "predicted") for row in listed)),
         Line("File", tuple(Cell(row.size, "" if row.baseline else f"{row.size_share} of float") for row in listed)),
@@ -90,12 +90,8 @@ def candidates(front: Front) -> Table | None:
     )
 
 
-def _psnr(front: Front) -> bool:
-    return front.baseline.accuracy is not None and front.baseline.accuracy.metric == "psnr_db"
-
-
 def _accuracy(row: tables.Row) -> Cell:
-    return Cell(row.accuracy, row.interval if row.accuracy != words.DASH else "")
+    return Cell(row.accuracy, row.accuracy_detail)
 
 
 def _energy(front: Front, candidate: Candidate) -> Cell:

@@ -159,7 +159,7 @@ def lay_out(front: Front, metric: Metric, canvas: Canvas, up: Metric = "accuracy
         allowed = reference.value - drop
         if y_axis.low <= allowed <= y_axis.high:
             limits.append(Limit(None, at_y(allowed), f"float {words.MINUS} {words.points(drop, reference)}"))
-    y_title = words.metric_title(front.baseline.accuracy) if up == "accuracy" else _axis_title(up, y_by, y_axis)
+    y_title = front.metric.title if up == "accuracy" else _axis_title(up, y_by, y_axis)
     against = NAMES[metric] if metric in ("ram", "macs") else NAMES[metric].lower()
     return Chart(
         metric=metric,
@@ -203,8 +203,7 @@ def _y_axis(front: Front, up: Metric, values: Sequence[float]) -> axes.Axis:
         return axes.positive_axis(values)
     # Every known accuracy, also of points that this plot lacks: all plots then have the same y axis.
     known = [c.accuracy for c in ordered(front) if c.accuracy is not None]
-    ceiling = 100.0 if known[0].metric == "top1_percent" else float("inf")
-    return axes.linear_axis([v for a in known for v in (a.low, a.value, a.high)], 0.0, ceiling)
+    return axes.linear_axis([v for a in known for v in (a.low, a.value, a.high)], 0.0, front.metric.ceiling)
 
 
 def _axis_title(metric: Metric, by: words.Unit, axis: axes.Axis) -> str:

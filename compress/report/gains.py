@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from compress.report import words
-from compress.results import DEFAULT_DROP, Artifact, Candidate, EightBits, Front
+from compress.results import Artifact, Candidate, EightBits, Front
 
 LatencyKind = Literal["measured", "predicted"]
 
@@ -92,12 +92,10 @@ def _accuracy_clause(baseline: Candidate, candidate: Candidate, gain: Gain) -> s
     difference = round(round(accuracy.value, decimals) - round(reference.value, decimals), decimals)
     simulated = " (simulated)" if accuracy.measured_on == "torch" else ""
     if difference == 0:
-        name = "PSNR" if accuracy.metric == "psnr_db" else "accuracy"
-        return f"the same {name} as the float network{simulated}"
+        return f"the same {accuracy.kind.name} as the float network{simulated}"
     amount = words.points(difference, accuracy)
-    if accuracy.metric == "psnr_db":
-        return f"{amount} {'higher' if difference > 0 else 'lower'} PSNR than the float network{simulated}"
-    return f"{amount} {'more' if difference > 0 else 'less'} accurate than the float network{simulated}"
+    how = accuracy.kind.more if difference > 0 else accuracy.kind.less
+    return f"{amount} {how} than the float network{simulated}"
 
 
 def subject(front: Front) -> Candidate | None:
@@ -129,12 +127,10 @@ def choice(front: Front) -> str:
         nearest = front.nearest()
         over = "; ".join(_excess(name, by, nearest) for name, by in front.violations(nearest).items())
         return f"{nearest.id} comes nearest: {over}."
-    accuracy = best.accuracy or front.baseline.accuracy
     asked = front.budget.max_accuracy_drop
-    within = asked if asked is not None else DEFAULT_DROP
-    psnr = accuracy is not None and accuracy.metric == "psnr_db"
-    amount = f"{within:g} {'dB' if psnr else 'point' if within == 1 else 'points'}"
-    if asked is not None or front.baseline.value - best.value <= DEFAULT_DROP + 1e-9:
+    within = asked if asked is not None else front.metric.drop
+    amount = front.metric.difference(within)
+    if asked is not None or front.baseline.value - best.value <= within + 1e-9:
         meets = "that meets the limits, " if words.budget_text(replace(front.budget, max_accuracy_drop=None)) else ""
         return f"{best.id} is the fastest candidate {meets}within {amount} of the float network."
     return f"{best.id} is the most accurate candidate; none is within {amount} of the float network."
@@ -142,7 +138,7 @@ def choice(front: Front) -> str:
 
 def _excess(name: str, by: float, candidate: Candidate) -> str:
     if name == "accuracy drop" and candidate.accuracy is not None:
-        return f"{words.points(by, candidate.accuracy)} more accuracy lost than allowed"
+        return f"{words.points(by, candidate.accuracy)} more {candidate.accuracy.kind.name} lost than allowed"
     return f"{name} is {words.percent(by)} over the limit" if by != float("inf") else f"{name} isn't known"
 
 

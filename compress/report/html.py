@@ -159,7 +159,7 @@ def _page(front: Front, facts: RunFacts) -> dict[str, Any]:
             (n, words.seconds(s), words.share(s, total), s / total if total else 0) for n, s in facts.seconds
         ),
         "total": words.seconds(total),
-        "budget": words.budget_text(front.budget, "dB" if accuracy and accuracy.metric == "psnr_db" else "points"),
+        "budget": words.budget_text(front.budget, front.metric),
         "conditions": tables.conditions(front),
         "within": within,
         "both": both,
@@ -269,9 +269,9 @@ def _figures(front: Front, candidate: Candidate) -> tuple[Figure, ...]:
     if new.accuracy is not None:
         found.append(
             Figure(
-                "Accuracy" if new.accuracy.metric == "top1_percent" else "PSNR",
+                new.accuracy.kind.heading,
                 f"{new.accuracy.value:.{words.accuracy_decimals(new.accuracy)}f}",
-                words.accuracy_unit(new.accuracy).strip(),
+                new.accuracy.kind.symbol,
                 f"95% interval {words.interval_text(new.accuracy)}",
                 words.accuracy_text(old.accuracy),
                 None,

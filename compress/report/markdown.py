@@ -15,17 +15,15 @@ def front_markdown(front: Front) -> str:
     Args:
         front: what was found.
     """
-    psnr = front.baseline.accuracy is not None and front.baseline.accuracy.metric == "psnr_db"
-    accuracy = "PSNR" if psnr else "Accuracy"
     lines = [
         f"**{escape(front.model)} on {escape(front.target)}: {gains.headline(front)}.** {escape(gains.choice(front))}",
         "",
-        f"| Candidate | {accuracy} (95% interval) | Measured | Predicted | File | MACs | Bits W/A |",
+        f"| Candidate | {front.metric.heading} (95% interval) | Measured | Predicted | File | MACs | Bits W/A |",
         "|:--|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows_of.rows(front):
         role = " (best)" if row.best else " (front)" if row.on_front else ""
-        interval = f" ({row.interval})" if row.accuracy != words.DASH else ""
+        interval = f" ({row.accuracy_detail})" if row.accuracy_detail else ""
         cells = [
             f"**{escape(row.id)}**{role}" if row.best else f"{escape(row.id)}{role}",
             f"{row.accuracy}{interval}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from compress.report import axes, words
+from compress.report import axes
 from compress.report.chart import Canvas, Chart, lay_out
 from compress.report.points import Point, front_line
 from compress.results import Front
@@ -69,7 +69,7 @@ def front_svg(front: Front) -> str:
         for number, (chart, name) in enumerate(zip(charts, ("Latency", "File size"), strict=True)):
             panel = figure.add_axes(_rectangle(0.12 + 4.6 * number))
             if number == 0:
-                panel.set_ylabel(words.metric_title(front.baseline.accuracy))
+                panel.set_ylabel(front.metric.title)
             if chart is None:
                 panel.set(xlabel=f"{name} (unknown)", xticks=[], yticks=[])
             else:

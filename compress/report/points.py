@@ -182,8 +182,7 @@ def unit(front: Front, metric: Metric) -> words.Unit:
         known = (figure(front, c, metric) for c in everyone)
         return words.energy_unit([bar[0] for bar in known if bar is not None])
     if metric == "accuracy":
-        psnr = front.baseline.accuracy is not None and front.baseline.accuracy.metric == "psnr_db"
-        return words.Unit(1.0, "dB" if psnr else "%", 2 if psnr else 1)
+        return words.Unit(1.0, front.metric.symbol, front.metric.decimals(0))
     latencies = []
     for candidate in everyone:
         estimate, measurement = candidate.best.estimate, candidate.best.measurement

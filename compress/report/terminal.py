@@ -19,11 +19,24 @@ _GAP = 2
 _ID_WIDTH = 14
 """A candidate's id gets at least this much before columns are left out; longer ones are folded."""
 _LAYOUTS = (
-    ("", "candidate", "accuracy", "95% interval", "measured", "predicted", "size", "RAM", "MACs", "MACs kept", "bits"),
-    ("", "candidate", "accuracy", "measured", "predicted", "size", "MACs kept", "bits"),
+    (
+        "",
+        "candidate",
+        "accuracy",
+        "95% interval",
+        "SSIM",
+        "measured",
+        "predicted",
+        "size",
+        "RAM",
+        "MACs",
+        "MACs kept",
+        "bits",
+    ),
+    ("", "candidate", "accuracy", "SSIM", "measured", "predicted", "size", "MACs kept", "bits"),
     ("", "candidate", "accuracy", "measured", "predicted", "size"),
 )
-"""Columns by how much room there is."""
+"""Columns by how much room there is; SSIM only where images are compared."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +85,10 @@ def front_table(front: Front, next_commands: Sequence[str] = ()) -> RenderableTy
 
 
 def _front_table(front: Front, width: int, ascii_only: bool) -> Table:
-    psnr = front.baseline.accuracy is not None and front.baseline.accuracy.metric == "psnr_db"
     listed = rows_of.rows(front)
     cells = [{name: words.to_ascii(text) if ascii_only else text for name, text in _cells(r).items()} for r in listed]
-    for layout in _LAYOUTS:
+    similar = any(row.ssim for row in listed)
+    for layout in (tuple(name for name in each if similar or name != "SSIM") for each in _LAYOUTS):
         numbers = [name for name in layout if name != "candidate"]
         needed = sum(max(cell_len(text) for text in (name, *(c[name] for c in cells))) for name in numbers)
         fits = needed + min(_ID_WIDTH, max(cell_len(c["candidate"]) for c in cells)) + _GAP * (len(layout) - 1) <= width
@@ -83,7 +96,7 @@ def _front_table(front: Front, width: int, ascii_only: bool) -> Table:
             break
     columns = []
     for name in layout:
-        title = "PSNR" if name == "accuracy" and psnr else name
+        title = front.metric.name if name == "accuracy" else name
         if name == "candidate":
             columns.append(Column(title, overflow="fold"))
         else:
@@ -102,6 +115,7 @@ def _cells(row: rows_of.Row) -> dict[str, str]:
         "candidate": row.id,
         "accuracy": row.accuracy,
         "95% interval": row.interval,
+        "SSIM": row.ssim.removeprefix("SSIM "),
         "measured": row.measured,
         "predicted": f"{row.predicted} {row.error.replace(' ', '')}".strip(),
         "size": row.size,

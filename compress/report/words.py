@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from compress.metric import TOP1, Metric
 from compress.results import Accuracy
 from compress.types import Budget
 
@@ -148,22 +149,15 @@ def runtime(name: str) -> str:
 
 
 def accuracy_decimals(accuracy: Accuracy) -> int:
-    """The decimals that an accuracy can bear: one step of the count is at least one unit of the last."""
-    if accuracy.metric == "psnr_db":
-        return 2
-    return 1 if accuracy.n <= 2000 else 2
-
-
-def accuracy_unit(accuracy: Accuracy) -> str:
-    """The sign behind an accuracy: ``"%"`` or ``" dB"``."""
-    return "%" if accuracy.metric == "top1_percent" else " dB"
+    """The decimals that an accuracy can bear."""
+    return accuracy.kind.decimals(accuracy.n)
 
 
 def accuracy_text(accuracy: Accuracy | None) -> str:
     """An accuracy with its unit: 97.8%, 31.42 dB."""
     if accuracy is None:
         return DASH
-    return f"{accuracy.value:.{accuracy_decimals(accuracy)}f}{accuracy_unit(accuracy)}"
+    return f"{accuracy.value:.{accuracy_decimals(accuracy)}f}{accuracy.kind.sign}"
 
 
 def interval_text(accuracy: Accuracy | None) -> str:
@@ -176,16 +170,15 @@ def interval_text(accuracy: Accuracy | None) -> str:
 
 def points(difference: float, accuracy: Accuracy) -> str:
     """A difference of accuracies, without its sign: 0.2 points, 0.31 dB."""
-    unit = "dB" if accuracy.metric == "psnr_db" else "points"
-    return f"{abs(difference):.{accuracy_decimals(accuracy)}f} {unit}"
+    return accuracy.kind.difference(difference, accuracy_decimals(accuracy))
 
 
-def metric_title(accuracy: Accuracy | None) -> str:
-    """What the accuracy is, for an axis or a column."""
-    return "PSNR (dB)" if accuracy is not None and accuracy.metric == "psnr_db" else "Accuracy (top-1, %)"
+def ssim_text(accuracy: Accuracy | None) -> str:
+    """The structural similarity beside a PSNR: SSIM 0.912; empty where there is none."""
+    return "" if accuracy is None or accuracy.ssim is None else f"SSIM {accuracy.ssim:.3f}"
 
 
-def budget_text(budget: Budget, drop_unit: str = "points") -> tuple[str, ...]:
+def budget_text(budget: Budget, metric: Metric = TOP1) -> tuple[str, ...]:
     """Every limit that was asked for, one entry each; empty where nothing was."""
     asked: list[tuple[str, str | None]] = [
         ("latency", seconds(budget.latency_s) if budget.latency_s is not None else None),
@@ -197,8 +190,8 @@ def budget_text(budget: Budget, drop_unit: str = "points") -> tuple[str, ...]:
         ("activation bits", str(budget.activation_bits) if budget.activation_bits is not None else None),
         ("bit operations", f"{budget.bit_operations:,}" if budget.bit_operations is not None else None),
         (
-            "accuracy drop",
-            f"{budget.max_accuracy_drop:g} {drop_unit}" if budget.max_accuracy_drop is not None else None,
+            f"{metric.name} drop",
+            metric.difference(budget.max_accuracy_drop) if budget.max_accuracy_drop is not None else None,
         ),
     ]
     return tuple(f"{name} ≤ {limit}" for name, limit in asked if limit is not None)

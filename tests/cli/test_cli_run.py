@@ -93,7 +93,7 @@ def test_the_excess_of_every_limit_is_named() -> None:
     )
     error = unreachable(front)
     assert error.exit_code == 3
-    assert error.budget == "RAM ≤ 1.0 KiB and file ≤ 1,000 B and accuracy drop ≤ 1 points"
+    assert error.budget == "RAM ≤ 1.0 KiB and file ≤ 1,000 B and accuracy drop ≤ 1 point"
     assert error.nearest == (
         "a (RAM 2.0 KiB, 2.0\N{MULTIPLICATION SIGN} the limit, flash 1.5 KiB, 50% over, "
         "accuracy drop 3.50 points, 2.50 over)"

@@ -65,6 +65,23 @@ def test_decibels_and_simulations_are_named(make_candidate: Make) -> None:
     assert gains.headline(front_of(baseline, small)).endswith("0.50 dB lower PSNR than the float network (simulated)")
 
 
+def test_the_metric_says_what_may_be_lost_where_nobody_does(make_candidate: Make) -> None:
+    def of(value: float) -> Accuracy:
+        return Accuracy(value, value - 1, value + 1, 11, "onnxruntime", "psnr_db")
+
+    baseline = make_candidate("float", 1.0, 32, of(33.0), 1000, 4e-3)
+    near = make_candidate("near", 0.7, 8, of(32.6), 500, 3e-3)
+    far = make_candidate("far", 0.5, 8, of(32.3), 400, 2e-3)
+    front = front_of(baseline, near, far)
+    best = front.best()
+    assert best is not None
+    assert best.id == "near"  # "far" is faster, and 0.7 dB below
+    assert gains.choice(front) == "near is the fastest candidate within 0.5 dB of the float network."
+    assert gains.choice(front_of(baseline, far)) == (
+        "far is the most accurate candidate; none is within 0.5 dB of the float network."
+    )
+
+
 def test_the_choice_is_explained(fronts: dict[str, Front]) -> None:
     assert gains.choice(fronts["measured"]) == "c4 is the fastest candidate within 1 point of the float network."
     assert gains.choice(fronts["predicted"]) == "c4 is the fastest candidate within 2 points of the float network."

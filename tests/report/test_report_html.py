@@ -196,13 +196,13 @@ def test_the_run_is_described(fronts: dict[str, Front], facts: Facts) -> None:
     versions = page.all("span", class_="version")
     assert sorted(versions) == sorted(f"{name} {version}" for name, version in run.versions.items())
     assert "latency ≤ 5.0 s" not in page.all("dd")
-    assert "latency ≤ 5.00 ms, accuracy drop ≤ 1 dB" in page.all("dd")
+    assert "latency ≤ 5.00 ms, PSNR drop ≤ 1 dB" in page.all("dd")
 
 
 def test_a_simulated_accuracy_is_called_one(fronts: dict[str, Front], facts: Facts) -> None:
     front = fronts["psnr"]
     page = Page(render(front, facts(front)))
-    assert page.all("td", data_label="Accuracy by").count("PyTorch (simulated)") == 1
+    assert page.all("td", data_label="PSNR by").count("PyTorch (simulated)") == 1
     assert any("the figure is a simulation" in text for text in page.all("dd"))
 
 

@@ -58,7 +58,7 @@ def test_the_budget_lists_what_was_asked_for() -> None:
         "file ≤ 512 KiB",
         "MACs kept ≤ 50.0%",
         "average weight bits ≤ 4",
-        "accuracy drop ≤ 1 points",
+        "accuracy drop ≤ 1 point",
     )
 
 

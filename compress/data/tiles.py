@@ -1,0 +1,259 @@
+"""Images of any size for networks of a fixed one: training patches, and whole images in tiles.
+
+A network that reconstructs takes images of one size, since the file that ships does. To be evaluated an image is cut
+into tiles of that size, from its upper left corner, the last of a row or column filled up by repeating the image's
+border; what the network gives for them is put together again, the filling cut off, and compared as a whole image. A
+device that is given a larger image does the same. To be trained on, patches of that size are cut out at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.data.splits import chunks, finish, order
+from compress.errors import BadData
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from compress.data.augment import Augmentation
+    from compress.data.splits import Split
+
+KEPT_BYTES = 128 * 2**20
+"""Decoded images that a split keeps at most."""
+
+
+@dataclass(eq=False)
+class Pixels:
+    """Image files decoded as uint8 (C, H, W), the first of them kept.
+
+    One channel of a file in colour is its luma (:func:`compress.quality.luma`).
+
+    Attributes:
+        name: the data set, for error messages.
+        files: paths of the images.
+        channels: 1 or 3.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    channels: int
+    _kept: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _bytes: int = field(default=0, init=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": {}, "_bytes": 0}
+
+    def __getitem__(self, index: int) -> Tensor:
+        """One image.
+
+        Raises:
+            BadData: its file can't be decoded.
+        """
+        found = self._kept.get(index)
+        if found is None:
+            found = decode(self.name, self.files[index], self.channels)
+            if self._bytes + found.numel() <= KEPT_BYTES:
+                self._kept[index], self._bytes = found, self._bytes + found.numel()
+        return found
+
+
+def decode(name: str, file: Path, channels: int) -> Tensor:
+    """An image file as uint8 (C, H, W).
+
+    Raises:
+        BadData: it can't be decoded.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from compress.quality import luma
+
+    try:
+        with Image.open(file) as opened:
+            gray = opened.mode in ("1", "L", "LA")
+            image = np.array(opened.convert("L" if gray else "RGB"), dtype=np.uint8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise BadData(name, f"{file} can't be decoded ({error})", "replace or remove that file") from None
+    if channels == 1 and not gray:
+        image = luma(image)
+    if channels == 3 and gray:
+        image = np.repeat(image[..., None], 3, axis=2)
+    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(image).transpose(2, 0, 1)))
+
+
+@dataclass(frozen=True, eq=False)
+class PatchSplit:
+    """Patches to train on: as many of each image as fit beside one another, cut out anywhere.
+
+    Attributes:
+        pixels: the images.
+        sizes: height and width of each, no smaller than a patch.
+        shape: channels, height and width of a patch.
+        mean, std: see :class:`compress.data.splits.Split`.
+    """
+
+    pixels: Pixels
+    sizes: tuple[tuple[int, int], ...]
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        """How many patches an epoch has."""
+        return self._ends[-1]
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: str = "cpu",
+        augment: Augmentation | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`compress.data.splits.Split.batches`; without a generator the patches lie side by side."""
+        import torch
+
+        for index in chunks(order(self.n, generator), batch_size):
+            pixels = torch.stack([self._patch(i, generator) for i in index.tolist()])
+            yield finish(pixels, None, self, generator, device, augment)
+
+    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
+        """See :meth:`compress.data.splits.Split.inputs`."""
+        import torch
+
+        chosen = order(self.n, generator)[:n].tolist()
+        pixels = torch.stack([self._patch(i, generator) for i in chosen])
+        return finish(pixels, None, self, None, "cpu", None)[0]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """The number of the patch after each image's last."""
+        _, height, width = self.shape
+        return list(accumulate((rows // height) * (columns // width) for rows, columns in self.sizes))
+
+    def _patch(self, index: int, generator: torch.Generator | None) -> Tensor:
+        """The patch number ``index`` of an epoch: of the image whose turn it is, anywhere in it."""
+        import torch
+
+        _, height, width = self.shape
+        image = bisect_right(self._ends, index)
+        columns = self.sizes[image][1] // width
+        index -= self._ends[image - 1] if image else 0
+        top, left = index // columns * height, index % columns * width
+        if generator is not None:
+            spare = [size - taken + 1 for size, taken in zip(self.sizes[image], (height, width), strict=True)]
+            top, left = (int(torch.randint(0, each, (1,), generator=generator)) for each in spare)
+        return self.pixels[image][:, top : top + height, left : left + width]
+
+
+@dataclass(frozen=True, eq=False)
+class TileSplit:
+    """Whole images, handed out in tiles: image after image, row after row.
+
+    Attributes:
+        pixels: the images.
+        sizes: height and width of each.
+        shape: channels, height and width of a tile.
+        mean, std: see :class:`compress.data.splits.Split`.
+    """
+
+    pixels: Pixels
+    sizes: tuple[tuple[int, int], ...]
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def n(self) -> int:
+        """How many tiles there are."""
+        return sum(self._grid(i)[0] * self._grid(i)[1] for i in range(len(self.sizes)))
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: str = "cpu",
+        augment: Augmentation | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`compress.data.splits.Split.batches`."""
+        import torch
+
+        places = self._places()
+        for index in chunks(order(len(places), generator), batch_size):
+            pixels = torch.stack([self._tile(*places[i]) for i in index.tolist()])
+            yield finish(pixels, None, self, generator, device, augment)
+
+    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
+        """See :meth:`compress.data.splits.Split.inputs`."""
+        import torch
+
+        places = self._places()
+        pixels = torch.stack([self._tile(*places[i]) for i in order(len(places), generator)[:n].tolist()])
+        return finish(pixels, None, self, None, "cpu", None)[0]
+
+    def digest(self, classes: Sequence[str] = ()) -> str:
+        """SHA-256 of the files' contents and the shape of their tiles."""
+        state = hashlib.sha256(repr((self.shape, tuple(classes), "tiles")).encode())
+        for file in self.pixels.files:
+            state.update(hashlib.sha256(file.read_bytes()).digest())
+        return state.hexdigest()
+
+    def whole(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (1, C, H, W) of what was made of the tiles, and of what was wanted, which come in batches in order."""
+        import torch
+
+        stream = ((made, wanted) for batch in pieces for made, wanted in zip(*batch, strict=True))
+        for image, (height, width) in enumerate(self.sizes):
+            rows, columns = self._grid(image)
+            tiles = [[next(stream) for _ in range(columns)] for _ in range(rows)]
+            both = (
+                torch.cat([torch.cat([tile[which] for tile in row], 2) for row in tiles], 1)[None, :, :height, :width]
+                for which in (0, 1)
+            )
+            made, wanted = both
+            yield made, wanted
+
+    def _grid(self, image: int) -> tuple[int, int]:
+        """Rows and columns of tiles of an image."""
+        return -(-self.sizes[image][0] // self.shape[1]), -(-self.sizes[image][1] // self.shape[2])
+
+    def _places(self) -> list[tuple[int, int, int]]:
+        """Each tile's image, row and column."""
+        return [
+            (image, row, column)
+            for image in range(len(self.sizes))
+            for row in range(self._grid(image)[0])
+            for column in range(self._grid(image)[1])
+        ]
+
+    def _tile(self, image: int, row: int, column: int) -> Tensor:
+        import torch
+
+        _, height, width = self.shape
+        rows, columns = self.sizes[image]
+        down = (torch.arange(height) + row * height).clamp_max(rows - 1)
+        across = (torch.arange(width) + column * width).clamp_max(columns - 1)
+        return self.pixels[image][:, down][:, :, across]
+
+
+def whole_images(split: Split, pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """What was made and what was wanted, put together where ``split`` hands out tiles; else as it comes.
+
+    Args:
+        split: whose batches ``pieces`` are made of, in order.
+        pieces: batches (N, C, H, W) of both.
+    """
+    return split.whole(pieces) if isinstance(split, TileSplit) else iter(pieces)
+
+
+__all__ = ["PatchSplit", "Pixels", "TileSplit", "decode", "whole_images"]

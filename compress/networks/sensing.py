@@ -1,0 +1,208 @@
+"""Reconstruction from binary measurements: a small recursive network, and an unfolded one.
+
+Both measure with a :class:`compress.quantize.sensing.SensingLayer`, whose weights are binary and live in the optics,
+and have real weights behind it. They start from the layer's linear estimate x_0 = E z + e and add to it; the last
+convolution before each addition starts at zero, so an untrained network gives the linear estimate exactly, and training
+learns what is missing.
+
+**Recursive** (after Bai et al., *LSHR-Net*, Neurocomputing 406, 2020, whose parts are a binary sensing layer trained
+with real-valued ones behind it, low-resolution maps, recursions with shared weights and sub-pixel upsampling). One
+cell works on maps of 1/r of the image's height and width and is applied T times with the same weights:
+
+    h_t = h_{t-1} + g(h_{t-1} + down(x_{t-1})),     g: convolutions of 3x3 with ReLUs in front
+    u_t = x_{t-1} + shuffle_r(tail(relu(h_t)))      Shi et al., sub-pixel convolution, CVPR 2016
+    x_t = u_t + E (z - s (A u_t + t))               what was measured is put back
+
+The last line isn't in the paper. ``E`` is the linear estimate's, the patterns are the layer's own, so it adds no
+weights; as E starts, without noise, ``A x_t = y`` whatever the cell did.
+
+**Unfolded** (Zhang et al., *OPINE-Net*, IEEE JSTSP 2020, on ISTA-Net, CVPR 2018: the phases of the iterative
+shrinkage-thresholding algorithm, each with weights of its own, and binary patterns trained with them):
+
+    r_k = x_{k-1} + rho_k E (z - s (A x_{k-1} + t))         the gradient step
+    x_k = r_k + shuffle(backward_k(soft_k(forward_k(r_k))))   the proximal step
+    soft(v) = relu(v - theta) - relu(-v - theta)              one theta a channel
+
+with E in place of ``A^T``, as preconditioner (for orthogonal patterns and white images they are the same). It departs
+from the paper in that the transforms work on maps of 1/r and carry a state from phase to phase, and in that no loss
+asks them to be each other's inverse.
+
+Images that aren't whole blocks are padded with zeros on the right and at the bottom, and the result is cropped.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.quantize.sensing import SensingLayer, padded
+
+
+class Reconstruction(nn.Module):
+    """A sensing layer and what makes images of its measurements; called with light (N, C, H, W), gives the same shape.
+
+    Attributes:
+        sensing: the layer.
+    """
+
+    def __init__(self, sensing: SensingLayer) -> None:
+        super().__init__()
+        self.sensing = sensing
+
+    def recovered(self, z: Tensor) -> Tensor:
+        """Images (N, C, H, W), whole blocks, from the measurements ``z`` that the sensing layer gives."""
+        raise NotImplementedError
+
+    def from_measurements(self, y: Tensor) -> Tensor:
+        """Images (N, C, H, W), whole blocks, from measurements as the hardware gives them (N, C m, H/b, W/b)."""
+        return self.recovered(self.sensing.standardize(y))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Measure and recover; (N, C, H, W) to the same shape."""
+        height, width = images.shape[-2:]
+        block = self.sensing.block
+        if block is None:
+            return self.recovered(self.sensing(images))
+        if not (height % block or width % block):
+            return self.recovered(self.sensing(images))
+        if height >= block and width >= block:
+            images = padded(images, block)
+        return self.recovered(self.sensing(images))[:, :, :height, :width]
+
+    def consistent(self, images: Tensor, z: Tensor) -> Tensor:
+        """``images`` changed by the linear estimate of what their measurements lack of ``z``."""
+        return images + self.sensing.correction(z - self.sensing.exact(images))
+
+
+class LinearReconstruction(Reconstruction):
+    """The linear estimate alone."""
+
+    def recovered(self, z: Tensor) -> Tensor:
+        """``E z + e``."""
+        return self.sensing.reexpand(z)
+
+
+class Recursive(Reconstruction):
+    """The recursive network with mixed weights; see the module."""
+
+    def __init__(
+        self, sensing: SensingLayer, *, width: int = 32, recursions: int = 2, depth: int = 4, reduction: int = 2
+    ) -> None:
+        """Make it, giving the sensing layer's linear estimate; other weights by torch's generator.
+
+        Args:
+            sensing: measures, and estimates.
+            width: channels of the maps.
+            recursions: how often the cell is applied, T.
+            depth: convolutions of the cell between its two ends.
+            reduction: r, of the maps' height and width against the image's; divides the block.
+        """
+        super().__init__(sensing)
+        self.recursions, self.reduction = recursions, reduction
+        self.down = nn.Conv2d(sensing.channels, width, 2 * reduction, stride=reduction, padding=reduction // 2)
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
+        self.tail = _silent(nn.Conv2d(width, sensing.channels * reduction**2, 3, padding=1))
+
+    def recovered(self, z: Tensor) -> Tensor:
+        """See :class:`Reconstruction`."""
+        images = self.sensing.reexpand(z)
+        state: Tensor | None = None
+        for _ in range(self.recursions):
+            state = self.down(images) if state is None else state + self.down(images)
+            for layer in self.layers:
+                state = state + layer(F.relu(state))
+            images = images + F.pixel_shuffle(self.tail(F.relu(state)), self.reduction)
+            images = self.consistent(images, z)
+        return images
+
+
+class Unfolded(Reconstruction):
+    """The unfolded network; see the module."""
+
+    def __init__(
+        self, sensing: SensingLayer, *, width: int = 48, phases: int = 4, depth: int = 1, reduction: int = 2
+    ) -> None:
+        """Make it, giving the sensing layer's linear estimate; other weights by torch's generator.
+
+        Args:
+            sensing: measures, and estimates.
+            width: channels of the maps.
+            phases: K.
+            depth: convolutions of each of a phase's two transforms.
+            reduction: of the maps' height and width against the image's.
+        """
+        super().__init__(sensing)
+        self.phases = nn.ModuleList(Phase(sensing.channels, width, depth, reduction) for _ in range(phases))
+
+    def recovered(self, z: Tensor) -> Tensor:
+        """See :class:`Reconstruction`."""
+        images = self.sensing.reexpand(z)
+        state: Tensor | None = None
+        for number, phase in enumerate(self.phases):
+            assert isinstance(phase, Phase)
+            if number:
+                images = images + phase.rate * self.sensing.correction(z - self.sensing.exact(images))
+            images, state = phase(images, state)
+        return self.consistent(images, z)
+
+
+class Phase(nn.Module):
+    """One proximal step.
+
+    Attributes:
+        rate: of the gradient step in front of it.
+        threshold: of the soft threshold, one a channel.
+    """
+
+    def __init__(self, channels: int, width: int, depth: int, reduction: int) -> None:
+        super().__init__()
+        self.reduction = reduction
+        self.rate = nn.Parameter(torch.ones(1, 1, 1, 1))
+        self.threshold = nn.Parameter(torch.full((1, width, 1, 1), 0.01))
+        self.down = nn.Conv2d(channels, width, 2 * reduction, stride=reduction, padding=reduction // 2)
+        self.analysis = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
+        self.synthesis = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
+        self.tail = _silent(nn.Conv2d(width, channels * reduction**2, 3, padding=1))
+
+    def forward(self, images: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Images (N, C, H, W) and the state (N, width, H/r, W/r) of the phase before, None at first, to both."""
+        state = self.down(images) if state is None else state + self.down(images)
+        for layer in self.analysis:
+            state = state + layer(F.relu(state))
+        state = F.relu(state - self.threshold) - F.relu(-state - self.threshold)
+        for layer in self.synthesis:
+            state = state + layer(F.relu(state))
+        return images + F.pixel_shuffle(self.tail(F.relu(state)), self.reduction), state
+
+
+def _silent(layer: nn.Conv2d) -> nn.Conv2d:
+    """``layer`` with zeros for weights."""
+    nn.init.zeros_(layer.weight)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def sensing(
+    *,
+    ratio: float = 0.1,
+    unfolded: bool = False,
+    in_channels: int = 1,
+    num_classes: int | None = None,
+    block: int = 32,
+) -> Reconstruction:
+    """The built-in network: the recursive one, or the unfolded one, with patterns of -1 and +1.
+
+    Args:
+        ratio: measurements a pixel; 10% is 0.1.
+        unfolded: the larger network.
+        in_channels: of the images.
+        num_classes: for what makes any built-in network; this one makes images.
+        block: side of a block.
+
+    Raises:
+        BadInput: a ratio that gives no measurement.
+    """
+    layer = SensingLayer(ratio, block=block, channels=in_channels)
+    return Unfolded(layer) if unfolded else Recursive(layer)
