@@ -66,7 +66,7 @@ class Maker:
         found: dict[str, Candidate | Unfit] = {}
         outcomes: list[Outcome] = []
         proposals = search.propose(())
-        tasks = [Task(BASELINE, ()), *self._tasks(proposals, found)]
+        tasks = [Task(BASELINE, self.job.first), *self._tasks(proposals, found)]
         asked: dict[str, Proposal] = {}
         while tasks and not _hopeless(found):
             asked.update((proposal.id, proposal) for proposal in proposals)

@@ -61,6 +61,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.job",
         "compress.explaining",
         "compress.preflight",
+        "compress.optics",
         "compress.eight_bits",
         "compress.building",
         "compress.identity",
