@@ -221,6 +221,8 @@ def prepare(
     proposals = check(job)
     configuration = {
         "model": name,
+        "sensing": sensing,
+        "image_size": None if image_size is None else list(image_size),
         "parameters_sha256": checkpoints.digest(job.model),
         "data": dataset.name,
         "data_sha256": dataset.sha256,
@@ -236,8 +238,6 @@ def prepare(
         "candidates": candidates,
         "runtime": runtime,
         "tune": tune,
-        "sensing": sensing,
-        "image_size": None if image_size is None else list(image_size),
         "mean": [float(m) for m in dataset.mean],
         "std": [float(s) for s in dataset.std],
         "protect_classes": [dataset.classes[c] for c in job.protect_classes],
