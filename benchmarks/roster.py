@@ -22,6 +22,9 @@ from benchmarks import (
     prune_imagenet,
     prune_schedule,
     qat_cifar10,
+    sensing,
+    sensing_noise,
+    sensing_recognition,
     ssh_overhead,
 )
 from benchmarks.common import Benchmark
@@ -49,5 +52,8 @@ BENCHMARKS: dict[str, Benchmark] = {
         criteria,
         lenet_mnist,
         oto,
+        sensing,
+        sensing_noise,
+        sensing_recognition,
     )
 }

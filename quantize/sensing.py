@@ -21,7 +21,6 @@ The initial estimate is linear, ``E z + e``; :mod:`compress.quantize.sensing_sta
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -33,6 +32,7 @@ from compress.errors import BadInput, UnknownName
 from compress.quantize.binary import VALUES, BinaryWeight, Estimator, Values
 from compress.quantize.detector import Noise
 from compress.quantize.pattern_constraints import Constraint, signs
+from compress.quantize.sensing_geometry import field_size, measurements, padded, smooth_rows
 
 Differential = bool | Literal["mean"]
 
@@ -98,7 +98,7 @@ class SensingLayer(nn.Module):
             raise BadInput(f"images of {channels} channels: give 1 for grey, 3 for colour")
         if differential not in (True, False, "mean"):
             raise UnknownName("way of differential measurement", str(differential), ("True", "False", "mean"))
-        self.size = _size(block, size)
+        self.size = field_size(block, size)
         pixels = self.size[0] * self.size[1]
         self.measurements = measurements(ratio, pixels)
         self.ratio, self.block, self.channels, self.values = float(ratio), block, channels, values
@@ -113,7 +113,8 @@ class SensingLayer(nn.Module):
         self.expand = nn.utils.skip_init(nn.Conv2d, self.measurements, pixels, 1)
         rows = smooth_rows(self.measurements, *self.size)
         if constraint is not None:
-            rows = self.projected(rows)
+            # The roughest function decides between equal entries, so that no pattern becomes another one.
+            rows = self.projected(rows + 1e-3 * smooth_rows(pixels, *self.size)[-1])
         self.set_patterns((signs(rows) > 0).view(self.measurements, *self.size))
         _least_norm(self)
 
@@ -450,48 +451,6 @@ class _Projection:
         )
 
 
-def measurements(ratio: float, pixels: int) -> int:
-    """How many measurements of ``pixels`` pixels a ratio means: ``round(ratio pixels)``.
-
-    Raises:
-        BadInput: the ratio isn't above 0 and at most 1, or it gives less than one measurement.
-    """
-    if not (isinstance(ratio, (int, float)) and 0 < ratio <= 1):
-        raise BadInput(f"sensing ratio {ratio}: give a fraction above 0 and at most 1; 10% is 0.1")
-    found = round(ratio * pixels)
-    if found < 1:
-        raise BadInput(
-            f"sensing ratio {ratio:g} of {pixels} pixels is less than one measurement; "
-            f"give at least {1 / pixels:.3g}, or a larger block"
-        )
-    return found
-
-
-def smooth_rows(count: int, height: int, width: int) -> Tensor:
-    """The ``count`` smoothest functions of the cosine basis, real rows (count, height * width) float32.
-
-    ``cos(pi i (2 y + 1) / (2 height)) cos(pi j (2 x + 1) / (2 width))`` in the order of ``(i / height)^2 +
-    (j / width)^2``: their signs are patterns for any size.
-    """
-    vertical, horizontal = (
-        torch.cos(torch.arange(n).view(-1, 1) * (2 * torch.arange(n) + 1) * math.pi / (2 * n)) for n in (height, width)
-    )
-    frequency = (torch.arange(height) / height).square()[:, None] + (torch.arange(width) / width).square()
-    order = frequency.flatten().argsort(stable=True)[:count]
-    i, j = order // width, order % width
-    return (vertical[i][:, :, None] * horizontal[j][:, None]).flatten(1)
-
-
-def _size(block: int | None, size: tuple[int, int] | None) -> tuple[int, int]:
-    if block is not None:
-        if block < 1:
-            raise BadInput(f"a block of {block} pixels: give its side, at least 1, or None for the whole field")
-        return block, block
-    if size is None or min(size) < 1:
-        raise BadInput("measuring the whole field needs the images' size: give size=(height, width)")
-    return size[0], size[1]
-
-
 def _least_norm(layer: SensingLayer) -> None:
     """The estimate of least norm, ``A^T (A A^T)^-1 y``: what is known without any image."""
     a = layer.operator().double()
@@ -502,12 +461,6 @@ def _least_norm(layer: SensingLayer) -> None:
         layer.expand.weight.copy_(matrix[:, :, None, None])
         assert layer.expand.bias is not None
         layer.expand.bias.copy_(-(matrix @ layer.shift.double()))
-
-
-def padded(images: Tensor, block: int) -> Tensor:
-    """Zeros on the right and at the bottom up to whole blocks, as the literature does; (N, C, H, W)."""
-    height, width = images.shape[-2:]
-    return F.pad(images, (0, -width % block, 0, -height % block))
 
 
 __all__ = ["Differential", "Noise", "SensingLayer", "Values", "measurements", "padded", "smooth_rows"]

@@ -40,7 +40,15 @@ RIDGE = 1e-7
 """Of the measurements' covariance, as a share of its mean diagonal."""
 
 RANGE = 0.999
-"""Share of the measurements of training blocks that lie within -1 and 1 of what the network is fed."""
+"""Share of a pattern's measurements of training blocks that its range holds."""
+
+EVENNESS = 0.75
+"""How far the ranges of the network's measurements are made even: ``s = 1 / (range^EVENNESS median^(1 - EVENNESS))``.
+
+At 1 all have the same range, which is what a tensor's one grid of activations wants; but then the columns of the linear
+estimate, whose rows share a grid of weights, differ as the measurements do, and the mean of a block is 16 times as
+much as the next. Errors of both kinds at 8 bits are about even at three quarters.
+"""
 
 
 @dataclass(frozen=True)
@@ -224,15 +232,16 @@ def fit(layer: SensingLayer, found: Statistics, images: Iterable[Tensor]) -> Non
     reached = (reached - middle.to(reached)).abs().double()
     rank = min(len(reached), max(1, round(RANGE * len(reached))))
     reach = reached.kthvalue(rank, 0).values.clamp_min(1e-6)
-    layer.set_range(1 / reach, -middle)
+    unit = reach**EVENNESS * reach.median() ** (1 - EVENNESS)
+    layer.set_range(1 / unit, -middle)
     # Images may be normalized light: the noise, which is of light, is that of the images divided by std.
     mean, std = float(layer.light_mean.mean()), float(layer.light_std.mean())
     noise = noise_covariance(layer, max(0.0, found.mean * std + mean)) / std**2
-    matrix = linear_estimate(operator, found.covariance, noise) * reach
+    matrix = linear_estimate(operator, found.covariance, noise) * unit
     bias = layer.expand.bias
     assert bias is not None
     with torch.no_grad():
-        # z = (y - A m) / reach, so x^ = m + matrix z.
+        # z = (y - A m) / unit, so x^ = m + matrix z.
         layer.expand.weight.copy_(matrix[:, :, None, None])
         bias.fill_(found.mean)
 

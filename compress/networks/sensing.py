@@ -87,7 +87,7 @@ class Recursive(Reconstruction):
     """The recursive network with mixed weights; see the module."""
 
     def __init__(
-        self, sensing: SensingLayer, *, width: int = 32, recursions: int = 3, depth: int = 3, reduction: int = 2
+        self, sensing: SensingLayer, *, width: int = 32, recursions: int = 2, depth: int = 4, reduction: int = 2
     ) -> None:
         """Make it, giving the sensing layer's linear estimate; other weights by torch's generator.
 
@@ -121,7 +121,7 @@ class Unfolded(Reconstruction):
     """The unfolded network; see the module."""
 
     def __init__(
-        self, sensing: SensingLayer, *, width: int = 48, phases: int = 5, depth: int = 2, reduction: int = 2
+        self, sensing: SensingLayer, *, width: int = 48, phases: int = 4, depth: int = 1, reduction: int = 2
     ) -> None:
         """Make it, giving the sensing layer's linear estimate; other weights by torch's generator.
 
@@ -182,3 +182,27 @@ def _silent(layer: nn.Conv2d) -> nn.Conv2d:
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def sensing(
+    *,
+    ratio: float = 0.1,
+    unfolded: bool = False,
+    in_channels: int = 1,
+    num_classes: int | None = None,
+    block: int = 32,
+) -> Reconstruction:
+    """The built-in network: the recursive one, or the unfolded one, with patterns of -1 and +1.
+
+    Args:
+        ratio: measurements a pixel; 10% is 0.1.
+        unfolded: the larger network.
+        in_channels: of the images.
+        num_classes: for what makes any built-in network; this one makes images.
+        block: side of a block.
+
+    Raises:
+        BadInput: a ratio that gives no measurement.
+    """
+    layer = SensingLayer(ratio, block=block, channels=in_channels)
+    return Unfolded(layer) if unfolded else Recursive(layer)

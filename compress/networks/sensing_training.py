@@ -2,9 +2,9 @@
 
 Not :func:`compress.training.fit`, since what counts here is how much can be learned in half an hour on a processor:
 patches are drawn afresh at every step, convolutions are in bfloat16 where the processor has instructions for it (the
-weights, the loss, the measurements and the linear estimate stay float32), weights are averaged as they come, the patterns' latent
-weights have a rate and an estimator of their own that follow the schedule, and an interrupted training goes on from its
-last checkpoint.
+weights, the loss, the measurements and the linear estimate stay float32), weights are averaged as they come, the
+patterns' latent weights have a rate and an estimator of their own that follow the schedule, and an interrupted training
+goes on from its last checkpoint.
 
 The loss is the mean squared error, which is what PSNR measures, plus the constraint's penalty. AdamW with a linear rise
 and half a cosine down to 0 (Loshchilov and Hutter, ICLR 2019), no decay of weights: the networks are small.

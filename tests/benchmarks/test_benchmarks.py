@@ -41,7 +41,7 @@ SCHEMA = {
     },
 }
 UNITS = re.compile(
-    r"(^|_)(percent|points|ms|us|seconds|bytes|kib|bits|macs|parameters|gmac_per_s|gbytes_per_s|us_per_layer|psnr_db|"
+    r"(^|_)(percent|points|ms|us|seconds|bytes|kib|bits|macs|parameters|gmac_per_s|gbytes_per_s|us_per_layer|psnr_db|ssim|ratio|electrons|"
     r"instructions|instructions_per_mac|cycles|layers|budgets|learning_rate|images|epochs|runs|probes|candidates|candidates_on_front|speedup(_\d_threads?)?|\w+_over_\w+)$"
 )
 """How a key says what its number counts: by a unit, by the things that are counted, or as a ratio."""
@@ -65,6 +65,7 @@ def test_every_program_in_the_folder_is_in_the_roster_and_every_result_has_a_pro
         "pruned",
         "pruners",
         "quantizers",
+        "reconstruction",
         "roster",
     }
     programs = {path.stem for path in Path(common.__file__).parent.glob("*.py")} - frame
