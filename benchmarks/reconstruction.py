@@ -98,7 +98,7 @@ def score(recover: Callable[[Any], Any], pictures: Sequence[Any]) -> tuple[float
     return (sum(p for p, _ in found) / len(found), sum(s for _, s in found) / len(found))
 
 
-def trained(network: Any, name: str, kind: str, training: Sequence[Any], **more: Any) -> Any:
+def trained(network: Any, name: str, kind: str, training: Sequence[Any], found: Any, **more: Any) -> Any:
     """Train ``network``, whose sensing layer has its closed form, or go on with it; kept until the case is finished."""
     import torch
 
@@ -111,6 +111,7 @@ def trained(network: Any, name: str, kind: str, training: Sequence[Any], **more:
         Schedule(**{"steps": steps(kind), **more}),
         seed=SEED,
         device=device,
+        statistics=found,
         checkpoint=folder() / f"{name.replace(' ', '-')}.pt",
         progress=lambda message: print(message, flush=True),
     )

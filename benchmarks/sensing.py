@@ -87,10 +87,10 @@ def made(case: str) -> list[common.Row]:
     ratio, training = float(ratio_text), reconstruction.training_images()
     network = network_of(kind, ratio)
     begun = time.perf_counter()
-    start(network.sensing, training, patterns=CLOSED.get(kind, "searched"))
+    found = start(network.sensing, training, patterns=CLOSED.get(kind, "searched"))
     seconds = time.perf_counter() - begun
     if kind in NETWORKS:
-        seconds += reconstruction.trained(network, case, kind, training).seconds
+        seconds += reconstruction.trained(network, case, kind, training, found).seconds
     test = reconstruction.test_images()
     score = reconstruction.score(network, test)
     macs, parameters, pattern_bits = reconstruction.macs(network)
@@ -170,9 +170,9 @@ def section(document: Mapping[str, Any]) -> str:
     text = (
         "Set11 by the protocol of the literature: luma, blocks of 32x32, whole images, PSNR and SSIM averaged over "
         "the eleven images, the result clipped to 0 to 255. Training sees BSD400 and T91, one seed. "
-        "Multiply-accumulates are those of an image of 256x256, measuring included; parameters are the real ones, patterns have a bit a "
-        "pixel. Rows with 8 bits and with 4 and 8 are the exported files in ONNX Runtime; peers' rows are their "
-        "authors' figures, for blocks of 33x33.\n\n"
+        "Multiply-accumulates are those of an image of 256x256, measuring included; parameters are the real ones, "
+        "patterns have a bit a pixel. Rows with 8 bits and with 4 and 8 are the exported files in ONNX Runtime; peers' "
+        "rows are their authors' figures, for blocks of 33x33.\n\n"
     )
     for ratio, wanted in WANTED.items():
         ours = [r for r in rows if r["ratio"] == ratio and r["network"] in NETWORKS and r["weights"] == FLOAT]

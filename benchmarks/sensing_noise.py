@@ -73,7 +73,7 @@ def made(case: str) -> list[common.Row]:
     found = start(layer, training, patterns="searched" if patterns == "learnt" else patterns, generator=generator)
     if kind == "recursive":
         rate = {} if patterns == "learnt" else {"pattern_rate": 0.0}
-        reconstruction.trained(network, f"noise {case}", "recursive", training, steps=STEPS, **rate)
+        reconstruction.trained(network, f"noise {case}", "recursive", training, found, steps=STEPS, **rate)
     rows: list[common.Row] = []
     for photons, read in NOISES:
         noise = noise_of(photons, read)

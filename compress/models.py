@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.checkpoints import check_finite, digest, load_checkpoint
+from compress.checkpoints import check_finite, digest, load_checkpoint, read_checkpoint
 from compress.errors import BadInput, BadWeights, UnknownName
 from compress.usercode import UserCode, guarded, is_user_code, load_user_code
 from compress.zoo import LOADERS, Asked, Made
@@ -100,7 +100,7 @@ def load(
         made = _loader(prefix if colon else "", spec)(asked)
     model = in_evaluation_mode(made.model)
     if weights is not None and weights != RANDOM:
-        load_checkpoint(made.inner or model, weights)
+        _checkpoint(made, model, weights)
     check_finite(model.state_dict(), weights or spec)
     outputs = _outputs(spec, model, made.input_shape)
     if num_classes is not None and outputs is not None and outputs != num_classes:
@@ -153,17 +153,33 @@ def _builtin(asked: Asked) -> Made:
 
 def _reconstruction(asked: Asked, info: NetworkInfo, channels: int) -> Made:
     """The network that makes images of measurements, at the ratio that was asked for."""
+    from compress.networks.sensing import Reconstruction
+    from compress.networks.sensing_weights import load_packed
+
     there = ", ".join(f"{ratio:g}" for ratio in info.by_ratio)
     if asked.sensing is None:
         come = f"; trained weights come along for {there}" if there else ""
         raise BadInput(f"model {info.name}: give --sensing RATIO, measurements a pixel, such as 0.1{come}")
     model = info.factory(in_channels=channels, ratio=asked.sensing)
+    assert isinstance(model, Reconstruction)
     file = info.by_ratio.get(asked.sensing) if channels == info.input_shape[0] else None
     if asked.weights is None and file is not None:
-        load_checkpoint(model, file)
+        load_packed(model, file)
     mean, std = info.mean * channels, info.std * channels
     trained = asked.weights is not None or file is not None
     return Made(model, None, mean, std, True, info.data, block=info.block, trained=trained)
+
+
+def _checkpoint(made: Made, model: nn.Module, weights: str) -> None:
+    """Load the user's file, which for the reconstruction network may be of the packed kind that comes along."""
+    if made.block is not None and "sensing.bits" in read_checkpoint(weights):
+        from compress.networks.sensing import Reconstruction
+        from compress.networks.sensing_weights import load_packed
+
+        assert isinstance(model, Reconstruction)
+        load_packed(model, weights)
+        return
+    load_checkpoint(made.inner or model, weights)
 
 
 def _user(asked: Asked) -> Made:

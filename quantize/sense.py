@@ -20,7 +20,7 @@ from compress.errors import BadInput
 from compress.networks.sensing import Reconstruction
 from compress.networks.sensing_training import Schedule, train
 from compress.quantize.sensing import SensingLayer
-from compress.quantize.sensing_start import start
+from compress.quantize.sensing_start import Statistics, start
 from compress.training import Recipe, batch_size, fit
 from compress.types import Context, Note, State
 
@@ -57,19 +57,20 @@ class Sense:
         layer = next((module for module in model.modules() if isinstance(module, SensingLayer)), None)
         if layer is None:
             raise BadInput("the network has no sensing layer to give patterns to")
+        found = None
         if self.begin:
             context.progress("patterns in closed form")
             images = context.data.train.inputs(IMAGES, context.generator)
-            start(layer, images.split(256), generator=context.generator)
+            found = start(layer, images.split(256), generator=context.generator)
         notes: tuple[Note, ...] = ()
         if self.epochs:
-            self._train(model, layer, context)
+            self._train(model, layer, found, context)
         elif self.begin:
             notes = (Note("sensing", "patterns", "in closed form, not trained: --epochs trains them with the network"),)
         layer.fix()
         return replace(state, model=model.cpu().eval(), notes=state.notes + notes)
 
-    def _train(self, model: nn.Module, layer: SensingLayer, context: Context) -> None:
+    def _train(self, model: nn.Module, layer: SensingLayer, found: Statistics | None, context: Context) -> None:
         split = context.data.train
         if isinstance(model, Reconstruction):
             block = layer.block or min(layer.size)
@@ -82,6 +83,7 @@ class Sense:
                 replace(schedule, steps=steps),
                 seed=int(torch.randint(2**31, (1,), generator=context.generator)),
                 device=context.device,
+                statistics=found,
                 progress=context.progress,
             )
             return

@@ -8,8 +8,9 @@ as the rows of ``A``, values in {0, 1} or {-1, +1},
 
 Written as a convolution with a stride of one block this is an ordinary layer: it is traced, exported, compiled and
 counted like any other (Shi et al., *Deep Networks for Compressed Sensing*, ICME 2017). What the network is fed is
-``z = s (y + t)``, one factor and shift a pattern, so that all measurements have the same range and one grid of 8 bits
-serves them; the factors are the scales of the weights' channels and the shifts its bias, so the weights stay binary.
+``z = S (y - l A 1) = S A (x - l)``, with the level l of light taken off and one factor a pattern, so that all
+measurements have much the same range and one grid of 8 bits serves them. The factors are the scales of the weight's
+rows, which stay binary, and ``-l S A 1`` is its bias.
 
 A device has light and no negative light. Three ways to what a mask of +1 and -1 would measure from patterns p of 0
 and 1, with ``A = 2 P - 1``: a pattern and its complement, ``y = p x - (1 - p) x`` (``differential=True``, two exposures
@@ -55,6 +56,7 @@ class SensingLayer(nn.Module):
         measurements: patterns, m.
         weight: (m, 1, height, width) float32, the operator's values times one factor a row.
         shift: (m,) the bias.
+        level: a number, what is taken off the light.
         expand: the learned initial estimate, a convolution of 1x1 from m to n.
         learning: the latent weights while the patterns are learned.
         in_hardware: the parameters that pruning and quantization have to leave as they are.
@@ -106,8 +108,10 @@ class SensingLayer(nn.Module):
         self.learning: BinaryWeight | None = None
         self.weight = nn.Parameter(torch.zeros(self.measurements, 1, *self.size), requires_grad=False)
         self.shift = nn.Parameter(torch.zeros(self.measurements), requires_grad=False)
+        self.level: Tensor
         self.light_mean: Tensor
         self.light_std: Tensor
+        self.register_buffer("level", torch.zeros(()))
         self.register_buffer("light_mean", torch.zeros(channels), persistent=False)
         self.register_buffer("light_std", torch.ones(channels), persistent=False)
         self.expand = nn.utils.skip_init(nn.Conv2d, self.measurements, pixels, 1)
@@ -148,7 +152,7 @@ class SensingLayer(nn.Module):
         return ones.to(torch.uint8)
 
     def set_patterns(self, patterns: Tensor) -> None:
-        """Take these patterns and stop learning any; the factors and shifts stay.
+        """Take these patterns and stop learning any; the factors and the level stay.
 
         Args:
             patterns: (measurements, height, width) of two values: boolean, {0, 1} or {-1, +1}.
@@ -168,8 +172,7 @@ class SensingLayer(nn.Module):
         # The factors of the weights that were there; one pixel's light at the start.
         factor = self.factors()
         self.learning = None
-        with torch.no_grad():
-            self.weight.copy_((self._operator(rows) * factor[:, None]).view(self.weight.shape))
+        self._put(rows, factor)
 
     def check(self, rows: Tensor) -> None:
         """Refuse patterns that violate what the layer's hardware asks of them.
@@ -219,8 +222,8 @@ class SensingLayer(nn.Module):
         )
         with torch.no_grad():
             self.learning.latent.mul_(margin)
-            self.learning.to(self.weight.device)
-            self.weight.copy_((self._operator(self._learned_signs()) * factor[:, None]).view(self.weight.shape))
+        self.learning.to(self.weight.device)
+        self._put(self._learned_signs(), factor)
 
     def fix(self) -> None:
         """Keep the patterns that were learned, and drop their latent weights."""
@@ -250,9 +253,14 @@ class SensingLayer(nn.Module):
 
     def _write(self) -> None:
         if self.learning is not None:
-            factor = self.factors()
-            with torch.no_grad():
-                self.weight.copy_((self._operator(self._learned_signs()) * factor[:, None]).view(self.weight.shape))
+            self._put(self._learned_signs(), self.factors())
+
+    def _put(self, rows: Tensor, factor: Tensor) -> None:
+        """Weight and bias of these patterns, -1 and +1."""
+        with torch.no_grad():
+            weight = self.operator_of(rows.to(self.weight)) * factor.to(self.weight)[:, None]
+            self.weight.copy_(weight.view(self.weight.shape))
+            self.shift.copy_(-self.level * weight.sum(1))
 
     # --- measuring ---------------------------------------------------------------------------------------------------
 
@@ -260,29 +268,27 @@ class SensingLayer(nn.Module):
         """True where a measurement is what -1 and +1 would give."""
         return self.values == "+-1" or self.differential is not False
 
-    def _operator(self, rows: Tensor) -> Tensor:
-        """The matrix A of patterns given as -1 and +1 (m, n)."""
+    def operator_of(self, rows: Tensor) -> Tensor:
+        """The matrix A of patterns (m, n) given as -1 and +1."""
         return rows if self._signed() else (rows + 1) / 2
 
     def operator(self) -> Tensor:
         """The matrix A that :meth:`measure` applies, (m, n) float32; differentiable while patterns are learned."""
         if self.learning is not None and self.training:
-            return self._operator(self.learning().flatten(1))
-        return self._operator(self.signs())
+            return self.operator_of(self.learning().flatten(1))
+        return self.operator_of(self.signs())
 
     def factors(self) -> Tensor:
         """``s``, one a pattern, (m,); 1 / n before any was set."""
         largest = self.weight.detach().abs().flatten(1).amax(1)
         return torch.where(largest > 0, largest, 1 / self.pixels)
 
-    def set_range(self, factor: Tensor, shift: Tensor) -> None:
-        """Set ``s`` and ``t`` of ``z = s (y + t)``, each (m,); factors above 0."""
-        if not bool((factor > 0).all() and factor.isfinite().all() and shift.isfinite().all()):
-            raise BadInput("factors of measurements have to be finite and above 0, shifts finite")
-        with torch.no_grad():
-            rows = self._operator(self.signs())
-            self.weight.copy_((rows * factor.to(rows)[:, None]).view(self.weight.shape))
-            self.shift.copy_((factor * shift).to(self.shift))
+    def set_range(self, factor: Tensor, level: float) -> None:
+        """Set S and l of ``z = S A (x - l)``: factors (m,) above 0, and the level of light."""
+        if not bool((factor > 0).all() and factor.isfinite().all()):
+            raise BadInput("factors of measurements have to be finite and above 0")
+        self.level.fill_(level)
+        self._put(self.signs(), factor)
 
     def set_light(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Say that images are ``(light - mean) / std``, one number a channel."""
@@ -293,7 +299,11 @@ class SensingLayer(nn.Module):
 
     def standardize(self, y: Tensor) -> Tensor:
         """What the network is fed of measurements as the hardware gives them, (N, C m, ...) both."""
-        factor, shift = (each.repeat(self.channels).view(1, -1, 1, 1) for each in (self.factors(), self.shift))
+        factor = self.factors()
+        shift: Tensor = self.shift
+        if self.learning is not None and self.training:
+            shift = -self.level * factor * self.operator().sum(1)
+        factor, shift = (each.repeat(self.channels).view(1, -1, 1, 1) for each in (factor, shift))
         return y * factor + shift
 
     def measure(
@@ -381,10 +391,13 @@ class SensingLayer(nn.Module):
 
     def exact(self, images: Tensor) -> Tensor:
         """``z`` without noise: what an estimate (N, C, H, W) would have been measured as."""
+        weight: Tensor = self.weight
+        shift: Tensor = self.shift
         if self.learning is not None and self.training:
-            return self.standardize(self.measure(images))
+            weight = self.operator().view(weight.shape) * self.factors().view(-1, 1, 1, 1)
+            shift = -self.level * weight.flatten(1).sum(1)
         parts = images.split(1, 1) if self.channels > 1 else (images,)
-        found = [self._blockwise(part, self.weight, self.shift) for part in parts]
+        found = [self._blockwise(part, weight, shift) for part in parts]
         return torch.cat(found, 1) if self.channels > 1 else found[0]
 
     def _noisy(self, images: Tensor) -> Tensor:

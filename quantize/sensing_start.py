@@ -157,8 +157,10 @@ def linear_estimate(operator: Tensor, covariance: Tensor, noise: Tensor | None =
     return found
 
 
-def noise_covariance(layer: SensingLayer, mean: float) -> Tensor:
+def noise_covariance(layer: SensingLayer, mean: float, rows: Tensor | None = None) -> Tensor:
     """Of the layer's own noise in its measurements ``y``, (m, m) float64, at blocks of the light ``mean`` throughout.
+
+    ``rows`` are patterns of -1 and +1, the layer's own by default.
 
     An exposure of light l has ``l / g + (read / g)^2`` and, from the ADC, its step squared over 12. A pair has the sum
     of two. With a first pattern of ones, ``2 p - 1``, the others have 4 times their own and share the first's.
@@ -167,7 +169,7 @@ def noise_covariance(layer: SensingLayer, mean: float) -> Tensor:
     if noise is None:
         return torch.zeros(m, m, dtype=torch.float64)
     gain = noise.photons or 1.0
-    ones = (layer.signs() > 0).sum(1).double()
+    ones = ((layer.signs() if rows is None else rows) > 0).sum(1).double().cpu()
     signed = layer.values == "+-1" or layer.differential is not False
     full = float(n) if signed else float(ones.max())
     span = 2 * full if signed and layer.differential is False else full
@@ -233,17 +235,29 @@ def fit(layer: SensingLayer, found: Statistics, images: Iterable[Tensor]) -> Non
     rank = min(len(reached), max(1, round(RANGE * len(reached))))
     reach = reached.kthvalue(rank, 0).values.clamp_min(1e-6)
     unit = reach**EVENNESS * reach.median() ** (1 - EVENNESS)
-    layer.set_range(1 / unit, -middle)
-    # Images may be normalized light: the noise, which is of light, is that of the images divided by std.
-    mean, std = float(layer.light_mean.mean()), float(layer.light_std.mean())
-    noise = noise_covariance(layer, max(0.0, found.mean * std + mean)) / std**2
-    matrix = linear_estimate(operator, found.covariance, noise) * unit
+    layer.set_range(1 / unit, found.mean)
     bias = layer.expand.bias
     assert bias is not None
     with torch.no_grad():
-        # z = (y - A m) / unit, so x^ = m + matrix z.
-        layer.expand.weight.copy_(matrix[:, :, None, None])
+        layer.expand.weight.copy_(closed_form(layer, found)[:, :, None, None])
         bias.fill_(found.mean)
+
+
+def closed_form(layer: SensingLayer, found: Statistics, rows: Tensor | None = None) -> Tensor:
+    """``E`` of ``x^ = mean + E z`` for the layer's factors and noise, (n, m) float32 on the layer's device.
+
+    Args:
+        layer: see above.
+        found: of the images' blocks.
+        rows: patterns of -1 and +1, (m, n); the layer's own by default.
+    """
+    rows = layer.signs() if rows is None else rows
+    # Images may be normalized light: the noise, which is of light, is that of the images divided by std.
+    mean, std = float(layer.light_mean.mean()), float(layer.light_std.mean())
+    noise = noise_covariance(layer, max(0.0, found.mean * std + mean), rows) / std**2
+    operator = layer.operator_of(rows).cpu()
+    matrix = linear_estimate(operator, found.covariance, noise) / layer.factors().cpu().double()
+    return matrix.to(layer.weight)
 
 
 def _rows(

@@ -171,12 +171,14 @@ def test_weights_that_come_along_are_loaded_by_ratio(tmp_path: Path, monkeypatch
     from safetensors.torch import save_file
 
     from compress import networks
+    from compress.networks.sensing_weights import packed
 
     record = next(info for info in networks.NETWORKS if info.name == "sensing")
     made = record.factory(ratio=0.01)
     with torch.no_grad():
         made.tail.bias.fill_(0.25)
-    save_file({k: v.contiguous() for k, v in made.state_dict().items()}, tmp_path / "w.safetensors")
+    (tmp_path / "w.safetensors").write_bytes(packed(made))
+    save_file({k: v.contiguous() for k, v in made.state_dict().items()}, tmp_path / "plain.safetensors")
     others = tuple(info for info in networks.NETWORKS if info.name != "sensing")
     shipped = replace(record, by_ratio={0.01: tmp_path / "w.safetensors"})
     monkeypatch.setattr(networks, "NETWORKS", (*others, shipped))
@@ -185,6 +187,9 @@ def test_weights_that_come_along_are_loaded_by_ratio(tmp_path: Path, monkeypatch
     assert found.block == 32
     assert torch.equal(found.model.tail.bias, made.tail.bias)
     assert not models.load("sensing", sensing=0.02).trained
-    assert models.load("sensing", sensing=0.01, weights=str(tmp_path / "w.safetensors")).trained
+    for name in ("w", "plain"):
+        given = models.load("sensing", sensing=0.01, weights=str(tmp_path / f"{name}.safetensors"))
+        assert given.trained
+        assert torch.equal(given.model.tail.bias, made.tail.bias)
     with pytest.raises(BadInput, match=r"weights come along for 0\.01"):
         models.load("sensing")

@@ -11,8 +11,8 @@ from torch import nn
 from compress.networks.cifar_resnet import resnet, resnet20, resnet56
 from compress.networks.imagenet import mobilenetv2, mobilenetv2_coral, squeezenet1_1
 from compress.networks.mlperf_tiny import resnet8
-from compress.networks.sensing import Recursive
-from compress.quantize.sensing import SensingLayer
+from compress.networks.sensing import Reconstruction, sensing
+from compress.networks.sensing_weights import RATIOS, shipped
 
 WEIGHTS = Path(__file__).parent / "weights"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -51,26 +51,24 @@ class NetworkInfo:
     by_ratio: Mapping[float, Path] = field(default_factory=dict)
 
 
-RATIOS = (0.01, 0.04, 0.1, 0.25)
-"""Those that trained weights may come along for."""
 BLOCK = 32
 """Side of what the reconstruction network measures at once."""
 
 
-def sensing(num_classes: int = 0, in_channels: int = 1, ratio: float = 0.1) -> Recursive:
-    """The reconstruction network: patterns shown with their complements, the recursive network behind them.
+def paired(num_classes: int = 0, in_channels: int = 1, ratio: float = 0.1) -> Reconstruction:
+    """The reconstruction network, whose patterns of -1 and +1 are shown as pairs of 0 and 1.
 
     Args:
         num_classes: none; other networks' factories take it.
         in_channels: of the images.
         ratio: measurements a pixel.
+
+    Raises:
+        BadInput: a ratio that gives no measurement.
     """
-    return Recursive(SensingLayer(ratio, block=BLOCK, channels=in_channels, differential=True))
-
-
-def _trained(name: str) -> dict[float, Path]:
-    files = {ratio: WEIGHTS / f"{name}-{ratio:g}.safetensors" for ratio in RATIOS}
-    return {ratio: file for ratio, file in files.items() if file.is_file()}
+    made = sensing(ratio=ratio, in_channels=in_channels, block=BLOCK)
+    made.sensing.differential = True
+    return made
 
 
 NETWORKS: tuple[NetworkInfo, ...] = (
@@ -154,7 +152,7 @@ NETWORKS: tuple[NetworkInfo, ...] = (
     ),
     NetworkInfo(
         "sensing",
-        sensing,
+        paired,
         (1, 128, 128),
         0,
         (0.0,),
@@ -163,7 +161,7 @@ NETWORKS: tuple[NetworkInfo, ...] = (
         None,
         "images from binary measurements, --sensing RATIO; any size of whole 32x32 blocks",
         block=BLOCK,
-        by_ratio=_trained("sensing"),
+        by_ratio={ratio: file for ratio in RATIOS if (file := shipped(ratio)) is not None},
     ),
 )
 

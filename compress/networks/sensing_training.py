@@ -27,7 +27,11 @@ from torch.nn import functional as F
 from compress.errors import BadInput
 from compress.networks.sensing import Reconstruction
 from compress.quantize.binary import Estimator
+from compress.quantize.sensing_start import Statistics, closed_form
 from compress.serial import write_atomic
+
+FOLLOWED_EVERY = 10
+"""Steps from one look at the patterns to the next, for the linear estimate to follow them."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def train(
     *,
     seed: int = 0,
     device: str = "cpu",
+    statistics: Statistics | None = None,
     checkpoint: Path | None = None,
     every_s: float = 60.0,
     progress: Callable[[str], None] | None = None,
@@ -101,6 +106,8 @@ def train(
         schedule: hyperparameters.
         seed: of the patches, and of the noise if the layer has any.
         device: ``"cpu"`` or ``"cuda"``.
+        statistics: what :func:`compress.quantize.sensing_start.start` found: with it the linear estimate follows the
+            patterns in closed form while they are learned, and what is trained is its difference from that.
         checkpoint: where to keep the state on the way; a file of the same schedule and seed is gone on from, and
             removed at the end.
         every_s: seconds between checkpoints.
@@ -117,7 +124,7 @@ def train(
     network.to(device)
     if schedule.pattern_rate > 0 and sensing.learning is None:
         sensing.learn(estimator=schedule.estimator, margin=schedule.margin)
-    state = _State(network, schedule)
+    state = _State(network, schedule, statistics)
     where = {**asdict(schedule), "seed": seed}
     found = _read(checkpoint, where)
     if found is not None:
@@ -138,6 +145,7 @@ def train(
                 _write(checkpoint, {**state.save(patches), "where": where, "noise": torch.get_rng_state()})
                 saved = time.perf_counter()
     state.finish()
+    state.follow()
     sensing.fix()
     network.eval()
     if checkpoint is not None:
@@ -179,8 +187,9 @@ class Patches:
 class _State:
     """The optimizer, the running mean and the counters of one training."""
 
-    def __init__(self, network: Reconstruction, schedule: Schedule) -> None:
-        self.network, self.schedule = network, schedule
+    def __init__(self, network: Reconstruction, schedule: Schedule, statistics: Statistics | None) -> None:
+        self.network, self.schedule, self.statistics = network, schedule, statistics
+        self.followed = network.sensing.signs().cpu()
         named = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.parameters = list(named.values())
         self.others = [p for name, p in named.items() if _rate(name, schedule) == 1]
@@ -218,9 +227,23 @@ class _State:
         if not math.isfinite(self.losses[-1]):
             raise BadInput(f"training diverged at step {self.step + 1} (loss {self.losses[-1]}); lower lr")
         self.step += 1
+        if self.step % FOLLOWED_EVERY == 0:
+            self.follow()
         keep = min(schedule.averaging, self.step / (self.step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(self.means, [p.detach() for p in self.parameters], 1 - keep)
+
+    def follow(self) -> None:
+        """Move the linear estimate by what its closed form has moved since, on account of patterns that changed."""
+        sensing = self.network.sensing
+        if sensing.learning is None or self.statistics is None:
+            return
+        now = sensing.signs()
+        if not torch.equal(now.cpu(), self.followed):
+            before, after = (closed_form(sensing, self.statistics, rows) for rows in (self.followed.to(now), now))
+            with torch.no_grad():
+                sensing.expand.weight += (after - before)[:, :, None, None]
+            self.followed = now.cpu()
 
     def recent(self) -> float:
         """The mean loss of the last tenth of the schedule."""
@@ -243,6 +266,7 @@ class _State:
             "step": self.step,
             "seconds": self.seconds,
             "losses": self.losses,
+            "followed": self.followed,
         }
 
     def load(self, found: dict[str, Any], patches: Patches) -> None:
@@ -254,6 +278,7 @@ class _State:
         self.optimizer.load_state_dict(found["optimizer"])
         patches.generator.set_state(found["generator"])
         self.step, self.seconds, self.losses = found["step"], found["seconds"], found["losses"]
+        self.followed = found["followed"]
 
 
 def _rate(name: str, schedule: Schedule) -> float:

@@ -4,7 +4,7 @@ A ``.safetensors`` with
 
     sensing.bits     uint8 (m, ceil(n / 8)): the patterns, a one a bit, the first pixel in the highest bit
     sensing.factors  float32 (m,): the factors of the measurements
-    sensing.shift    float32 (m,)
+    sensing.level    float32 (): what is taken off the light
     sensing.expand   int8 (n, m), and sensing.expand.scale float32 (m,): the linear estimate, a scale a pattern
     others           float16, by their names in the network
 
@@ -52,7 +52,7 @@ def packed(network: Reconstruction) -> bytes:
     found = {
         "sensing.bits": torch.from_numpy(bits),
         "sensing.factors": layer.factors().cpu(),
-        "sensing.shift": layer.shift.detach().cpu(),
+        "sensing.level": layer.level.detach().cpu(),
         "sensing.expand": (matrix / scale).round().to(torch.int8),
         "sensing.expand.scale": scale,
     }
@@ -81,7 +81,7 @@ def load_packed(network: Reconstruction, path: str | Path) -> None:
         )
     shapes = {
         "sensing.factors": layer.shift.shape,
-        "sensing.shift": layer.shift.shape,
+        "sensing.level": layer.level.shape,
         "sensing.expand": layer.expand.weight.shape[:2],
         "sensing.expand.scale": layer.shift.shape,
         **{name: value.shape for name, value in others.items()},
@@ -94,8 +94,7 @@ def load_packed(network: Reconstruction, path: str | Path) -> None:
     check_finite(state, str(path))
     ones = np.unpackbits(bits.numpy(), axis=1, count=layer.pixels)
     layer.set_patterns(torch.from_numpy(ones.astype(bool)).view(layer.measurements, *layer.size))
-    factors = state["sensing.factors"].float()
-    layer.set_range(factors, state["sensing.shift"].float() / factors)
+    layer.set_range(state["sensing.factors"].float(), float(state["sensing.level"]))
     with torch.no_grad():
         layer.expand.weight.copy_((state["sensing.expand"].float() * state["sensing.expand.scale"])[:, :, None, None])
         for name, value in others.items():

@@ -44,12 +44,13 @@ def made(ratio: float, training: Sequence[Tensor], steps: int, checkpoint: Path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         network = sensing(ratio=ratio)
-    start(network.sensing, training)
+    found = start(network.sensing, training)
     train(
         network,
         training,
         Schedule(steps=steps),
         seed=SEED,
+        statistics=found,
         checkpoint=checkpoint,
         progress=lambda message: print(f"{ratio:g}: {message}", flush=True),
     )

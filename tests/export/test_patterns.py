@@ -40,8 +40,7 @@ WAYS: dict[str, dict[str, Any]] = {
 def layer_of(how: str, block: int | None = 8, channels: int = 1, ratio: float = 0.2, **more: Any) -> SensingLayer:
     made = SensingLayer(ratio, block=block, size=(12, 10), channels=channels, **WAYS[how], **more).eval()
     generator = torch.Generator().manual_seed(3)
-    factor, shift = (f(made.measurements, generator=generator) for f in (torch.rand, torch.randn))
-    made.set_range(factor + 0.1, shift)
+    made.set_range(torch.rand(made.measurements, generator=generator) + 0.1, 0.3)
     return made
 
 

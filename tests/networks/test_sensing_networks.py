@@ -20,7 +20,7 @@ from compress.prune import prune
 from compress.quantize import quantize
 from compress.quantize.pattern_constraints import ExactOnes
 from compress.quantize.sensing import Noise, SensingLayer
-from compress.quantize.sensing_start import start
+from compress.quantize.sensing_start import closed_form, start
 
 NETWORKS = {
     "linear": LinearReconstruction,
@@ -124,7 +124,7 @@ def test_training_lowers_the_error_and_leaves_patterns_that_arent_learned(name):
     x = torch.stack(data)[:, None]
     with torch.no_grad():
         before = float((made(x) - x).square().mean())
-    schedule = Schedule(steps=60, batch=4, patch=16, lr=3e-3, half=False, averaging=0.9, pattern_rate=0.0)
+    schedule = Schedule(steps=100, batch=4, patch=32, lr=3e-3, half=False, averaging=0.9, pattern_rate=0.0)
     found = train(made, data, schedule)
     with torch.no_grad():
         after = float((made(x) - x).square().mean())
@@ -135,10 +135,21 @@ def test_training_lowers_the_error_and_leaves_patterns_that_arent_learned(name):
 
 def test_patterns_are_learned_and_then_fixed():
     made = network("recursive")
-    found = train(made, images(), Schedule(steps=10, batch=2, patch=16, half=False, pattern_rate=10.0))
+    found = train(made, images(), Schedule(steps=10, batch=2, patch=16, half=False, pattern_rate=10.0, margin=0.02))
     assert 0 < found.turned < 0.5
     assert made.sensing.learning is None
     assert not made.sensing.weight.requires_grad
+
+
+def test_the_linear_estimate_follows_the_patterns():
+    made = network("recursive", values="01", noise=Noise(photons=100.0))
+    found = start(made.sensing, images())
+    schedule = Schedule(
+        steps=12, batch=2, patch=16, half=False, pattern_rate=10.0, estimate_rate=0.0, averaging=0.0, margin=0.02
+    )
+    assert train(made, images(), schedule, statistics=found).turned > 0
+    wanted = closed_form(made.sensing, found)
+    torch.testing.assert_close(made.sensing.expand.weight[:, :, 0, 0].detach(), wanted, rtol=1e-2, atol=1e-3)
 
 
 def test_training_with_a_constraint_and_noise_keeps_the_patterns_allowed():

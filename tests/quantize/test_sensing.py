@@ -50,9 +50,9 @@ def light(of: SensingLayer, n: int = 2, seed: int = 0) -> torch.Tensor:
 
 
 def ranged(of: SensingLayer) -> SensingLayer:
-    """With factors and shifts that differ."""
+    """With factors that differ, and a level."""
     generator = torch.Generator().manual_seed(5)
-    of.set_range(0.1 + torch.rand(of.measurements, generator=generator), torch.randn(of.measurements))
+    of.set_range(0.1 + torch.rand(of.measurements, generator=generator), 0.4)
     return of
 
 
@@ -108,9 +108,7 @@ def test_what_the_network_is_fed_is_the_standardized_measurement(name, training)
     made = ranged(layer(name)).train(training)
     x = light(made)
     y = made.measure(x)
-    by_formula = (y + (made.shift / made.factors()).repeat(made.channels).view(1, -1, 1, 1)) * made.factors().repeat(
-        made.channels
-    ).view(1, -1, 1, 1)
+    by_formula = made.measure(x - 0.4) * made.factors().repeat(made.channels).view(1, -1, 1, 1)
     torch.testing.assert_close(made(x), by_formula, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(made.standardize(y), by_formula, rtol=1e-4, atol=1e-4)
 
@@ -316,7 +314,7 @@ def repeated(made: SensingLayer) -> torch.Tensor:
             lambda: layer("block", constraint=Incoherent(0.5)).set_patterns(repeated(layer("block"))),
             "violate the hardware's constraint: patterns 0 and 1 have a coherence of 1",
         ),
-        (lambda: layer("block").set_range(torch.zeros(16), torch.zeros(16)), "above 0"),
+        (lambda: layer("block").set_range(torch.zeros(16), 0.5), "above 0"),
         (lambda: layer("block").set_light((0.5,) * 3, (0.5,) * 3), "give 1 numbers each"),
         (lambda: Noise(adc_bits=0), "ADC of 0 bits: give a whole number from 1 to 24"),
         (lambda: Noise(adc_bits=25), "ADC of 25 bits"),
