@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress import checkpoints, front_search, models, runfolder, targets
+from compress import checkpoints, front_search, models, optics, runfolder, targets
 from compress import data as datasets
 from compress.cache import users
 from compress.calibration import Calibration
@@ -70,6 +70,8 @@ def run(
     protect_classes: Sequence[int | str] = (),
     tune: float | None = None,
     calibration: str | Path | None = None,
+    sensing: float | None = None,
+    image_size: tuple[int, int] | None = None,
     resume: bool = False,
     watcher: Watcher | None = None,
     processes: int = 1,
@@ -99,6 +101,9 @@ def run(
             found is kept and used again where this is given, 0 for nothing more than that.
         calibration: a file of ``compress calibrate`` to predict by, ``"none"`` for the target's numbers alone;
             None for the one that the target carries, else the newest one that holds for it here, if there is one.
+        sensing: measurements a pixel, in (0, 1]: the network takes what binary patterns measure of an image, in
+            place of the image. ``epochs`` trains the patterns with it.
+        image_size: height and width that a network which takes any size is made for.
         resume: go on with the unfinished run in ``out``.
         watcher: told how the run goes on.
         processes: of this machine that make candidates; what comes out doesn't depend on it.
@@ -131,6 +136,8 @@ def run(
         protect_classes=protect_classes,
         tune=tune,
         calibration=_of_run(out) if resume and calibration is None else calibration,
+        sensing=sensing,
+        image_size=image_size,
     )
     job = prepared.job
     path = Path(out) if out is not None else runfolder.default_path(job.name, job.target.name)
@@ -158,12 +165,14 @@ def prepare(
     protect_classes: Sequence[int | str] = (),
     tune: float | None = None,
     calibration: str | Path | None = None,
+    sensing: float | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> Prepared:
     """Load and check everything that :func:`run` is given, without writing anything."""
     begin = time.perf_counter()
     asked = targets.load(target) if isinstance(target, str) else target
     device, notes = _calibrated(asked, calibration)
-    loaded = models.load(model, weights=weights) if isinstance(model, str) else None
+    loaded = models.load(model, weights=weights, sensing=sensing) if isinstance(model, str) else None
     name = loaded.name if loaded is not None else type(model).__name__
     if data is None:
         if loaded is None or loaded.default_data is None:
@@ -176,33 +185,44 @@ def prepare(
     own_std = tuple(std) if std else loaded.std if loaded is not None else None
     shape = loaded.input_shape if loaded is not None else None
     classes = loaded.num_classes if loaded is not None else None
-    read = datasets.load if isinstance(data, str) else datasets.from_python
-    dataset = read(data, mean=own_mean, std=own_std, input_shape=shape, num_classes=classes)
+    sizes = optics.sizes(name, loaded, image_size)
+    if isinstance(data, str):
+        dataset = datasets.load(data, mean=own_mean, std=own_std, input_shape=shape, num_classes=classes, sizes=sizes)
+    else:
+        dataset = datasets.from_python(data, mean=own_mean, std=own_std, input_shape=shape, num_classes=classes)
+    if sizes is not None:
+        dataset = datasets.as_images(dataset)
     network = loaded.model if loaded is not None else model
     assert isinstance(network, nn.Module)
     built_in = loaded is not None and dataset.name == loaded.default_data
+    tuned = epochs if epochs is not None else int(built_in)
+    seen = optics.measured(in_evaluation_mode(network.cpu()), loaded, dataset, sensing, epochs, tuned)
     job = Job(
         name=name,
-        model=in_evaluation_mode(network.cpu()),
+        model=seen.model,
         data=dataset,
         target=device,
         budget=budget or Budget(),
         seed=seed,
         prune=_method(prune, pruning.DEFAULT),
         quantize=_method(quantize, quantizing.DEFAULT),
-        epochs=epochs if epochs is not None else int(built_in),
+        epochs=tuned,
         samples=samples,
         candidates=candidates,
         runtime=runtime,
         device="cuda" if torch.cuda.is_available() else "cpu",
         protect_classes=class_indices(protect_classes, dataset, "--protect-classes"),
         tune=tune,
-        notes=notes,
+        notes=(*notes, *dataset.notes),
+        sense=seen.sense,
+        teacher=seen.teacher,
     )
     checked = check(job)
     configuration = {
         "model": name,
-        "parameters_sha256": checkpoints.digest(network),
+        "sensing": sensing,
+        "image_size": None if image_size is None else list(image_size),
+        "parameters_sha256": checkpoints.digest(job.model),
         "data": dataset.name,
         "data_sha256": dataset.sha256,
         "target": device.name,

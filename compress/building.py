@@ -13,7 +13,7 @@ import torch
 
 from compress import __version__, eight_bits, pipeline
 from compress.explaining.explain import explain
-from compress.export import bundle, tvm
+from compress.export import bundle, patterns, tvm
 from compress.export import onnx as interchange
 from compress.export.made import Made
 from compress.export.manifest import GOLDEN, Manifest, TensorSpec
@@ -89,7 +89,7 @@ def build(
     Args:
         job: what was asked for.
         name: the candidate's id.
-        stages: none for the float baseline.
+        stages: the job's first ones alone for the float baseline.
         folder: exists and is empty; afterwards it is a bundle.
         reference: the uncompressed network, for what each layer was; None if this is it.
         progress: told what is happening.
@@ -101,25 +101,30 @@ def build(
     progress("export")
     path = folder / interchange.FILE
     interchange.export(state, job.example, path)
+    smaller = stages != job.first
     reason = misfit(assessed, path.stat().st_size, job.target)
-    if reason is not None and stages:
+    if reason is not None and smaller:
         return Unfit(name, reason)
     ends = _golden(job, folder)
     unavailable: list[Unavailable] = []
     found: list[Artifact] = []
     records = list(state.records)
+    optics = _optics(job, state, folder, path)
+    if optics is not None:
+        size = records[-1].after if records else assessed.size
+        records.append(Record("export patterns", {"folder": patterns.FOLDER}, 0.0, size, size, (optics,)))
     for runtime in job.target.runtimes:
         progress(f"make the artifact for {runtime}")
         start = time.perf_counter()
         made, tuned = _made(job, state, runtime, folder, progress)
         seconds = time.perf_counter() - start
         if isinstance(made, Unavailable):
-            if stages and _needed(job, runtime):
+            if smaller and _needed(job, runtime):
                 return Unfit(name, made.reason, uncompiled=True)
             unavailable.append(made)
             continue
         reason = too_large(made, job.target) if runtime == job.target.runtime else None
-        if reason is not None and stages:
+        if reason is not None and smaller:
             return Unfit(name, reason)
         if made.compiled is not None:
             size = records[-1].after if records else assessed.size
@@ -150,7 +155,7 @@ def build(
         records=tuple(records),
         runtime=job.runtime,
         folder=str(folder),
-        explanation=explain(assessed, reference if stages else None, job.target, _notes(state, records)),
+        explanation=explain(assessed, reference if smaller else None, job.target, _notes(state, records)),
     )
     _bundle(job, state, candidate, folder, ends)
     write_json(folder / CANDIDATE, {"schema": SCHEMA, "candidate": candidate_document(candidate, on_front=False)})
@@ -283,6 +288,21 @@ def _golden(job: Job, folder: Path) -> tuple[TensorSpec, TensorSpec]:
     return TensorSpec(names[0], (1, *inputs.shape[1:])), TensorSpec(names[1], (1, *outputs.shape[1:]))
 
 
+def _optics(job: Job, state: State, folder: Path, path: Path) -> Note | None:
+    """Write the patterns of a network that has a sensing layer, and say what was written; None for any other."""
+    shape = tuple(job.example.shape[1:])
+    if len(shape) != 3:
+        return None
+    made = patterns.export(state.model, folder, path, shape, job.data.mean, job.data.std)
+    if made is None:
+        return None
+    count, shown = len(made.patterns.values), len(made.patterns.frames)
+    said = f"{count} patterns in {shown} frames for the optics; model.onnx simulates them in front of the network"
+    if isinstance(made.cut, str):
+        return Note("sensing", "patterns", f"{said}; {made.cut}")
+    return Note("sensing", "patterns", f"{said}, {patterns.FOLDER}/{patterns.NETWORK} is the network alone")
+
+
 def _bundle(job: Job, state: State, candidate: Candidate, folder: Path, ends: tuple[TensorSpec, TensorSpec]) -> None:
     here = (Path("candidates") / candidate.id).as_posix()
     bundle.finish(
@@ -307,6 +327,7 @@ def _bundle(job: Job, state: State, candidate: Candidate, folder: Path, ends: tu
                 artifact.runtime: Path(artifact.path).relative_to(here).as_posix() for artifact in candidate.artifacts
             },
             unavailable={each.runtime: each.reason for each in candidate.unavailable},
+            patterns=patterns.FOLDER if (folder / patterns.FOLDER).is_dir() else None,
         ),
     )
 

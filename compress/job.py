@@ -23,6 +23,7 @@ from compress.prune.protect import Protect
 from compress.quantize import roster as quantizing
 from compress.quantize.choices import stored_bits
 from compress.quantize.mixed import default_activation_bits, integer_precisions, integer_widths
+from compress.quantize.sense import Sense
 from compress.quantize.sensitivity import of_job
 from compress.quantize.training import QuantizationAware
 from compress.results import Estimate
@@ -47,7 +48,11 @@ COMPILED = "tvm"
 
 @dataclass(frozen=True)
 class Job:
-    """What was asked for. ``prune`` and ``quantize`` are method names, None to leave that step out."""
+    """What was asked for. ``prune`` and ``quantize`` are method names, None to leave that step out.
+
+    ``sense`` gives the network's sensing layer its patterns, in front of everything else and for the float network
+    too; ``teacher`` is what every candidate learns from: by default the network itself, if ``sense`` doesn't train it.
+    """
 
     name: str
     model: nn.Module
@@ -65,6 +70,8 @@ class Job:
     protect_classes: tuple[int, ...] = ()
     tune: float | None = None
     notes: tuple[Note, ...] = ()
+    sense: Sense | None = None
+    teacher: nn.Module | None = None
     shared: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -138,9 +145,14 @@ class Job:
         # One width for all layers: the widest within the cap.
         return (max(width for width in widths if cap is None or width <= cap),)
 
+    @property
+    def first(self) -> tuple[Stage, ...]:
+        """The stages that every candidate begins with: all that make the float network."""
+        return () if self.sense is None else (self.sense,)
+
     def stages(self, proposal: Proposal) -> tuple[Stage, ...]:
         """The stages that make a proposal."""
-        stages: list[Stage] = []
+        stages: list[Stage] = [*self.first]
         if self.prune is not None and proposal.shrinks:
             stages.append(pruning.METHODS[self.prune](self.goal(proposal)))
             if self.epochs:
@@ -195,8 +207,8 @@ class Job:
 
     def sensitivity(self, progress: Progress) -> tuple[LayerSensitivity, ...]:
         """That of the uncompressed network's layers; none where no candidate chooses widths by it."""
-        if not self.chooses_by_sensitivity:
-            return ()
+        if not self.chooses_by_sensitivity or self.sense is not None:
+            return ()  # before the patterns are there, it says nothing
         return of_job(State(self.model), self.context("sensitivity", progress), self.activation_bits)
 
     def context(self, name: str, progress: Progress) -> Context:
@@ -210,7 +222,7 @@ class Job:
             self.data,
             generator,
             self.device,
-            self.model,
+            self.teacher if self.teacher is not None or self.sense is not None else self.model,
             self.samples,
             progress,
             self.seed,

@@ -31,6 +31,8 @@ from compress.types import Note, Plan, Progress, Quantization, Record, Stage, St
 
 IN_MEMORY = 2
 """Networks of a job that stay in memory; proposals of one size follow one another."""
+FIRST = "first network"
+"""In what a job shares: the network after the stages that every candidate begins with."""
 STATE, TENSORS = "state.json", "tensors.safetensors"
 
 
@@ -54,6 +56,9 @@ class KeptNetworks:
 
     def find(self, stages: Sequence[Stage], /) -> State | None:
         """See :class:`compress.pipeline.Known`."""
+        first: State | None = self.job.shared.get(FIRST)
+        if first is not None and tuple(stages) == self.job.first:
+            return first
         held = self._held()
         name = json.dumps(described(stages))
         if name in held:
@@ -67,12 +72,14 @@ class KeptNetworks:
             state = read(self.job, Path(folder))
         if state is not None:
             self._hold(name, state)
+            self._hold_first(stages, state)
         return state
 
     def keep(self, stages: Sequence[Stage], state: State, /) -> None:
         """See :class:`compress.pipeline.Known`."""
         self.ran.append(state.records[-1])
         last = len(stages) == len(self.stages)
+        self._hold_first(stages, state)
         if not last:
             self._hold(json.dumps(described(stages)), state)
         key = None
@@ -88,6 +95,11 @@ class KeptNetworks:
     def _quantized_next(self, stages: Sequence[Stage], state: State) -> bool:
         following = self.stages[len(stages)]
         return state.quantization is None and ".quantize." in type(following).__module__
+
+    def _hold_first(self, stages: Sequence[Stage], state: State) -> None:
+        """Keep what every candidate begins with for the whole job."""
+        if self.job.first and tuple(stages) == self.job.first:
+            self.job.shared[FIRST] = state
 
     def _held(self) -> dict[str, State]:
         held: dict[str, State] = self.job.shared.setdefault("networks", {})

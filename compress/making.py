@@ -69,7 +69,7 @@ class Maker:
         self.watcher.begin(search.most + 1, len(there))
         found: dict[str, Candidate | Unfit] = {}
         proposals = search.propose(())
-        tasks = [Task(BASELINE, ()), *self._tasks(proposals, found)]
+        tasks = [Task(BASELINE, self.job.first), *self._tasks(proposals, found)]
         asked: dict[str, Proposal] = {}
         while tasks and not _hopeless(found):
             asked.update((proposal.id, proposal) for proposal in proposals)

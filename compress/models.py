@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.checkpoints import check_finite, digest, load_checkpoint
+from compress.checkpoints import check_finite, digest, load_checkpoint, read_checkpoint
 from compress.errors import BadInput, BadWeights, UnknownName
 from compress.usercode import UserCode, guarded, is_user_code, load_user_code
 from compress.zoo import LOADERS, Asked, Made
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from compress.networks import NetworkInfo
 
 RANDOM = "random"
 HINT = "or timm:NAME, torchvision:NAME, hf:NAME, FILE.py:FUNCTION, FILE.pt2"
@@ -34,6 +36,8 @@ class LoadedModel:
         builtin: True for the networks of :data:`compress.networks.NETWORKS`.
         default_data: the data set to use where ``--data`` isn't given; None if there is none.
         sha256: of the parameters and buffers.
+        block: of a network that takes images of any size which are whole blocks, the block's side; None for the others.
+        trained: False for such a network where no weights came along for its ratio.
     """
 
     name: str
@@ -45,6 +49,8 @@ class LoadedModel:
     builtin: bool
     default_data: str | None
     sha256: str
+    block: int | None = None
+    trained: bool = True
 
 
 def names() -> tuple[str, ...]:
@@ -61,6 +67,7 @@ def load(
     num_classes: int | None = None,
     in_channels: int | None = None,
     seed: int = 0,
+    sensing: float | None = None,
 ) -> LoadedModel:
     """Load a network by its name or path.
 
@@ -77,6 +84,7 @@ def load(
         num_classes: outputs, if other than the network's usual.
         in_channels: image channels, if other than the network's usual.
         seed: of the initial weights.
+        sensing: measurements a pixel, for the network that makes images of measurements; others don't read it.
 
     Raises:
         UnknownName: there is no such network.
@@ -87,12 +95,12 @@ def load(
     from compress.graph.module import in_evaluation_mode
 
     prefix, colon, rest = spec.partition(":")
-    asked = Asked(spec, rest if colon else spec, weights, num_classes, in_channels)
+    asked = Asked(spec, rest if colon else spec, weights, num_classes, in_channels, sensing)
     with _seeded(seed):
         made = _loader(prefix if colon else "", spec)(asked)
     model = in_evaluation_mode(made.model)
     if weights is not None and weights != RANDOM:
-        load_checkpoint(made.inner or model, weights)
+        _checkpoint(made, model, weights)
     check_finite(model.state_dict(), weights or spec)
     outputs = _outputs(spec, model, made.input_shape)
     if num_classes is not None and outputs is not None and outputs != num_classes:
@@ -107,6 +115,8 @@ def load(
         made.builtin,
         made.default_data,
         digest(model),
+        made.block,
+        made.trained,
     )
 
 
@@ -128,6 +138,8 @@ def _builtin(asked: Asked) -> Made:
         raise UnknownName("model", asked.spec, names(), HINT)
     channels, height, width = info.input_shape
     channels = asked.in_channels or channels
+    if info.block is not None:
+        return _reconstruction(asked, info, channels)
     model = info.factory(num_classes=asked.num_classes or info.num_classes, in_channels=channels)
     if asked.weights is None:
         usual = channels == info.input_shape[0] and asked.num_classes in (None, info.num_classes)
@@ -137,6 +149,37 @@ def _builtin(asked: Asked) -> Made:
         load_checkpoint(model, info.weights)
     mean, std = (v if channels == info.input_shape[0] else None for v in (info.mean, info.std))
     return Made(model, (channels, height, width), mean, std, True, info.data)
+
+
+def _reconstruction(asked: Asked, info: NetworkInfo, channels: int) -> Made:
+    """The network that makes images of measurements, at the ratio that was asked for."""
+    from compress.networks.sensing import Reconstruction
+    from compress.networks.sensing_weights import load_packed
+
+    there = ", ".join(f"{ratio:g}" for ratio in info.by_ratio)
+    if asked.sensing is None:
+        come = f"; trained weights come along for {there}" if there else ""
+        raise BadInput(f"model {info.name}: give --sensing RATIO, measurements a pixel, such as 0.1{come}")
+    model = info.factory(in_channels=channels, ratio=asked.sensing)
+    assert isinstance(model, Reconstruction)
+    file = info.by_ratio.get(asked.sensing) if channels == info.input_shape[0] else None
+    if asked.weights is None and file is not None:
+        load_packed(model, file)
+    mean, std = info.mean * channels, info.std * channels
+    trained = asked.weights is not None or file is not None
+    return Made(model, None, mean, std, True, info.data, block=info.block, trained=trained)
+
+
+def _checkpoint(made: Made, model: nn.Module, weights: str) -> None:
+    """Load the user's file, which for the reconstruction network may be of the packed kind that comes along."""
+    if made.block is not None and "sensing.bits" in read_checkpoint(weights):
+        from compress.networks.sensing import Reconstruction
+        from compress.networks.sensing_weights import load_packed
+
+        assert isinstance(model, Reconstruction)
+        load_packed(model, weights)
+        return
+    load_checkpoint(made.inner or model, weights)
 
 
 def _user(asked: Asked) -> Made:

@@ -66,7 +66,7 @@ def make(
     says why.
     """
     known = KeptNetworks(job, task.stages, kept, said)
-    compared = reference(job) if task.stages else None
+    compared = reference(job) if task.stages != job.first else None
     result = build(job, task.name, task.stages, folder, compared, progress, known)
     if isinstance(result, Unfit):
         write_json(folder / CANDIDATE, {"schema": SCHEMA, "unfit": to_json(result)})

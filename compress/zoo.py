@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Made:
     """What one way of loading gives: a network that may still lack the user's weights.
 
-    ``inner`` is the part whose names a checkpoint uses, where that isn't the whole.
+    ``inner`` is the part whose names a checkpoint uses, where that isn't the whole; ``block`` and ``trained`` are
+    those of :class:`compress.models.LoadedModel`.
     """
 
     model: nn.Module
@@ -26,6 +27,8 @@ class Made:
     builtin: bool = False
     default_data: str | None = None
     inner: nn.Module | None = None
+    block: int | None = None
+    trained: bool = True
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Asked:
     weights: str | None
     num_classes: int | None
     in_channels: int | None
+    sensing: float | None = None
 
     @property
     def changes(self) -> dict[str, int]:

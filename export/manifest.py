@@ -41,7 +41,8 @@ class FileEntry:
 @dataclass(frozen=True)
 class Manifest:
     """What a bundle holds. ``mean`` and ``std`` are those of ``(x / 255 - mean) / std``; ``tolerance`` is
-    how far, relative to the largest golden output, a device's outputs may lie from the golden ones."""
+    how far, relative to the largest golden output, a device's outputs may lie from the golden ones; ``patterns`` is the
+    folder of what the optics show, None for a network that takes images."""
 
     model: str
     target: str
@@ -62,6 +63,7 @@ class Manifest:
     unavailable: Mapping[str, str] = field(default_factory=dict)
     files: tuple[FileEntry, ...] = ()
     schema: int = SCHEMA
+    patterns: str | None = None
 
 
 def sha256(path: Path) -> str:

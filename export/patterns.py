@@ -93,7 +93,7 @@ def exposures(count: int, how: str) -> list[dict[str, Any]]:
 def network_range(layer: SensingLayer, mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float64]:
     """Scale and offset (2, channels * measurements) that make what the network is fed of sums of light.
 
-    The network's images are ``(light - mean) / std``. With the layer's own factor ``s`` and shift ``t``, of a channel
+    The network's images are ``(light - mean) / std``. With the layer's own factor ``s`` and bias ``t``, of a channel
 
         z = s A (x - mean) / std + t = (s / std) A x + t - s mean A 1 / std.
     """

@@ -10,7 +10,7 @@ import numpy as np
 
 from compress.errors import BadInput, CheckFailed, CompressError
 from compress.export import bundle as bundles
-from compress.export import checked
+from compress.export import checked, patterns
 from compress.export.manifest import GOLDEN, MODEL, Manifest, read_manifest
 from compress.profiling import evaluate
 from compress.profiling.session import open_session, runner
@@ -38,7 +38,7 @@ class Verification:
 
     Attributes:
         bundle: the folder.
-        checks: hashes, golden inputs, accuracy.
+        checks: hashes, golden inputs, patterns where there are any, accuracy.
         recorded: the accuracy in the manifest.
         accuracy: the accuracy here; None where it wasn't measured.
     """
@@ -92,8 +92,9 @@ def verify(bundle: Path, data: str | None = None) -> Verification:
     if golden.status == "failed":
         skipped = Check("accuracy", "skipped", "the golden inputs differ")
         return Verification(str(bundle), (hashes, golden, skipped), manifest.accuracy, None)
+    optics = () if manifest.patterns is None else (_patterns(bundle, manifest),)
     accuracy, found = _accuracy(bundle, manifest, data)
-    return Verification(str(bundle), (hashes, golden, accuracy), manifest.accuracy, found)
+    return Verification(str(bundle), (hashes, golden, *optics, accuracy), manifest.accuracy, found)
 
 
 def _hashes(bundle: Path, manifest: Manifest) -> Check:
@@ -143,6 +144,19 @@ def _golden(bundle: Path, manifest: Manifest) -> Check:
     detail = f"{classes}largest relative difference {found.difference:.2g}, {manifest.tolerance:.2g} allowed"
     # Written so that a difference that is no number fails.
     return Check("golden inputs", "ok" if found.difference <= manifest.tolerance else "failed", detail)
+
+
+def _patterns(bundle: Path, manifest: Manifest) -> Check:
+    """Are the patterns what the network measures with, and does the network behind them give what the whole does?"""
+    inputs, outputs = checked.golden(bundle)
+    try:
+        said, difference = patterns.check(bundle, inputs, outputs, lambda path: runner(open_session(path)))
+    except CheckFailed as error:
+        return Check("patterns", "failed", "; ".join(error.failures))
+    except Exception as error:  # whatever the runtime raises on a damaged network
+        return Check("patterns", "failed", " ".join(f"they can't be checked ({error})".split())[:300])
+    detail = f"{said}; from simulated measurements largest relative difference {difference:.2g}"
+    return Check("patterns", "ok" if difference <= manifest.tolerance else "failed", detail)
 
 
 def _accuracy(bundle: Path, manifest: Manifest, place: str | None) -> tuple[Check, Accuracy | None]:
@@ -214,7 +228,7 @@ def _load(place: str, manifest: Manifest) -> Data:
 
     shape = manifest.input.shape[1:]
     sizes = data.Sizes(shape[0], 1, (shape[1], shape[2])) if manifest.task == "reconstruction" else None
-    return data.load(
+    found = data.load(
         place,
         mean=manifest.mean,
         std=manifest.std,
@@ -222,6 +236,7 @@ def _load(place: str, manifest: Manifest) -> Data:
         seed=manifest.plan.seed,
         sizes=sizes,
     )
+    return data.as_images(found) if manifest.task == "reconstruction" else found
 
 
 def document(verification: Verification) -> dict[str, Any]:

@@ -16,6 +16,10 @@ from compress.types import Context, State
 LEAST_RATE, HIGHEST_RATE = 5e-3, Recipe().lr
 """Learning rates for a network that computes what its teacher does, and for one that has all of it to learn anew."""
 
+ADAM_RATE = 1e-3
+"""Adam's for networks that make images: the squared error of pixels is small, and the size of Adam's steps doesn't
+depend on it."""
+
 AVERAGED = 0.25
 """Share of the steps whose weights are averaged at the end."""
 
@@ -29,7 +33,8 @@ class FineTune:
 
     Attributes:
         epochs: passes over the training split.
-        lr: highest learning rate; None chooses it by what there is to recover (:func:`rate`).
+        lr: highest learning rate; None chooses it by what there is to recover (:func:`rate`), and takes
+            :data:`ADAM_RATE` for networks that make images.
     """
 
     epochs: int = 1
@@ -41,11 +46,10 @@ class FineTune:
         if self.epochs < 1:
             return state
         model = copy.deepcopy(state.model)
-        images = context.data.train.inputs(IMAGES, torch.Generator().manual_seed(context.seed))
         fit(
             model,
             context.data.train,
-            recipe(self.epochs, context.data.train.n, model, context.teacher, images, self.lr),
+            self._recipe(context, model),
             generator=context.generator,
             device=context.device,
             task=context.data.task,
@@ -54,6 +58,14 @@ class FineTune:
             progress=context.progress,
         )
         return replace(state, model=model.cpu().eval())
+
+    def _recipe(self, context: Context, model: nn.Module) -> Recipe:
+        n = context.data.train.n
+        if context.data.task == "reconstruction":
+            lr = ADAM_RATE if self.lr is None else self.lr
+            return Recipe(self.epochs, lr, batch_size(n), "adamw", weight_decay=0.0, averaged=AVERAGED)
+        images = context.data.train.inputs(IMAGES, torch.Generator().manual_seed(context.seed))
+        return recipe(self.epochs, n, model, context.teacher, images, self.lr)
 
 
 def recipe(

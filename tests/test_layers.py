@@ -64,6 +64,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.job",
         "compress.explaining",
         "compress.preflight",
+        "compress.optics",
         "compress.forecast",
         "compress.eight_bits",
         "compress.building",

@@ -9,7 +9,7 @@ import click
 
 from compress import __version__
 from compress.cli.session import PROGRAM, Session
-from compress.cli.values import LATENCY, NAMES, REAL, REALS, SIZE, WHOLE
+from compress.cli.values import LATENCY, NAMES, PIXELS, REAL, REALS, SIZE, WHOLE
 from compress.errors import nearest_names
 
 Command = Callable[..., Any]
@@ -76,6 +76,8 @@ def _job_options(command: Command) -> Command:
         _option(what, "--weights", metavar="FILE", help="A checkpoint for the network, or 'random'."),
         _option(what, "--mean", type=REALS, metavar="M,M,M", help="Of (x/255 - mean)/std, one number a channel."),
         _option(what, "--std", type=REALS, metavar="S,S,S", help="Of (x/255 - mean)/std, one number a channel."),
+        _option(what, "--sensing", type=REAL, metavar="0.1", help="See by binary patterns: measurements a pixel."),
+        _option(what, "--image-size", type=PIXELS, metavar="128x128", help="For a network that takes any size."),
         _option(budget, "--max-drop", help="Accuracy that may be lost, in points or dB.", **number),
         _option(budget, "--latency", type=LATENCY, metavar="5ms", help="Time for one input, at most."),
         _option(budget, "--ram", type=SIZE, metavar="256KiB", help="Working memory, at most."),

@@ -34,7 +34,7 @@ BUDGET = {
 }
 """Option to the field of :class:`~compress.types.Budget`."""
 NAMED = ("model", "target", "data", "weights", "mean", "std", "protect_classes")
-SETTINGS = ("seed", "prune", "quantize", "epochs", "samples", "candidates", "runtime", "tune")
+SETTINGS = ("seed", "prune", "quantize", "epochs", "samples", "candidates", "runtime", "tune", "sensing", "image_size")
 CALIBRATION = "calibration.json"
 """Of a run that predicts by a calibration: the one that it was begun with."""
 
@@ -175,7 +175,11 @@ def _recorded(configuration: Mapping[str, Any]) -> dict[str, Any]:
     named = {name: asked[name] for name in NAMED}
     for name in ("mean", "std", "protect_classes"):
         named[name] = None if named[name] is None else tuple(named[name])
-    settings = {name: configuration[name] for name in SETTINGS}
+    # Runs of earlier versions have no sensing.
+    settings = {name: configuration[name] for name in SETTINGS if name not in ("sensing", "image_size")}
+    settings["sensing"] = configuration.get("sensing")
+    size = configuration.get("image_size")
+    settings["image_size"] = None if size is None else (size[0], size[1])
     for name in ("prune", "quantize"):
         settings[name] = settings[name] or "none"
     return {**named, **settings, **{option: budget.get(field) for option, field in BUDGET.items()}}

@@ -12,6 +12,7 @@ from compress.serial import to_json
 from compress.types import FLOAT32
 
 if TYPE_CHECKING:
+    from compress.networks import NetworkInfo
     from compress.types import Target
 
 MODEL_FORMS = (
@@ -114,8 +115,8 @@ def models(as_json: bool) -> int:
                     {
                         "name": each.name,
                         "input_shape": list(each.input_shape),
-                        "num_classes": each.num_classes,
-                        "weights_included": each.weights is not None,
+                        "num_classes": each.num_classes or None,
+                        "weights_included": each.weights is not None or bool(each.by_ratio),
                         "data": each.data,
                         "description": each.description,
                     }
@@ -132,8 +133,8 @@ def models(as_json: bool) -> int:
         (
             each.name,
             words.TIMES.join(map(str, each.input_shape)),
-            str(each.num_classes),
-            "included" if each.weights is not None else "--weights FILE",
+            str(each.num_classes or words.DASH),
+            _weights(each),
             each.data or "--data DATA",
             each.description,
         )
@@ -146,6 +147,15 @@ def models(as_json: bool) -> int:
         rows_table(["", ""], MODEL_FORMS, title="Also"),
     )
     return 0
+
+
+def _weights(network: NetworkInfo) -> str:
+    if network.weights is not None:
+        return "included"
+    if network.block is None:
+        return "--weights FILE"
+    there = ", ".join(f"{ratio:g}" for ratio in network.by_ratio)
+    return f"included: {there}" if there else "--epochs N"
 
 
 def cache(clear: bool, as_json: bool) -> int:

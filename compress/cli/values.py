@@ -124,6 +124,22 @@ class Names(_Type):
         return names
 
 
+class ImageSize(_Type):
+    """Height and width, of ``WIDTHxHEIGHT`` or one number for both."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        if isinstance(value, (tuple, list)):
+            return int(value[0]), int(value[1])
+        found = re.fullmatch(r"(\d{1,5})(?:[xX\u00d7](\d{1,5}))?", str(value).strip())
+        sides = [int(each) for each in found.groups() if each] if found else [0]
+        if not all(sides):
+            self.fail(f"{value!r}: not a size; give width x height in pixels, such as 128x96", param, ctx)
+        return sides[-1], sides[0]
+
+
 LATENCY = Quantity("latency", SECONDS, "5ms")
 SIZE = Quantity("size", BYTES, "256KiB", whole=True)
-REAL, WHOLE, REALS, NAMES = Real(), Whole(), Reals(), Names()
+REAL, WHOLE, REALS, NAMES, PIXELS = Real(), Whole(), Reals(), Names(), ImageSize()

@@ -10,7 +10,7 @@ from compress.data.folder_split import FolderSplit
 from compress.data.load import NAMES, load
 from compress.data.loader_split import LoaderSplit
 from compress.data.python import from_python
-from compress.data.splits import ArraySplit, Data, Split
+from compress.data.splits import ArraySplit, Data, Split, as_images
 from compress.data.tensors import TensorSplit, from_tensors
 from compress.data.tiles import PatchSplit, TileSplit
 from compress.metric import Task
@@ -30,6 +30,7 @@ __all__ = [
     "Task",
     "TensorSplit",
     "TileSplit",
+    "as_images",
     "from_python",
     "from_tensors",
     "load",

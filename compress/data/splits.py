@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from compress.errors import BadData
 from compress.metric import Task
 from compress.types import Note
 
@@ -96,6 +97,20 @@ class Data:
     std: tuple[float, ...]
     augment: Augmentation | None = None
     notes: tuple[Note, ...] = ()
+
+
+def as_images(data: Data) -> Data:
+    """The same images as their own targets, for a network that reconstructs them.
+
+    Raises:
+        BadData: they are labelled, and only a user's code or a folder's order tells them from their labels.
+    """
+    if data.task == "reconstruction":
+        return data
+    if not (isinstance(data.train, ArraySplit) and isinstance(data.evaluate, ArraySplit)):
+        raise BadData(data.name, "its images have labels, and the network makes images", "give a flat folder of images")
+    train, evaluate = (replace(split, labels=None) for split in (data.train, data.evaluate))
+    return replace(data, task="reconstruction", train=train, evaluate=evaluate, classes=(), sha256=evaluate.digest())
 
 
 def order(n: int, generator: torch.Generator | None) -> Tensor:

@@ -92,13 +92,13 @@ def decode(name: str, file: Path, channels: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class PatchSplit:
-    """Patches to train on: as many of each image as fit beside one another, cut out anywhere.
+class Pieces:
+    """Images of any size, handed out in pieces of one.
 
     Attributes:
         pixels: the images.
-        sizes: height and width of each, no smaller than a patch.
-        shape: channels, height and width of a patch.
+        sizes: height and width of each.
+        shape: channels, height and width of a piece.
         mean, std: see :class:`compress.data.splits.Split`.
     """
 
@@ -110,8 +110,8 @@ class PatchSplit:
 
     @property
     def n(self) -> int:
-        """How many patches an epoch has."""
-        return self._ends[-1]
+        """How many pieces there are."""
+        raise NotImplementedError
 
     def batches(
         self,
@@ -120,20 +120,34 @@ class PatchSplit:
         device: str = "cpu",
         augment: Augmentation | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`compress.data.splits.Split.batches`; without a generator the patches lie side by side."""
-        import torch
-
+        """See :meth:`compress.data.splits.Split.batches`."""
         for index in chunks(order(self.n, generator), batch_size):
-            pixels = torch.stack([self._patch(i, generator) for i in index.tolist()])
-            yield finish(pixels, None, self, generator, device, augment)
+            yield finish(self._stacked(index, generator), None, self, generator, device, augment)
 
     def inputs(self, n: int, generator: torch.Generator) -> Tensor:
         """See :meth:`compress.data.splits.Split.inputs`."""
+        return finish(self._stacked(order(self.n, generator)[:n], generator), None, self, None, "cpu", None)[0]
+
+    def _stacked(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
         import torch
 
-        chosen = order(self.n, generator)[:n].tolist()
-        pixels = torch.stack([self._patch(i, generator) for i in chosen])
-        return finish(pixels, None, self, None, "cpu", None)[0]
+        return torch.stack([self._piece(i, generator) for i in index.tolist()])
+
+    def _piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+        """The piece of a number, uint8."""
+        raise NotImplementedError
+
+
+class PatchSplit(Pieces):
+    """Patches to train on: as many of each image as fit beside one another, cut out anywhere.
+
+    No image is smaller than a patch. Without a generator the patches lie side by side.
+    """
+
+    @property
+    def n(self) -> int:
+        """How many patches an epoch has."""
+        return self._ends[-1]
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -141,8 +155,7 @@ class PatchSplit:
         _, height, width = self.shape
         return list(accumulate((rows // height) * (columns // width) for rows, columns in self.sizes))
 
-    def _patch(self, index: int, generator: torch.Generator | None) -> Tensor:
-        """The patch number ``index`` of an epoch: of the image whose turn it is, anywhere in it."""
+    def _piece(self, index: int, generator: torch.Generator | None) -> Tensor:
         import torch
 
         _, height, width = self.shape
@@ -156,50 +169,13 @@ class PatchSplit:
         return self.pixels[image][:, top : top + height, left : left + width]
 
 
-@dataclass(frozen=True, eq=False)
-class TileSplit:
-    """Whole images, handed out in tiles: image after image, row after row.
-
-    Attributes:
-        pixels: the images.
-        sizes: height and width of each.
-        shape: channels, height and width of a tile.
-        mean, std: see :class:`compress.data.splits.Split`.
-    """
-
-    pixels: Pixels
-    sizes: tuple[tuple[int, int], ...]
-    shape: tuple[int, int, int]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+class TileSplit(Pieces):
+    """Whole images, handed out in tiles: image after image, row after row."""
 
     @property
     def n(self) -> int:
         """How many tiles there are."""
-        return sum(self._grid(i)[0] * self._grid(i)[1] for i in range(len(self.sizes)))
-
-    def batches(
-        self,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        device: str = "cpu",
-        augment: Augmentation | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`compress.data.splits.Split.batches`."""
-        import torch
-
-        places = self._places()
-        for index in chunks(order(len(places), generator), batch_size):
-            pixels = torch.stack([self._tile(*places[i]) for i in index.tolist()])
-            yield finish(pixels, None, self, generator, device, augment)
-
-    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`compress.data.splits.Split.inputs`."""
-        import torch
-
-        places = self._places()
-        pixels = torch.stack([self._tile(*places[i]) for i in order(len(places), generator)[:n].tolist()])
-        return finish(pixels, None, self, None, "cpu", None)[0]
+        return len(self._places)
 
     def digest(self, classes: Sequence[str] = ()) -> str:
         """SHA-256 of the files' contents and the shape of their tiles."""
@@ -216,17 +192,17 @@ class TileSplit:
         for image, (height, width) in enumerate(self.sizes):
             rows, columns = self._grid(image)
             tiles = [[next(stream) for _ in range(columns)] for _ in range(rows)]
-            both = (
+            made, wanted = (
                 torch.cat([torch.cat([tile[which] for tile in row], 2) for row in tiles], 1)[None, :, :height, :width]
                 for which in (0, 1)
             )
-            made, wanted = both
             yield made, wanted
 
     def _grid(self, image: int) -> tuple[int, int]:
         """Rows and columns of tiles of an image."""
         return -(-self.sizes[image][0] // self.shape[1]), -(-self.sizes[image][1] // self.shape[2])
 
+    @cached_property
     def _places(self) -> list[tuple[int, int, int]]:
         """Each tile's image, row and column."""
         return [
@@ -236,9 +212,10 @@ class TileSplit:
             for column in range(self._grid(image)[1])
         ]
 
-    def _tile(self, image: int, row: int, column: int) -> Tensor:
+    def _piece(self, index: int, generator: torch.Generator | None) -> Tensor:
         import torch
 
+        image, row, column = self._places[index]
         _, height, width = self.shape
         rows, columns = self.sizes[image]
         down = (torch.arange(height) + row * height).clamp_max(rows - 1)

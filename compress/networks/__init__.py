@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -11,6 +11,8 @@ from torch import nn
 from compress.networks.cifar_resnet import resnet, resnet20, resnet56
 from compress.networks.imagenet import mobilenetv2, mobilenetv2_coral, squeezenet1_1
 from compress.networks.mlperf_tiny import resnet8
+from compress.networks.sensing import Reconstruction, sensing
+from compress.networks.sensing_weights import RATIOS, shipped
 
 WEIGHTS = Path(__file__).parent / "weights"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -31,6 +33,9 @@ class NetworkInfo:
         data: the data set that it was made for, as ``--data`` takes it; None for ImageNet, which can't
             be named by a word.
         description: one line.
+        block: of a network that measures images in blocks and gives images: it takes any that are whole blocks, and its
+            factory takes ``ratio``; ``num_classes`` is 0. None for the others.
+        by_ratio: the files that ship with the package, for a network with ``block``, by the ratio of measuring.
     """
 
     name: str
@@ -42,6 +47,28 @@ class NetworkInfo:
     weights: Path | None
     data: str | None
     description: str
+    block: int | None = None
+    by_ratio: Mapping[float, Path] = field(default_factory=dict)
+
+
+BLOCK = 32
+"""Side of what the reconstruction network measures at once."""
+
+
+def paired(num_classes: int = 0, in_channels: int = 1, ratio: float = 0.1) -> Reconstruction:
+    """The reconstruction network, whose patterns of -1 and +1 are shown as pairs of 0 and 1.
+
+    Args:
+        num_classes: none; other networks' factories take it.
+        in_channels: of the images.
+        ratio: measurements a pixel.
+
+    Raises:
+        BadInput: a ratio that gives no measurement.
+    """
+    made = sensing(ratio=ratio, in_channels=in_channels, block=BLOCK)
+    made.sensing.differential = True
+    return made
 
 
 NETWORKS: tuple[NetworkInfo, ...] = (
@@ -122,6 +149,19 @@ NETWORKS: tuple[NetworkInfo, ...] = (
         None,
         None,
         "SqueezeNet 1.1 for ImageNet, torchvision's layout",
+    ),
+    NetworkInfo(
+        "sensing",
+        paired,
+        (1, 128, 128),
+        0,
+        (0.0,),
+        (1.0,),
+        None,
+        None,
+        "images from binary measurements, --sensing RATIO; any size of whole 32x32 blocks",
+        block=BLOCK,
+        by_ratio={ratio: file for ratio in RATIOS if (file := shipped(ratio)) is not None},
     ),
 )
 

@@ -1,4 +1,7 @@
-"""What a finished program can do without: copies that only pad in front of a convolution, views of views, dead code."""
+"""What a finished program can do without: copies that only pad in front of a convolution, views of views, dead code.
+
+And what is the same under another shape: a measuring convolution of few channels as one of many.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from compress.integer import program as p
 
 def tidied(program: p.Program) -> p.Program:
     """The same network with fewer operators."""
-    return _live(_padding(_views(program)))
+    return _live(_views(_strips(_padding(program))))
 
 
 def _views(program: p.Program) -> p.Program:
@@ -41,6 +44,48 @@ def _padding(program: p.Program) -> p.Program:
                 op = replace(op, inputs=source.inputs, padding=padding)  # type: ignore[arg-type]  # four of them
         ops.append(op)
     return replace(program, ops=tuple(ops))
+
+
+def _strips(program: p.Program) -> p.Program:
+    """A convolution of one-bit weights that reads strips of pixels side by side reads the strips as channels.
+
+    With a stride as wide as the kernel and nothing padded, the ``w`` pixels of ``C`` channels that a kernel's row reads
+    lie one behind the other, so an image (H, W, C) is one of (H, W / w, w C) and the kernel (O, h, w, C) one of
+    (O, h, 1, w C): the same memory, sums of the same products. Sensing layers are such, and kernels that add one-bit
+    weights want many channels.
+    """
+    tensors = dict(program.tensors)
+    ops: list[p.Op] = []
+    for op in program.ops:
+        if isinstance(op, p.Convolution) and op.weight_bits == 1 and _side_by_side(op, tensors[op.inputs[0]]):
+            outputs, height, width, channels = op.weight.shape
+            image = tensors[op.inputs[0]]
+            rows, columns, _ = image.shape
+            strips = replace(image, name=f"{op.name}_strips", shape=(rows, columns // width, width * channels))
+            tensors[strips.name] = strips
+            ops.append(p.View(strips.name, (image.name,), strips.name))
+            op = replace(
+                op,
+                inputs=(strips.name,),
+                weight=op.weight.reshape(outputs, height, 1, width * channels),
+                strides=(op.strides[0], 1),
+            )
+        ops.append(op)
+    return replace(program, ops=tuple(ops), tensors=tensors)
+
+
+def _side_by_side(op: p.Convolution, image: p.Tensor) -> bool:
+    """Whether a convolution's windows lie side by side in a row, without padding, over the whole of it."""
+    width = op.weight.shape[2]
+    return (
+        op.groups == 1
+        and width > 1
+        and op.strides[1] == width
+        and op.dilations[1] == 1
+        and not any(op.padding)
+        and len(image.shape) == 3
+        and image.shape[1] % width == 0
+    )
 
 
 def _border(program: p.Program, copy: p.Copy) -> tuple[int, int, int, int] | None:

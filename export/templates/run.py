@@ -3,6 +3,8 @@
 python run.py                  check the golden inputs: "ok", or what differs (exit status 4)
 python run.py --image FILE     classify or reconstruct an .npy image (uint8 or float in 0 to 255, HWC or HW)
 python run.py --time           the median latency of one input on this device
+python run.py --measurements FILE   go on from what the hardware measured, an .npy (measurements, rows, columns), in the
+                               light of white pixels; for bundles with patterns/
 """
 
 import argparse
@@ -18,6 +20,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image", metavar="FILE", help="an .npy image to run")
+    parser.add_argument("--measurements", metavar="FILE", help="an .npy of what the hardware measured")
     parser.add_argument("--time", action="store_true", help="time one input")
     parser.add_argument("--threads", type=int, default=0, help="threads (default: all)")
     options = parser.parse_args()
@@ -31,12 +34,18 @@ def main():
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(HERE / "model.onnx"), settings, providers=["CPUExecutionProvider"])
+    file = HERE / ("patterns/network.onnx" if options.measurements else "model.onnx")
+    if not file.is_file():
+        print(f"error: this bundle has no {file.relative_to(HERE)}: it takes images", file=sys.stderr)
+        return 2
+    session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(x):
         return session.run(None, {name: x})[0]
 
+    if options.measurements:
+        return recover(np, run, manifest, pathlib.Path(options.measurements))
     if options.image:
         return classify(np, run, manifest, pathlib.Path(options.image))
     status = check(np, run, manifest)
@@ -78,7 +87,26 @@ def classify(np, run, manifest, path):
         return 2
     mean = np.asarray(manifest["mean"], dtype=np.float32).reshape(-1, 1, 1)
     std = np.asarray(manifest["std"], dtype=np.float32).reshape(-1, 1, 1)
-    output = run(((image / 255 - mean) / std)[None].astype(np.float32))
+    return show(np, run(((image / 255 - mean) / std)[None].astype(np.float32)), manifest, path)
+
+
+def recover(np, run, manifest, path):
+    """Run the network behind the measurements and print or write what it says."""
+    sys.path.insert(0, str(HERE / "patterns"))
+    import measure
+
+    try:
+        fed = measure.load(HERE / "patterns").standardize(np.load(path, allow_pickle=False))
+    except measure.WrongPatterns as error:
+        print(f"error: {path.name}: {error}", file=sys.stderr)
+        return 2
+    return show(np, run(fed[None]), manifest, path)
+
+
+def show(np, output, manifest, path):
+    """Print the likeliest classes, or write the image."""
+    mean = np.asarray(manifest["mean"], dtype=np.float32).reshape(-1, 1, 1)
+    std = np.asarray(manifest["std"], dtype=np.float32).reshape(-1, 1, 1)
     if manifest["task"] != "classification":
         np.save(path.with_suffix(".out.npy"), ((output[0] * std + mean) * 255).clip(0, 255).astype(np.uint8))
         print(f"wrote {path.with_suffix('.out.npy').name}")

@@ -69,6 +69,17 @@ def test_a_factory_from_the_command_line(tmp_path):
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+@pytest.mark.slow
+def test_sensing(tmp_path):
+    said = run(sys.executable, str(EXAMPLES / "sensing.py"), str(tmp_path / "out"), cwd=tmp_path).splitlines()
+    assert said[0].startswith("41 measurements: ")
+    assert float(said[0].split()[2].rstrip("%")) > 80
+    assert int(said[0].split()[-3]) > 0  # patterns were learned, not only chosen
+    assert len(list((tmp_path / "out" / "patterns" / "frames").glob("*.png"))) == 82
+    assert float(said[2].split()[-1].rstrip("%")) > 80
+    assert run(sys.executable, str(tmp_path / "out" / "patterns" / "measure.py"), cwd=tmp_path).endswith("ok\n")
+
+
 def test_every_example_is_tested():
     here = Path(__file__).read_text()
     assert all(example.name in here for example in EXAMPLES.glob("*.py"))
