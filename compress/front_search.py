@@ -23,6 +23,7 @@ from scipy.stats import qmc
 from compress.figures import Accuracy
 from compress.forecast import Forecast
 from compress.making import Maker
+from compress.metric import TOP1, Metric, of_task
 from compress.preflight import Checked
 from compress.results import Candidate
 from compress.search import Account, Expected, OneRound, Outcome, Proposal, Search
@@ -36,8 +37,8 @@ SIZES = {True: (0.5, 0.2), False: (0.7, 0.45)}
 """Shares of the bytes that the first candidates keep: where they are trained, and where they aren't."""
 
 USEFUL, BEYOND = 5.0, 1.5
-"""What loses more points of accuracy is of no use, nor what loses more than so many times the allowed drop if that is
-further. So another drop among the usual ones proposes nothing else."""
+"""What loses more than so many times the metric's usual drop is of no use, nor what loses more than so many times the
+allowed drop if that is further. So another drop among the usual ones proposes nothing else."""
 
 WITH_SIZE = 0.25
 """Weight of the volume that counts size too, beside the area over accuracy and latency."""
@@ -59,12 +60,14 @@ class FrontSearch:
         foresee: gives what can be proposed; called once.
         budget: what was asked for.
         tuned: whether candidates are trained.
+        metric: of accuracy.
     """
 
     most: int
     foresee: Callable[[], tuple[Forecast, ...]]
     budget: Budget
     tuned: bool
+    metric: Metric = TOP1
     _known: tuple[Forecast, ...] = ()
     _expected: dict[str, tuple[int, float, float]] = field(default_factory=dict)
 
@@ -76,7 +79,7 @@ class FrontSearch:
         count = min(self._round_size(len(tried)), self.most - len(tried), len(left))
         if count < 1:
             return ()
-        view = _View.of(self._known, outcomes, self.budget, self.tuned)
+        view = _View.of(self._known, outcomes, self)
         left = view.fitting(left)
         values, deviations = view.expected(left)
         chosen = _first(left, count, self.tuned) if not tried else []
@@ -141,7 +144,7 @@ class _View:
     budget: Budget
 
     @classmethod
-    def of(cls, known: Sequence[Forecast], outcomes: Sequence[Outcome], budget: Budget, tuned: bool) -> _View:
+    def of(cls, known: Sequence[Forecast], outcomes: Sequence[Outcome], search: FrontSearch) -> _View:
         by_proposal = {forecast.proposal: forecast for forecast in known}
         made: list[tuple[Forecast, Candidate, Accuracy]] = []
         for outcome in outcomes:
@@ -156,7 +159,7 @@ class _View:
             [max((accuracy.high - accuracy.low) / 8, 0.02) for _, _, accuracy in made],
             scale=max((forecast.pruning for forecast in known), default=0.0),
             most=max(baseline, 1.0),
-            tuned=tuned,
+            tuned=search.tuned,
         )
         evaluated, slower, larger = [], [], []
         for forecast, candidate, accuracy in made:
@@ -165,9 +168,9 @@ class _View:
             slower.append(seconds / max(forecast.latency_s, 1e-12))
             larger.append(candidate.best.bytes / max(forecast.flash_bytes, 1))
             evaluated.append((_measured(forecast, seconds, candidate.best.bytes), accuracy.value))
-        lost = max(USEFUL, BEYOND * (budget.max_accuracy_drop or 0.0))
+        lost = max(USEFUL * search.metric.drop, BEYOND * (search.budget.max_accuracy_drop or 0.0))
         latency, size = (float(np.median(each)) if each else 1.0 for each in (slower, larger))
-        return cls(surrogate, baseline, baseline - lost, tuple(evaluated), latency, size, budget)
+        return cls(surrogate, baseline, baseline - lost, tuple(evaluated), latency, size, search.budget)
 
     def expected(self, forecasts: Sequence[Forecast]) -> tuple[np.ndarray, np.ndarray]:
         """Accuracy of each, (n,), and its standard deviation."""
@@ -234,7 +237,8 @@ def of(maker: Maker, checked: Checked) -> Search:
     job = maker.job
     if job.candidates < FEWEST or (job.prune is None and len(job.search_widths()) < 2):
         return OneRound(checked.ladder)
-    return FrontSearch(job.candidates, lambda: maker.forecasts(checked.least), job.budget, job.epochs > 0)
+    metric = of_task(job.data.task)
+    return FrontSearch(job.candidates, lambda: maker.forecasts(checked.least), job.budget, job.epochs > 0, metric)
 
 
 def _measured(forecast: Forecast, seconds: float, size: int) -> Forecast:

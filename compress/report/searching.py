@@ -30,7 +30,7 @@ def section(front: Front, account: Account | None) -> dict[str, Any]:
         accuracy = by_id[each.id].accuracy if each.id in by_id else None
         if accuracy is None:
             continue
-        decimals, unit = words.accuracy_decimals(accuracy), words.accuracy_unit(accuracy)
+        decimals, unit = words.accuracy_decimals(accuracy), accuracy.kind.sign
         rows.append(
             Row(
                 each.round,
