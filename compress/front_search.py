@@ -40,8 +40,9 @@ USEFUL, BEYOND = 5.0, 1.5
 """What loses more than so many times the metric's usual drop is of no use, nor what loses more than so many times the
 allowed drop if that is further. So another drop among the usual ones proposes nothing else."""
 
-WITH_SIZE = 0.25
-"""Weight of the volume that counts size too, beside the area over accuracy and latency."""
+WITH_SIZE = {True: 0.25, False: 0.05}
+"""Weight of the volume that counts size too, beside the area over accuracy and latency: on a device whose flash is
+limited, and on others, where a smaller file is only quicker to send."""
 
 POINTS = 4096
 """Points of a Sobol sequence by which volume is measured."""
@@ -61,6 +62,7 @@ class FrontSearch:
         budget: what was asked for.
         tuned: whether candidates are trained.
         metric: of accuracy.
+        scarce: whether bytes are, on the device or by the budget.
     """
 
     most: int
@@ -68,6 +70,7 @@ class FrontSearch:
     budget: Budget
     tuned: bool
     metric: Metric = TOP1
+    scarce: bool = True
     _known: tuple[Forecast, ...] = ()
     _expected: dict[str, tuple[int, float, float]] = field(default_factory=dict)
 
@@ -83,7 +86,7 @@ class FrontSearch:
         left = view.fitting(left)
         values, deviations = view.expected(left)
         chosen = _first(left, count, self.tuned) if not tried else []
-        volume = _Volume(view, left)
+        volume = _Volume(view, left, WITH_SIZE[self.scarce])
         for forecast, value in view.evaluated:
             volume.add(forecast, value)
         for number in chosen:
@@ -197,8 +200,8 @@ class _View:
 class _Volume:
     """The share of a box of accuracy, latency and size that candidates dominate, on a fixed set of points."""
 
-    def __init__(self, view: _View, forecasts: Sequence[Forecast]) -> None:
-        self.view = view
+    def __init__(self, view: _View, forecasts: Sequence[Forecast], with_size: float) -> None:
+        self.view, self.with_size = view, with_size
         self.costs = np.array([view.costs(each) for each in forecasts])
         known = [view.costs(forecast, measured=True) for forecast, _ in view.evaluated]
         everything = np.concatenate([self.costs, np.array(known).reshape(-1, 2)])
@@ -223,7 +226,7 @@ class _Volume:
     def gains(self, values: np.ndarray, deviations: np.ndarray) -> np.ndarray:
         """By how much each of the forecasts would add, (n,)."""
         total = np.zeros(len(values))
-        for free, axes, weight in ((self.free_of_size, 1, 1.0), (self.free, 2, WITH_SIZE)):
+        for free, axes, weight in ((self.free_of_size, 1, 1.0), (self.free, 2, self.with_size)):
             points, accuracies = self.points[free], self.accuracies[free]
             inside = (points[None, :, :axes] >= self.costs[:, None, :axes]).all(-1)
             for deviation in OPEN:
@@ -238,7 +241,12 @@ def of(maker: Maker, checked: Checked) -> Search:
     if job.candidates < FEWEST or (job.prune is None and len(job.search_widths()) < 2):
         return OneRound(checked.ladder)
     metric = of_task(job.data.task)
-    return FrontSearch(job.candidates, lambda: maker.forecasts(checked.least), job.budget, job.epochs > 0, metric)
+    scarce = job.target.flash_bytes is not None or job.budget.flash_bytes is not None
+
+    def foresee() -> tuple[Forecast, ...]:
+        return maker.forecasts(checked.least)
+
+    return FrontSearch(job.candidates, foresee, job.budget, job.epochs > 0, metric, scarce)
 
 
 def _measured(forecast: Forecast, seconds: float, size: int) -> Forecast:

@@ -15,6 +15,7 @@ import pytest
 
 from compress.forecast import Forecast
 from compress.front_search import FrontSearch
+from compress.metric import PSNR, TOP1, Metric
 from compress.results import Accuracy, Artifact, Candidate, Estimate
 from compress.search import Outcome, Proposal, Search, ladder
 from compress.types import Budget, Plan
@@ -156,6 +157,27 @@ def test_it_proposes_what_meets_the_budget(budget: Budget, within: Callable[[For
     world = WORLDS[0]
     proposals = [each.proposal for each in searched(search_of(world, 8, budget), world) if each.proposal]
     assert all(within(world.forecast(proposal)) for proposal in proposals)
+
+
+def test_where_bytes_are_scarce_more_is_spent_on_narrow_weights() -> None:
+    def narrow(scarce: bool) -> int:
+        world = World(0.5, 1.4, 2e-4)
+        search = FrontSearch(12, world.known, Budget(), True, scarce=scarce)
+        return sum((each.proposal.weight_bits or 32.0) < 8 for each in searched(search, world) if each.proposal)
+
+    assert narrow(True) >= narrow(False)
+    assert narrow(False) <= 6
+
+
+def test_a_drop_in_decibels_is_worth_half_as_much() -> None:
+    world = World(3.0, 1.0, 5e-5)
+
+    def worst(metric: Metric) -> float:
+        search = FrontSearch(12, world.known, Budget(), True, metric)
+        made = [each.candidate for each in searched(search, world) if each.proposal]
+        return min(each.value for each in made[4:] if each is not None)
+
+    assert worst(PSNR) > worst(TOP1)
 
 
 def test_a_budget_that_nothing_meets_still_gives_candidates() -> None:
