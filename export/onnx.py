@@ -8,8 +8,10 @@ DequantizeLinear that reads INT4 directly would leave the convolution in float, 
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def serialize(state: State, example: Any) -> bytes:
         bits = {name: grid.bits for name, grid in state.quantization.weights.items()}
     network = trace(model, (example,))
     try:
-        with quiet():
+        with quiet(), operators_read_once():
             program = torch.onnx.export(
                 network.program,
                 dynamo=True,
@@ -70,6 +72,42 @@ def serialize(state: State, example: Any) -> bytes:
         ) from error
     assert program is not None
     return _finished(program.model_proto, bits)
+
+
+_OPERATORS: dict[Any, Any] = {}
+
+
+@contextlib.contextmanager
+def operators_read_once() -> Iterator[None]:
+    """Let ``torch.onnx`` read its table of operators once a process, not at every export.
+
+    Reading it parses the source of some 500 functions, which takes nearly as long as the rest of a small network's
+    export. Each export gets a copy of the table, as it adds its own translations. Where torch keeps the table
+    elsewhere, nothing changes.
+    """
+    original: Any = None
+    with contextlib.suppress(ImportError, AttributeError):
+        from torch.onnx._internal.exporter._registration import ONNXRegistry as Registry
+
+        original = vars(Registry).get("from_torchlib")
+    if not isinstance(original, classmethod):
+        yield
+        return
+
+    def from_torchlib(cls: Any, *arguments: Any, **named: Any) -> Any:
+        key = (arguments, *sorted(named.items()))
+        if key not in _OPERATORS:
+            _OPERATORS[key] = original.__func__(cls, *arguments, **named)
+        table = copy.copy(_OPERATORS[key])
+        table.functions = {name: list(functions) for name, functions in table.functions.items()}
+        return table
+
+    changed: Any = Registry
+    changed.from_torchlib = classmethod(from_torchlib)
+    try:
+        yield
+    finally:
+        changed.from_torchlib = original
 
 
 def _reason(error: BaseException) -> str:

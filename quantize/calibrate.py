@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 
 from compress.errors import BadData
-from compress.graph.fold import fold_batch_norm
+from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.groups import PRODUCES
 from compress.graph.trace import Network, kind, trace
 from compress.quantize import hardware
@@ -37,7 +37,8 @@ def folded(state: State, inputs: torch.Tensor) -> tuple[State, Network]:
     example = (inputs[:2],)
     network = trace(state.model, example)
     model, notes = fold_batch_norm(state.model, network)
-    network = trace(model, example)
+    if foldable(state.model, network)[0]:
+        network = trace(model, example)
     return replace(state, model=model.eval(), notes=state.notes + notes + network.notes), network
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,14 @@ def no_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
     monkeypatch.delenv("COMPRESS_DATA_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "empty-cache"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.getbasetemp() / "empty-data"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brief_timing() -> Iterator[None]:
+    """Programs are timed as they always are, but briefly: no test is about a time."""
+    from compress.profiling import timer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timer, "LONGEST_WARM_UP_S", 0.0)
+        patch.setattr(timer.interleaved, "__defaults__", (timer.ROUNDS, 0.002, 0.01))
+        yield

@@ -26,6 +26,7 @@ from compress.results import Accuracy, Front
 from compress.search import ladder
 from compress.watch import Silent
 from tests.graph.networks import Plain, Residual, build, images
+from tests.rosters import some
 from tests.support import random_data
 
 
@@ -194,7 +195,7 @@ def test_a_device_that_is_not_here_gets_predictions_only(tmp_path):
     assert (bundle / "library" / "src" / "model.h").is_file()
 
 
-@pytest.mark.parametrize("target", ["cpu", "cortex-m7"])
+@some("target", ["cpu", "cortex-m7"], quick=["cpu"])
 def test_narrow_weights_are_compared_with_8_bits_of_the_same_network(target, tmp_path):
     """With one width and without pruning, so that the ONNX file's weights can be counted: half a byte each."""
     out, narrow = tmp_path / "run", compress.Budget(weight_bits=4)

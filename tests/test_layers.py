@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,7 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """The modules of ours that a file imports, those under TYPE_CHECKING left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
@@ -11,6 +10,7 @@ from compress import targets
 from compress.export import bundle
 from compress.export.manifest import read_manifest
 from tests.graph.networks import build, images
+from tests.rosters import some
 
 
 class Small(nn.Sequential):
@@ -21,13 +21,11 @@ class Small(nn.Sequential):
         super().__init__(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), *pooled, nn.Linear(8, 5))
 
 
-QUICK = ("cpu", "cortex-m7", "jetson-orin-nano", "raspberry-pi-4")
-"""One of each kind; the others' runs are slow tests."""
+QUICK = ("cortex-m7", "jetson-orin-nano", "raspberry-pi-4")
+"""One of each kind beside this machine, whose jobs other tests run; the others' runs are slow tests."""
 
 
-@pytest.mark.parametrize(
-    "target", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in targets.names()]
-)
+@some("target", targets.names(), quick=QUICK)
 def test_the_job_runs_for_every_target_and_its_bundle_names_it(target, tmp_path):
     data = (images(40), torch.arange(40) % 5)
     out = tmp_path / "run"

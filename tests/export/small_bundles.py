@@ -25,13 +25,19 @@ def quantized_for(target: str, factory=Residual, bits: float = 8):
     return quantize(build(factory), images(32), weight_bits=bits, target=target, method="uniform").state
 
 
+@functools.cache
+def file_for(target: str, factory=Residual, bits: float = 8) -> bytes:
+    """The ONNX file of :func:`quantized_for`."""
+    return interchange.serialize(quantized_for(target, factory, bits), images(2))
+
+
 def make_bundle(
     folder: Path, target: str = "jetson", factory=Residual, bits: float = 8, runtimes=("tensorrt",)
 ) -> Path:
     """A bundle of a small network; ``runtimes`` of the target are exported beside ``model.onnx``."""
     folder.mkdir(parents=True)
     state = quantized_for(target, factory, bits)
-    interchange.export(state, images(2), folder / interchange.FILE)
+    (folder / interchange.FILE).write_bytes(file_for(target, factory, bits))
     run = runner(open_session(folder / interchange.FILE, 1))
     inputs = images(8, 5).numpy()
     outputs = np.concatenate([run(x[None]) for x in inputs])

@@ -13,7 +13,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from compress.export.onnx import FILE, export, serialize
+from compress.export import onnx as exporting
+from compress.export.onnx import FILE, OPSET, export, operators_read_once, serialize
 from compress.graph.interpret import Steps
 from compress.graph.qdq import insert, integers
 from compress.graph.trace import trace
@@ -26,6 +27,7 @@ from compress.quantize.uniform import Uniform
 from compress.types import Grid, State
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
 from tests.graph.transformers import Recurrent
+from tests.rosters import crossed
 from tests.support import context, file_of, quantized
 
 networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
@@ -58,8 +60,7 @@ def test_a_pruned_file_computes_what_the_pruned_network_computes(factory):
     torch.testing.assert_close(got, result.model(images()), rtol=1e-3, atol=1e-4)
 
 
-@networks
-@pytest.mark.parametrize("bits", [8, 5])
+@crossed(("factory", "bits"), ROSTER, [8, 5])
 def test_a_quantized_file_computes_what_the_simulation_computes(factory, bits):
     result = quantized(factory, bits)
     got = run(file_of(factory, bits), images(32, 9))
@@ -180,6 +181,26 @@ def test_the_same_state_gives_the_same_bytes_and_no_path_of_this_machine(tmp_pat
     assert b"site-packages" not in one
     assert str(tmp_path.parent).encode() not in one
     assert b".py" not in one
+
+
+def test_operators_are_read_once_and_every_export_has_its_own(monkeypatch):
+    """The table that was read before gives the same bytes as one that is read anew, and nothing that is added to it."""
+    registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
+    original, state = vars(registry)["from_torchlib"], quantized(Plain).state
+    file = serialize(state, images(2))
+    monkeypatch.setattr(exporting, "_OPERATORS", {})
+    assert serialize(state, images(2)) == file
+    with operators_read_once():
+        one, two = (registry.from_torchlib(opset_version=OPSET) for _ in range(2))
+        assert one.functions == two.functions
+        # Our two operators, which serialize adds, are in no other export's table.
+        assert not any(str(name).startswith("compress::") for name in two.functions)
+        for functions in one.functions.values():
+            functions.clear()
+        one.functions.clear()
+        assert registry.from_torchlib(opset_version=OPSET).functions == two.functions
+    assert vars(registry)["from_torchlib"] is original
+    assert serialize(state, images(2)) == file
 
 
 def test_the_file_takes_any_batch(tmp_path):

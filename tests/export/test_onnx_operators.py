@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import onnxruntime
-import pytest
 import torch
 from onnx import numpy_helper
 from torch import fx
@@ -19,6 +18,7 @@ from compress.graph.trace import trace
 from compress.quantize import quantize
 from compress.types import Precision, Target
 from tests.graph.networks import Depthwise, Residual, build, images
+from tests.rosters import crossed
 
 PAIR = torch.ops.compress.quantize_dequantize.default
 
@@ -46,11 +46,11 @@ class Integers(fx.Interpreter):
         return value
 
 
-@pytest.mark.parametrize("factory", [Residual, Depthwise], ids=lambda factory: factory.__name__)
-@pytest.mark.parametrize(("weight_bits", "activation_bits"), [(8, 8), (4, 8), (3, 4), (2, 8), (1, 2)])
-def test_every_operator_is_within_a_step_of_the_simulation(factory, weight_bits, activation_bits):
+@crossed(("factory", "bits"), [Residual, Depthwise], [(8, 8), (4, 8), (3, 4), (2, 8), (1, 2)])
+def test_every_operator_is_within_a_step_of_the_simulation(factory, bits):
     """Every quantized tensor becomes an input of the file, fed with the simulation's integers, so that what comes out
     of the next QuantizeLinear rests on equal ones."""
+    weight_bits, activation_bits = bits
     made = quantize(
         build(factory),
         images(32),

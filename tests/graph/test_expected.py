@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,13 +12,12 @@ from compress.graph.groups import Dependencies, Group, find
 from compress.graph.surgery import proven, remove
 from compress.graph.trace import trace
 from tests.graph import convolutional, networks, transformers
-from tests.graph.networks import build, inputs_of
+from tests.graph.networks import build
+from tests.graph.traced import groups_of
 
 
-@cache
 def dependencies_of(factory: type[nn.Module]) -> Dependencies:
-    model = build(factory)
-    return proven(model, find(trace(model, inputs_of(factory, 2))))
+    return groups_of(factory)[1]
 
 
 def group_of(factory: type[nn.Module], name: str) -> Group:

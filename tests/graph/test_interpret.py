@@ -11,6 +11,7 @@ from compress.errors import Untraceable
 from compress.graph.interpret import Steps
 from compress.graph.trace import trace
 from tests.graph.networks import ARCHITECTURES, build, images, inputs_of
+from tests.graph.traced import traced
 
 
 class Sequence(nn.Module):
@@ -112,8 +113,8 @@ def run(steps: Steps, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
 
 @pytest.mark.parametrize("factory", ARCHITECTURES, ids=lambda factory: factory.__name__)
 def test_steps_compute_what_the_module_computes_for_any_batch_size(factory):
-    model = build(factory)
-    steps = Steps.of(trace(model, inputs_of(factory, 2)))
+    model, network = traced(factory)
+    steps = Steps.of(network)
     with torch.no_grad():
         for n in (1, 5):
             x = inputs_of(factory, n)

@@ -16,7 +16,8 @@ from compress.graph.surgery import proven
 from compress.graph.trace import trace
 from compress.prune import prune
 from compress.quantize import quantize
-from tests.graph.networks import ROSTER, Attention, Depthwise, Plain, Residual, build, images
+from tests.graph.networks import ROSTER, Attention, Depthwise, Perceptron, Plain, Residual, UNet, build, images
+from tests.rosters import some
 
 
 def exported(model: nn.Module) -> torch.export.ExportedProgram:
@@ -55,7 +56,11 @@ def test_an_exported_network_becomes_an_ordinary_one_that_computes_the_same(fact
     assert in_evaluation_mode(model) is model
 
 
-@pytest.mark.parametrize("factory", [factory for factory in ROSTER if factory is not Attention])
+@some(
+    "factory",
+    [factory for factory in ROSTER if factory is not Attention],
+    quick=(Plain, Residual, Depthwise, UNet, Perceptron),
+)
 def test_an_exported_network_is_pruned_and_quantized_like_its_original(factory):
     result = prune(exported(build(factory)).module(), images(2), macs=0.8)
     assert result.report.after.macs <= 0.8 * result.report.before.macs

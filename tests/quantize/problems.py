@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import random
@@ -107,8 +108,9 @@ def costs_of(problem: Problem, allocation: Allocation) -> dict[str, Fraction]:
     return measured(problem, chosen, bits)
 
 
+@functools.cache
 def solvable(seed: int) -> tuple[Problem, list[dict[str, Fraction]]]:
-    """A random problem that has a choice at all, and all its choices."""
+    """A random problem that has a choice at all, and all its choices; nobody changes them."""
     for attempt in itertools.count(1000 * seed):
         problem = random_problem(attempt)
         if all_choices := enumerated(problem):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from compress.quantize.placement import JOINS
 from compress.quantize.study import study
 from compress.types import Budget, Plan, Precision, State, Target
 from tests.graph.networks import Dense, Plain, Residual, UNet, build, images
+from tests.rosters import crossed
 from tests.support import context, random_data
 
 
@@ -39,7 +41,8 @@ class Wide(nn.Module):
 
 
 PRECISIONS = ((8, 8), (4, 8), (4, 4), (2, 4))
-networks = pytest.mark.parametrize("factory", [Residual, UNet, Dense], ids=lambda f: f.__name__)
+NETWORKS = (Residual, UNet, Dense)
+networks = pytest.mark.parametrize("factory", NETWORKS, ids=lambda f: f.__name__)
 
 
 @functools.cache
@@ -55,9 +58,15 @@ def device(*, weights_in_ram: bool = True) -> Target:
 
 
 @functools.cache
-def plain(factory):
+def studied(factory) -> tuple[nn.Module, dict[Any, Any]]:
+    """A network, and what stages on it share: it is studied once, as in a job."""
+    return build(factory), {}
+
+
+@functools.cache
+def plain(factory) -> State:
     """Quantized without limits."""
-    return quantize(build(factory), images(24), target=device())
+    return limited(factory, bits=8.0)
 
 
 def ram(state: State, target: Target) -> int:
@@ -68,14 +77,17 @@ def seconds(state: State) -> float:
     return assess(state, device(), images(2)).estimate(0).latency_s
 
 
-def operations(result) -> int:
-    layers = layer_operators(trace(result.model, (images(2),)))
-    precisions = {layer.name: layer.precision for layer in result.plan.layers}
+def operations(state: State) -> int:
+    layers = layer_operators(trace(state.model, (images(2),)))
+    precisions = {layer.name: layer.precision for layer in state.plan.layers}
     return sum(o.macs * precisions[o.path].weight_bits * precisions[o.path].activation_bits for o in layers)
 
 
-def limited(factory, target: Target | None = None, **limits):
-    return quantize(build(factory), images(24), target=target or device(), budget=Budget(**limits))
+def limited(factory, target: Target | None = None, bits: float = 8.0, **limits) -> State:
+    """What ``quantize`` does of it, but that the study is shared."""
+    model, shared = studied(factory)
+    setting = context(data=random_data(24), shared=shared)
+    return HessianAware(bits, 8)(State(model), replace(setting, target=target or device(), budget=Budget(**limits)))
 
 
 def least(factory, name: str, target: Target | None = None) -> float:
@@ -88,22 +100,21 @@ def least(factory, name: str, target: Target | None = None) -> float:
     return raised.value.least[name]
 
 
-@networks
-@pytest.mark.parametrize("weights_in_ram", [True, False])
+@crossed(("weights_in_ram", "factory"), [True, False], NETWORKS)
 def test_ram_is_what_the_memory_model_counts_and_is_met(factory, weights_in_ram):
     target = device(weights_in_ram=weights_in_ram)
-    top, bottom = ram(plain(factory).state, target), least(factory, "ram_bytes", target)
+    top, bottom = ram(plain(factory), target), least(factory, "ram_bytes", target)
     assert bottom < top
-    assert ram(limited(factory, target, ram_bytes=int(bottom)).state, target) == bottom
+    assert ram(limited(factory, target, ram_bytes=int(bottom)), target) == bottom
     between = (top + int(bottom)) // 2
-    assert ram(limited(factory, target, ram_bytes=between).state, target) <= between
+    assert ram(limited(factory, target, ram_bytes=between), target) <= between
 
 
 @networks
 def test_bit_operations_are_met_and_the_least_possible_is_named(factory):
-    result = limited(factory, bit_operations=int(least(factory, "bit_operations")))
-    layers = layer_operators(trace(result.model, (images(2),)))
-    assert operations(result) == sum(2 * 4 * layer.macs for layer in layers)
+    state = limited(factory, bit_operations=int(least(factory, "bit_operations")))
+    layers = layer_operators(trace(state.model, (images(2),)))
+    assert operations(state) == sum(2 * 4 * layer.macs for layer in layers)
     middle = 24 * sum(layer.macs for layer in layers)
     assert operations(limited(factory, bit_operations=middle)) <= middle
 
@@ -111,38 +122,40 @@ def test_bit_operations_are_met_and_the_least_possible_is_named(factory):
 @pytest.mark.parametrize("factory", [Plain, Residual], ids=lambda f: f.__name__)
 def test_predicted_seconds_are_met(factory):
     bottom = least(factory, "latency_s")
-    assert seconds(limited(factory, latency_s=bottom).state) == pytest.approx(bottom, rel=1e-9)
-    between = (bottom + seconds(plain(factory).state)) / 2
-    assert seconds(limited(factory, latency_s=between).state) <= between * (1 + 1e-9)
+    assert seconds(limited(factory, latency_s=bottom)) == pytest.approx(bottom, rel=1e-9)
+    between = (bottom + seconds(plain(factory))) / 2
+    assert seconds(limited(factory, latency_s=between)) <= between * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("factory", [Plain, Residual], ids=lambda f: f.__name__)
 def test_stored_weights_are_met_with_the_biases_counted(factory):
     bottom = least(factory, "flash_bytes")
-    result = limited(factory, flash_bytes=int(bottom))
-    parameters = dict(result.model.named_parameters())
-    weights = {name: tensor for name, tensor in parameters.items() if name in result.state.quantization.weights}
+    state = limited(factory, flash_bytes=int(bottom))
+    parameters = dict(state.model.named_parameters())
+    weights = {name: tensor for name, tensor in parameters.items() if name in state.quantization.weights}
     packed = sum(-(-tensor.numel() * 2 // 8) for tensor in weights.values())
     assert bottom == packed + 4 * sum(t.numel() for name, t in parameters.items() if name not in weights)
-    assert {grid.bits for grid in result.state.quantization.weights.values()} == {2}
+    assert {grid.bits for grid in state.quantization.weights.values()} == {2}
 
 
-@pytest.mark.parametrize("share", [0.05, 0.6])
-@pytest.mark.parametrize("factory", [Wide, Dense], ids=lambda f: f.__name__)
+def size(state: State) -> int:
+    return len(serialize(state, images(2)))
+
+
+@functools.cache
+def in_a_file(factory, flash: int | None) -> State:
+    """What the limit on a whole file gives."""
+    model, shared = studied(factory)
+    setting = replace(context(data=random_data(24), shared=shared), target=device(), budget=Budget(flash_bytes=flash))
+    return HessianAware(8.0, 8, nearest=True)(State(model), replace(setting, file_bytes=size))
+
+
+@crossed(("factory", "share"), [Wide, Dense], [0.6, 0.05])
 def test_a_file_is_no_larger_than_the_limit(factory, share):
     """With what the file takes beside its weights counted."""
-    x = images(2)
-
-    def size(state: State) -> int:
-        return len(serialize(state, x))
-
-    def made(flash: int | None) -> State:
-        setting = replace(context(data=random_data(24)), target=device(), budget=Budget(flash_bytes=flash))
-        return HessianAware(8.0, 8, nearest=True)(State(build(factory)), replace(setting, file_bytes=size))
-
-    top, bottom = size(made(None)), size(made(1))
+    top, bottom = size(in_a_file(factory, None)), size(in_a_file(factory, 1))
     limit = round(bottom + share * (top - bottom))
-    found = made(limit)
+    found = in_a_file(factory, limit)
     assert size(found) <= limit
     if factory is Wide and share > 0.5:
         assert {grid.bits for grid in found.quantization.weights.values()} != {2}, "the limit leaves room for more"
@@ -165,7 +178,7 @@ def test_average_weight_bits_below_what_wide_activations_have_take_narrow_ones()
 
 @networks
 def test_layers_take_the_width_of_what_they_read_and_joins_equal_widths(factory):
-    state = limited(factory, bit_operations=int(0.6 * operations(plain(factory)))).state
+    state = limited(factory, bit_operations=int(0.6 * operations(plain(factory))))
     quantization = state.quantization
     network = trace(state.model, (images(2),))
     for node in network.nodes:
@@ -245,12 +258,13 @@ def test_a_jobs_candidates_choose_bits_under_its_limits():
 
 
 def test_a_job_counts_files_as_it_writes_them():
-    state = replace(plain(Plain).state, plan=Plan())
+    state = replace(plain(Plain), plan=Plan())
     assert job().context("any", lambda message: None).file_bytes(state) == len(serialize(state, images(2)))
 
 
 def test_the_same_limits_give_the_same_plan():
-    first, second = (limited(Residual, ram_bytes=20_000) for _ in range(2))
+    asked = {"target": device(), "budget": Budget(ram_bytes=20_000)}
+    first, second = (quantize(build(Residual), images(24), **asked) for _ in range(2))
     assert first.plan == second.plan
     assert first.state.quantization == second.state.quantization
     assert torch.equal(first.simulation(images(4)), second.simulation(images(4)))

@@ -9,16 +9,16 @@ from torch.nn import functional as F
 
 from compress.errors import UnknownName
 from compress.graph.costs import layer_operators
-from compress.graph.trace import trace
 from compress.quantize.hessian import top_eigenvalues, traces
 from tests.graph import networks
+from tests.graph.traced import traced
 from tests.quantize.curved import NETWORKS, ConvNet, Gated, Shared, Tokens, agrees, build, data, dense, own, seeded
+from tests.rosters import crossed
 
 # --- traces by weights -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("factory", NETWORKS)
-@pytest.mark.parametrize("name", ["cross-entropy", "own predictions", "squared error"])
+@crossed(("name", "factory"), ["cross-entropy", "own predictions", "squared error"], NETWORKS)
 def test_a_trace_is_the_dense_hessians(factory, name):
     model, (x, y) = build(factory), data()
     loss, target, slow = {
@@ -42,7 +42,7 @@ def test_a_trace_is_the_dense_hessians(factory, name):
 def test_every_layer_of_every_architecture_has_traces(factory):
     model, inputs = networks.build(factory), networks.inputs_of(factory, 3)
     batch = (inputs if len(inputs) > 1 else inputs[0], torch.zeros_like(model(*inputs)))
-    wanted = {operator.path for operator in layer_operators(trace(model, inputs))}
+    wanted = {operator.path for operator in layer_operators(traced(factory)[1])}
     found = traces(model, [batch], F.mse_loss, generator=seeded(), most=2)
     assert set(found) >= wanted
     read = traces(model, [batch], F.mse_loss, of="activations", generator=seeded(), most=2)
@@ -50,8 +50,7 @@ def test_every_layer_of_every_architecture_has_traces(factory):
     assert all(e.value >= 0 for e in found.values() if e.method == "gauss-newton")
 
 
-@pytest.mark.parametrize("method", ["hutchinson", "hutch++"])
-@pytest.mark.parametrize("factory", [ConvNet, Shared, Gated, Tokens])
+@crossed(("factory", "method"), [ConvNet, Shared, Gated, Tokens], ["hutchinson", "hutch++"])
 def test_hessian_vector_products_give_the_same_traces(factory, method):
     model, (x, y) = build(factory), data()
     found = traces(
@@ -210,8 +209,7 @@ def test_named_tensors_in_the_place_of_layers_inputs():
 # --- eigenvalues -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["auto", "lanczos"])
-@pytest.mark.parametrize("factory", NETWORKS)
+@crossed(("factory", "method"), NETWORKS, ["auto", "lanczos"])
 def test_top_eigenvalues_are_the_dense_ones(factory, method):
     model, (x, y) = build(factory), data()
     found = top_eigenvalues(model, [(x, y)], F.cross_entropy, generator=seeded(), method=method, tolerance=1e-4)

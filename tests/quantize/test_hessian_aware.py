@@ -22,6 +22,7 @@ from compress.quantize.hessian_aware import HessianAware
 from compress.types import Precision, State
 from tests.graph.convolutional import Transposed
 from tests.graph.networks import Attention, Plain, UNet, build, images
+from tests.rosters import crossed
 from tests.support import context, random_data
 
 
@@ -88,17 +89,17 @@ def divergence(factory, state: State, x: Tensor) -> float:
     return float(F.kl_div(found, wanted, log_target=True, reduction="batchmean"))
 
 
-@pytest.mark.parametrize("bits", [4.0, 5.3, 8.0])
-@pytest.mark.parametrize("factory", [Plain, Attention], ids=lambda factory: factory.__name__)
+@crossed(("factory", "bits"), [Plain, Attention], [4.0, 5.3, 8.0])
 def test_the_average_is_met_and_what_is_left_would_widen_no_layer(factory, bits):
     result = made(factory, bits)
-    layers = layer_operators(trace(result.model, (images(2),)))
+    network = trace(result.model, (images(2),))
+    layers = layer_operators(network)
     widths = {layer.path: result.plan.layer(layer.path).precision.weight_bits for layer in layers}
     total = sum(layer.weights for layer in layers)
     spent = sum(layer.weights * widths[layer.path] for layer in layers)
     assert set(widths.values()) <= {4, 8}
     assert spent <= bits * total
-    assert size(trace(result.model, (images(2),)), result.state.quantization.layer_bits).weight_bits == spent / total
+    assert size(network, result.state.quantization.layer_bits).weight_bits == spent / total
     costs = {n.where for n in result.state.notes if "perturbation rises" in n.why}
     for layer in layers:
         if widths[layer.path] == 4 and layer.path not in costs:

@@ -21,6 +21,7 @@ from compress.quantize.training import QuantizationAware, trained
 from compress.quantize.uniform import Uniform
 from compress.types import Grid, Quantization, State
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
+from tests.rosters import crossed
 from tests.support import context
 
 WIDTHS = (1, 2, 3, 4, 8)
@@ -169,8 +170,9 @@ def student_of(state: State) -> nn.Module:
 def test_training_starts_and_ends_with_what_is_exported(factory):
     """The network in training equals the simulation bit for bit: biases, weights and activations."""
     state, x = narrow(factory), images(4, 7)
-    student = student_of(state)
-    assert torch.equal(student(x), simulated(state, x))
+    network = trace(state.model, (x[:2],))
+    student = with_quantizers(network, state.quantization).eval()
+    assert torch.equal(student(x), insert(network, state.quantization)(x))
     # Wherever training takes it.
     for number, parameter in enumerate(student.parameters()):
         parameter.data += 0.05 * normal(*parameter.shape, seed=number)
@@ -179,11 +181,12 @@ def test_training_starts_and_ends_with_what_is_exported(factory):
     assert torch.equal(student(x), simulated(after, x))
 
 
-@pytest.mark.parametrize("activation_bits", [4, 2])
-def test_narrow_activations_too(activation_bits):
-    for factory in (Plain, Residual, Attention):
-        state, x = narrow(factory, 4, activation_bits), images(4, 7)
-        assert torch.equal(student_of(state)(x), simulated(state, x))
+@crossed(("factory", "activation_bits"), [Plain, Residual, Attention], [4, 2])
+def test_narrow_activations_too(factory, activation_bits):
+    state, x = narrow(factory, 4, activation_bits), images(4, 7)
+    network = trace(state.model, (x[:2],))
+    student = with_quantizers(network, state.quantization).eval()
+    assert torch.equal(student(x), insert(network, state.quantization)(x))
 
 
 def test_the_stage_gives_the_same_for_the_same_seed():

@@ -24,9 +24,11 @@ from compress.quantize.uniform import Uniform
 from compress.serial import from_json, to_json
 from compress.types import Budget, Grid, LayerPlan, Plan, Precision, State
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
+from tests.graph.traced import traced
+from tests.rosters import crossed, some
 from tests.support import context, quantized
 
-methods = pytest.mark.parametrize("method", METHODS)
+methods_and_networks = crossed(("method", "factory"), METHODS, ROSTER)
 networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
 
 
@@ -43,7 +45,12 @@ def test_32_bits_are_the_identity(factory):
     assert result.model is not model
     assert result.report.after == result.report.before
     assert result.plan == Plan()
-    assert serialize(result.state, x[:2]) == serialize(State(model), x[:2])
+
+
+@some("factory", ROSTER, quick=(Plain, Attention))
+def test_32_bits_give_the_file_of_the_float_network(factory):
+    model, x = build(factory), images(6)
+    assert serialize(quantize(model, x, weight_bits=32).state, x[:2]) == serialize(State(model), x[:2])
 
 
 def test_32_bit_weights_take_no_integer_inputs():
@@ -53,8 +60,7 @@ def test_32_bit_weights_take_no_integer_inputs():
         quantize(build(Plain), images(6), weight_bits=32, budget=Budget(flash_bytes=10**6))
 
 
-@methods
-@networks
+@methods_and_networks
 def test_the_simulation_is_near_the_float_network(method, factory):
     model = build(factory)
     result = quantized(factory, 8, method)
@@ -62,16 +68,14 @@ def test_the_simulation_is_near_the_float_network(method, factory):
     assert type(result.model) is factory
 
 
-@methods
-@networks
+@methods_and_networks
 def test_more_bits_come_nearer(method, factory):
     model, x = build(factory), images(16, 7)
     errors = [relative(quantized(factory, bits, method).simulation(x), model(x)) for bits in (8, 4)]
     assert errors[0] < errors[1]
 
 
-@methods
-@networks
+@methods_and_networks
 def test_weights_lie_on_their_grid_within_range(method, factory):
     result = quantized(factory, 4 if method == "uniform" else 5, method)
     assert result.state.quantization.weights
@@ -83,8 +87,7 @@ def test_weights_lie_on_their_grid_within_range(method, factory):
         assert torch.equal(on_grid(weight, grid), weight)
 
 
-@methods
-@networks
+@methods_and_networks
 def test_the_plan_round_trips_and_is_equal_for_the_same_seed(method, factory):
     one, two = quantized(factory, 8, method), quantize(build(factory), images(64), weight_bits=8, method=method)
     assert one.plan == from_json(Plan, to_json(two.plan))
@@ -94,7 +97,7 @@ def test_the_plan_round_trips_and_is_equal_for_the_same_seed(method, factory):
 @networks
 def test_an_average_is_met_and_nearly_spent(factory):
     result = quantize(build(factory), images(64), weight_bits=6.0, method="layer-error")
-    layers = costs.layer_operators(trace(build(factory), (images(2),)))
+    layers = costs.layer_operators(traced(factory)[1])
     total, smallest = sum(layer.weights for layer in layers), min(layer.weights for layer in layers)
     average = result.report.after.weight_bits
     assert average <= 6.0
@@ -193,8 +196,7 @@ def test_a_float_layer_in_the_plan_keeps_its_weights():
     assert "conv1.weight" in place(network, plan).weights
 
 
-@pytest.mark.parametrize("target", ["cpu", "jetson", "cortex-m7"])
-@networks
+@crossed(("target", "factory"), ["cpu", "jetson", "cortex-m7"], ROSTER)
 def test_activations_are_signed_where_the_target_wants_it(target, factory):
     state = Uniform()(State(build(factory)), context(target))
     signed = context(target).target.activations == "signed"

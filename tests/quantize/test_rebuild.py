@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import itertools
 from dataclasses import replace
 
@@ -22,6 +24,7 @@ from compress.quantize.simulation import Simulation
 from compress.types import Grid, LayerPlan, Plan, Precision, Quantization, State
 from tests.graph.convolutional import Transposed
 from tests.graph.networks import ROSTER, Attention, Depthwise, Grouped, Perceptron, Plain, Residual, UNet, build, images
+from tests.rosters import crossed
 from tests.support import context
 
 networks = pytest.mark.parametrize("factory", [*ROSTER, Transposed], ids=lambda factory: factory.__name__)
@@ -67,13 +70,20 @@ class ByWord(nn.Module):
         return self.head(F.relu(self.two(F.relu(self.one(x)))).mean((2, 3)))
 
 
+@functools.cache
+def traced(factory) -> tuple[nn.Module, Network]:
+    """The folded network and its trace; nobody changes them."""
+    state, network = folded(State(build(factory)), images(4))
+    return state.model, network
+
+
 def prepared(factory, bits: int) -> tuple[nn.Module, Network, Steps, Placement]:
     """The folded network, its trace, its operators, and where grids go."""
-    state, network = folded(State(build(factory)), images(4))
+    model, network = traced(factory)
     names = {name.removesuffix(".weight") for name in layers_of(Steps.of(network))}
     precision = Precision(bits, 8, "integer")
     placement = place(network, Plan().updated(*(LayerPlan(name, None, precision) for name in sorted(names))))
-    return state.model, network, Steps.of(network), placement
+    return copy.deepcopy(model), network, Steps.of(network), placement
 
 
 def rebuilt(whole: Steps, bits: int, x: Tensor, grids: dict[str, Grid]) -> tuple[Simulation, dict[str, Grid]]:
@@ -102,14 +112,10 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float(((a - b).norm() / b.norm()).detach())
 
 
-every = pytest.mark.parametrize(
-    "factory",
-    [Plain, Depthwise, Grouped, Perceptron, Transposed, Context, OneForTwo, ByWord],
-    ids=lambda factory: factory.__name__,
-)
+EVERY = (Plain, Depthwise, Grouped, Perceptron, Transposed, Context, OneForTwo, ByWord)
 
 
-@every
+@pytest.mark.parametrize("factory", EVERY, ids=lambda factory: factory.__name__)
 def test_with_eight_bits_and_float_activations_it_is_nearly_the_float_network(factory):
     model, _, whole, _ = prepared(factory, 8)
     made, grids = rebuilt(whole, 8, images(32, 2), {})
@@ -117,8 +123,7 @@ def test_with_eight_bits_and_float_activations_it_is_nearly_the_float_network(fa
     assert distance(output(made, images(16, 7)), model(images(16, 7))) < 0.02
 
 
-@every
-@pytest.mark.parametrize("bits", [1, 3])
+@crossed(("factory", "bits"), EVERY, [1, 3])
 def test_weights_lie_on_the_grids_and_the_float_network_is_as_it_was(factory, bits):
     _, _, whole, _ = prepared(factory, bits)
     before = {name: tensor.clone() for name, tensor in whole.parameters.items()}

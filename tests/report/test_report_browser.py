@@ -17,6 +17,7 @@ from compress.report.facts import RunFacts
 from compress.report.html import render, render_two
 from compress.report.runs import Side, beside
 from compress.results import Front
+from tests.rosters import crossed
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
@@ -61,8 +62,7 @@ def ask(tmp_path: Path, page: str, width: int, script: str) -> Any:
     return answer
 
 
-@pytest.mark.parametrize("width", [390, 820, 1440])
-@pytest.mark.parametrize("name", ["long", "measured"])
+@crossed(("name", "width"), ["long", "measured"], [390, 820, 1440])
 def test_nothing_runs_out_of_the_page(
     tmp_path: Path, fronts: dict[str, Front], facts: Facts, name: str, width: int
 ) -> None:
@@ -234,8 +234,7 @@ def test_columns_side_by_side_come_and_go(tmp_path: Path, fronts: dict[str, Fron
     assert found["cells"] == [3]
 
 
-@pytest.mark.parametrize("width", [390, 1440])
-@pytest.mark.parametrize("other", ["measured", "predicted", "long"])
+@crossed(("other", "width"), ["measured", "predicted", "long"], [390, 1440])
 def test_nothing_runs_out_of_the_page_of_two_runs(
     tmp_path: Path, fronts: dict[str, Front], facts: Facts, other: str, width: int
 ) -> None:
