@@ -37,10 +37,12 @@ class _Clock:
     seconds: dict[str, float] = field(default_factory=dict)
     mark: float = field(default_factory=time.perf_counter)
 
-    def lap(self, phase: str, stages: Iterable[Record] = ()) -> None:
-        """Count the time since the last lap: the stages' to them, the rest to ``phase``."""
+    def lap(self, phase: str, stages: Iterable[Record] = (), searched_s: float = 0.0) -> None:
+        """Count the time since the last lap: the stages' to them, the search's to it, the rest to ``phase``."""
         now = time.perf_counter()
-        rest, self.mark = now - self.mark, now
+        rest, self.mark = now - self.mark - searched_s, now
+        if searched_s:
+            self.add("search", searched_s)
         for record in stages:
             self.add(record.stage, record.seconds)
             rest -= record.seconds
@@ -95,9 +97,9 @@ def execute(
         search = searching(maker)
         results = maker.search(search)
         if pool is None:
-            clock.lap("export and evaluate", maker.ran)
+            clock.lap("export and evaluate", maker.ran, maker.searched_s)
         else:
-            clock.lap("candidates, made elsewhere")
+            clock.lap("candidates, made elsewhere", searched_s=maker.searched_s)
         unfit = [each for each in results if isinstance(each, Unfit)]
         baseline, *made = [each for each in results if isinstance(each, Candidate)]
         if not made:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,6 +49,7 @@ class Maker:
         ran: told of each thing made: the stages that were run.
         said: what was out of the ordinary.
         outcomes: of the float network and of what was proposed.
+        searched_s: seconds that proposing took.
     """
 
     job: Job
@@ -58,6 +60,7 @@ class Maker:
     said: list[str] = field(default_factory=list)
     ran: list[Record] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    searched_s: float = 0.0
     _sensitivity: tuple[LayerSensitivity, ...] | None = None
 
     def search(self, search: Search) -> list[Candidate | Unfit]:
@@ -68,17 +71,23 @@ class Maker:
         there = [name for name in self.folder.names() if finished(self.folder, name) is not None]
         self.watcher.begin(search.most + 1, len(there))
         found: dict[str, Candidate | Unfit] = {}
-        proposals = search.propose(())
+        proposals = self._proposed(search)
         tasks = [Task(BASELINE, self.job.first), *self._tasks(proposals, found)]
         asked: dict[str, Proposal] = {}
         while tasks and not _hopeless(found):
             asked.update((proposal.id, proposal) for proposal in proposals)
             self._round(tasks, found)
             self.outcomes += [_outcome(asked.get(task.name), found[task.name]) for task in tasks if task.name in found]
-            proposals = search.propose(tuple(self.outcomes))
+            proposals = self._proposed(search)
             tasks = self._tasks(proposals, found)
         self.folder.tidy()
         return list(found.values())
+
+    def _proposed(self, search: Search) -> tuple[Proposal, ...]:
+        start = time.perf_counter()
+        proposals = search.propose(tuple(self.outcomes))
+        self.searched_s += time.perf_counter() - start
+        return proposals
 
     def _tasks(self, proposals: Sequence[Proposal], found: Mapping[str, object]) -> list[Task]:
         fresh = {each.id: Task(each.id, self.job.stages(each)) for each in proposals if each.id not in found}
