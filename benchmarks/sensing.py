@@ -107,17 +107,13 @@ def made(case: str) -> list[common.Row]:
     from compress.networks import sensing_weights
 
     kept = reconstruction.folder() / f"{kind}-{sensing_weights.file_name(ratio)}"
+    kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_bytes(sensing_weights.packed(network))
-    return [
-        first,
-        *(quantized(network, first, weights, wanted) for weights, wanted in (("W8A8", 8.0), ("W4/8A8", 6.0))),
-    ]
+    return [first, *(quantized(network, first, weights, bits) for weights, bits in QUANTIZED.items())]
 
 
 def quantized(network: Any, first: common.Row, weights: str, bits: float) -> common.Row:
     """The row of the exported file with weights of ``bits`` on average, in ONNX Runtime."""
-    import torch
-
     from compress.networks.sensing_training import Patches
     from compress.quantize import quantize
 
@@ -129,7 +125,6 @@ def quantized(network: Any, first: common.Row, weights: str, bits: float) -> com
     sizes = {name: p.numel() for name, p in network.named_parameters() if name != "sensing.weight"}
     widths = {name: grid.bits for name, grid in known.weights.items() if name in sizes}
     average = sum(sizes[name] * width for name, width in widths.items()) / sum(sizes[name] for name in widths)
-    torch.manual_seed(reconstruction.SEED)
     return first | {
         "weights": weights,
         "psnr_db": round(score[0], 2),

@@ -209,7 +209,7 @@ NOISES = {
 @pytest.mark.parametrize("name", ["block", "zeros and ones", "pairs of exposures", "signed pairs", "mean"])
 def test_the_variance_of_the_noise_is_the_formulas(name, noise):
     made = layer(name, 0.1, noise=noise)
-    draws, level = 3000, 0.4
+    draws, level = 12000, 0.4
     x = torch.full((draws, 1, 8, 8), level)
     y = made.measure(x, noise=noise, generator=torch.Generator().manual_seed(3)).double()[:, :, 0, 0]
     exact = made.measure(x[:1])[:, :, 0, 0].double()
@@ -217,9 +217,12 @@ def test_the_variance_of_the_noise_is_the_formulas(name, noise):
     if noise.adc_bits is None:
         assert ((y.mean(0) - exact[0]).abs() < 4 * (spread.diagonal() / draws).sqrt() + 1e-3).all()
     found = torch.cov(y.T)
+    if noise.adc_bits is not None:
+        # The complement of a pattern of ones gets no light: what its ADC clips isn't in the formula.
+        found, spread = found[1:, 1:], spread[1:, 1:]
     assert (found.diagonal() / spread.diagonal()).log().abs().max() < 4.5 * math.sqrt(2 / draws)
     scale = spread.diagonal().sqrt()
-    assert ((found - spread) / scale[:, None] / scale).abs().max() < 6 / math.sqrt(draws)
+    assert ((found - spread) / scale[:, None] / scale).abs().max() < 5 * math.sqrt(2 / draws)
 
 
 def test_an_adc_has_so_many_levels_and_clips():
