@@ -330,7 +330,7 @@ class State:
 
 
 FIRST = "first network"
-"""Under this key :attr:`Context.shared` has the state that every candidate of a job begins with, where stages make it."""
+"""The key of :attr:`Context.shared` for the state that every candidate of a job begins with, where stages make it."""
 
 
 @dataclass(frozen=True)
