@@ -114,8 +114,6 @@ def made(case: str) -> list[common.Row]:
 
 def quantized(network: Any, first: common.Row, weights: str, bits: float) -> common.Row:
     """The row of the exported file with weights of ``bits`` on average, in ONNX Runtime."""
-    import torch
-
     from compress.networks.sensing_training import Patches
     from compress.quantize import quantize
 
@@ -127,7 +125,6 @@ def quantized(network: Any, first: common.Row, weights: str, bits: float) -> com
     sizes = {name: p.numel() for name, p in network.named_parameters() if name != "sensing.weight"}
     widths = {name: grid.bits for name, grid in known.weights.items() if name in sizes}
     average = sum(sizes[name] * width for name, width in widths.items()) / sum(sizes[name] for name in widths)
-    torch.manual_seed(reconstruction.SEED)
     return first | {
         "weights": weights,
         "psnr_db": round(score[0], 2),

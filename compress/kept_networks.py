@@ -27,12 +27,10 @@ from compress.job import Job
 from compress.pipeline import described
 from compress.prune.prunable import prunable
 from compress.serial import from_json, to_json, write_json
-from compress.types import Note, Plan, Progress, Quantization, Record, Stage, State
+from compress.types import FIRST, Note, Plan, Progress, Quantization, Record, Stage, State
 
 IN_MEMORY = 2
 """Networks of a job that stay in memory; proposals of one size follow one another."""
-FIRST = "first network"
-"""In what a job shares: the network after the stages that every candidate begins with."""
 STATE, TENSORS = "state.json", "tensors.safetensors"
 
 

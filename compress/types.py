@@ -329,6 +329,10 @@ class State:
     notes: tuple[Note, ...] = ()
 
 
+FIRST = "first network"
+"""The key of :attr:`Context.shared` for the state that every candidate of a job begins with, where stages make it."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What every stage may read.

@@ -70,6 +70,15 @@ def write(
     write_atomic(folder / measuring.RANGE, _npy(network_range(layer, mean, std)))
     write_json(folder / measuring.DESCRIPTION, describe(layer, sequence, image, mean, std))
     write_atomic(folder / PROGRAM, inspect.getsource(measuring).encode())
+    return read(folder)
+
+
+def read(folder: Path) -> Patterns:
+    """The patterns that :func:`write` wrote to ``folder``, every file checked.
+
+    Raises:
+        WrongPatterns: something is missing, damaged, or isn't what the description says.
+    """
     return measuring.load(folder)
 
 
@@ -236,7 +245,7 @@ def check(bundle: Path, inputs: NDArray[np.float32], outputs: NDArray[np.float32
         CheckFailed: the patterns are damaged, or aren't what ``model.onnx`` measures with.
     """
     try:
-        patterns = measuring.load(bundle / FOLDER)
+        patterns = read(bundle / FOLDER)
     except WrongPatterns as error:
         raise CheckFailed(str(bundle), [str(error)]) from None
     made = cut(bundle / "model.onnx", patterns)
@@ -278,6 +287,7 @@ __all__ = [
     "measured",
     "network_range",
     "png",
+    "read",
     "sensing_layer",
     "write",
 ]

@@ -33,7 +33,7 @@ from compress.errors import BadInput, UnknownName
 from compress.quantize.binary import VALUES, BinaryWeight, Estimator, Values
 from compress.quantize.detector import Noise
 from compress.quantize.pattern_constraints import Constraint, signs
-from compress.quantize.sensing_geometry import field_size, measurements, padded, smooth_rows
+from compress.quantize.sensing_geometry import field_size, measurements, padded, roughest_row, smooth_rows
 
 Differential = bool | Literal["mean"]
 
@@ -118,7 +118,7 @@ class SensingLayer(nn.Module):
         rows = smooth_rows(self.measurements, *self.size)
         if constraint is not None:
             # The roughest function decides between equal entries, so that no pattern becomes another one.
-            rows = self.projected(rows + 1e-3 * smooth_rows(pixels, *self.size)[-1])
+            rows = self.projected(rows + 1e-3 * roughest_row(*self.size))
         self.set_patterns((signs(rows) > 0).view(self.measurements, *self.size))
         _least_norm(self)
 
@@ -299,10 +299,7 @@ class SensingLayer(nn.Module):
 
     def standardize(self, y: Tensor) -> Tensor:
         """What the network is fed of measurements as the hardware gives them, (N, C m, ...) both."""
-        factor = self.factors()
-        shift: Tensor = self.shift
-        if self.learning is not None and self.training:
-            shift = -self.level * factor * self.operator().sum(1)
+        factor, shift = self.factors(), self._effective()[1]
         factor, shift = (each.repeat(self.channels).view(1, -1, 1, 1) for each in (factor, shift))
         return y * factor + shift
 
@@ -390,12 +387,22 @@ class SensingLayer(nn.Module):
         return self._noisy(images) if self.training and self.noise is not None else self.exact(images)
 
     def exact(self, images: Tensor) -> Tensor:
-        """``z`` without noise: what an estimate (N, C, H, W) would have been measured as."""
-        weight: Tensor = self.weight
-        shift: Tensor = self.shift
-        if self.learning is not None and self.training:
-            weight = self.operator().view(weight.shape) * self.factors().view(-1, 1, 1, 1)
-            shift = -self.level * weight.flatten(1).sum(1)
+        """``z`` without noise, (N, C m, H/b, W/b)."""
+        weight, shift = self._effective()
+        return self._channelwise(images, weight, shift)
+
+    def difference(self, images: Tensor) -> Tensor:
+        """``S A d``: by how much images that differ by ``d`` (N, C, H, W) differ in ``z``."""
+        return self._channelwise(images, self._effective()[0], None)
+
+    def _effective(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias; with gradients while patterns are learned."""
+        if self.learning is None or not self.training:
+            return self.weight, self.shift
+        weight = self.operator().view(self.weight.shape) * self.factors().view(-1, 1, 1, 1)
+        return weight, -self.level * weight.flatten(1).sum(1)
+
+    def _channelwise(self, images: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
         parts = images.split(1, 1) if self.channels > 1 else (images,)
         found = [self._blockwise(part, weight, shift) for part in parts]
         return torch.cat(found, 1) if self.channels > 1 else found[0]

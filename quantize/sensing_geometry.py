@@ -34,13 +34,21 @@ def smooth_rows(count: int, height: int, width: int) -> Tensor:
     ``cos(pi i (2 y + 1) / (2 height)) cos(pi j (2 x + 1) / (2 width))`` in the order of ``(i / height)^2 +
     (j / width)^2``: their signs are patterns for any size.
     """
-    vertical, horizontal = (
-        torch.cos(torch.arange(n).view(-1, 1) * (2 * torch.arange(n) + 1) * math.pi / (2 * n)) for n in (height, width)
-    )
     frequency = (torch.arange(height) / height).square()[:, None] + (torch.arange(width) / width).square()
     order = frequency.flatten().argsort(stable=True)[:count]
     i, j = order // width, order % width
-    return (vertical[i][:, :, None] * horizontal[j][:, None]).flatten(1)
+    return (_cosines(i, height)[:, :, None] * _cosines(j, width)[:, None]).flatten(1)
+
+
+def roughest_row(height: int, width: int) -> Tensor:
+    """The last of the cosine basis's functions, (height * width,) float32."""
+    one = _cosines(torch.tensor([height - 1]), height)[0], _cosines(torch.tensor([width - 1]), width)[0]
+    return torch.outer(*one).flatten()
+
+
+def _cosines(frequencies: Tensor, length: int) -> Tensor:
+    """``cos(pi i (2 x + 1) / (2 length))``, (frequencies, length)."""
+    return torch.cos(frequencies.view(-1, 1) * (2 * torch.arange(length) + 1) * math.pi / (2 * length))
 
 
 def field_size(block: int | None, size: tuple[int, int] | None) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from compress.quantize.output_ranges import activation_ranges
 from compress.quantize.perturbation import Perturbations, perturbations
 from compress.quantize.placement import Placement, place
 from compress.quantize.rebuild import Layer, layers_of, matrix, nearest_layer, rounded_layer
-from compress.types import Context, Grid, LayerPlan, Note, Plan, Precision, State
+from compress.types import FIRST, Context, Grid, LayerPlan, Note, Plan, Precision, State
 
 BATCH_SIZE = 64
 IMAGES = 256
@@ -83,7 +83,8 @@ def shared_study(state: State, context: Context, precisions: tuple[Precision, ..
     key = ("quantize", id(state.model), precisions, context.samples)
     if key not in context.shared:
         # Another network would be studied for one candidate alone, and keep its activations for nothing.
-        if state.records:
+        first = context.shared.get(FIRST)
+        if state.records and (first is None or first.model is not state.model):
             return study(state, context, precisions)
         context.shared[key] = study(state, context, precisions)
     found: Study = context.shared[key]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from compress.metric import PSNR
 from compress.profiling import verify
 from compress.report.markdown import front_markdown
 from compress.results import Front
-from tests.small_jobs import device
+from tests.small_jobs import Log, device
 
 QUICK: dict[str, Any] = {"prune": "none", "quantize": "uniform", "samples": 16, "candidates": 1, "cache": False}
 
@@ -54,7 +56,11 @@ def photographs(folder: Path, count: int = 8, size: tuple[int, int] = (64, 64)) 
 
 def test_recognition_from_measurements(tmp_path: Path) -> None:
     given = stripes()
-    front = compress.run(network(), given, target=device(), sensing=0.1, epochs=1, out=tmp_path / "run", **QUICK)
+    log = Log()
+    front = compress.run(
+        network(), given, target=device(), sensing=0.1, epochs=1, out=tmp_path / "run", watcher=log, **QUICK
+    )
+    assert log.messages.count("patterns in closed form") == 1  # once for all candidates
     (candidate,) = front.candidates
     for each in (front.baseline, candidate):
         assert each.records[0].stage == "sense"
@@ -71,6 +77,17 @@ def test_recognition_from_measurements(tmp_path: Path) -> None:
     assert found.ok, found.failures
     assert "14 patterns of 12x12 in 28 frames" in next(c.detail for c in found.checks if c.name == "patterns")
     assert "patterns/network.onnx" in (folders[1] / "README.md").read_text()
+    # On the device: what the hardware measured of a golden input, and the network behind it.
+    with np.load(folders[1] / "golden.npz") as golden:
+        x, outputs = golden["inputs"], golden["outputs"]
+    np.save(tmp_path / "y.npy", shown[1].measure(x[0] / 255))
+    command = [sys.executable, str(folders[1] / "run.py"), "--measurements", str(tmp_path / "y.npy")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.split(":")[0] == str(outputs[0].argmax())
+    np.save(tmp_path / "y.npy", np.zeros((3, 1, 1)))
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr == "error: y.npy: the measurements are (3, 1, 1), the network takes (14, 1, 1)\n"
     configuration = json.loads((tmp_path / "run" / "run.json").read_text())["configuration"]
     assert configuration["sensing"] == 0.1
     with pytest.raises(RunFolderError, match="sensing"):
@@ -125,7 +142,7 @@ def test_a_reconstruction_bundle_is_verified_on_its_images(reconstructed: tuple[
     assert found.accuracy.value == pytest.approx(front.baseline.accuracy.value, abs=0.01)
 
 
-def refused(kind: type[Exception], said: str, model: Any = None, data: Any = None, **options: Any) -> None:
+def refuses(kind: type[Exception], said: str, model: Any = None, data: Any = None, **options: Any) -> None:
     with pytest.raises(kind, match=said) as caught:
         compress.run(model or network(), data or stripes(), target=device(), out="/nonexistent/run", **options)
     assert "\n" not in str(caught.value)
@@ -134,15 +151,15 @@ def refused(kind: type[Exception], said: str, model: Any = None, data: Any = Non
 def test_what_cant_be_sensed_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     photos = str(photographs(tmp_path / "photos"))
     small = str(photographs(tmp_path / "small", size=(40, 20)))
-    refused(BadInput, "sensing ratio 0.001 of 144 pixels is less than one measurement", sensing=0.001)
-    refused(BadInput, "sensing ratio 1.5: give a fraction", sensing=1.5)
-    refused(BadInput, "model sensing: give --sensing RATIO", "sensing", photos)
-    refused(BadInput, "no trained weights for --sensing 0.17; give --epochs N", "sensing", photos, sensing=0.17)
-    refused(BadInput, "sensing ratio 0.0001 of 1024 pixels is less than one", "sensing", photos, sensing=1e-4)
-    refused(BadData, "has 40x20 pixels, the network measures blocks of 32x32", "sensing", small, sensing=0.17, epochs=0)
-    refused(BadInput, "--image-size is for networks that take any size", image_size=(64, 64))
+    refuses(BadInput, "sensing ratio 0.001 of 144 pixels is less than one measurement", sensing=0.001)
+    refuses(BadInput, "sensing ratio 1.5: give a fraction", sensing=1.5)
+    refuses(BadInput, "model sensing: give --sensing RATIO", "sensing", photos)
+    refuses(BadInput, "no trained weights for --sensing 0.17; give --epochs N", "sensing", photos, sensing=0.17)
+    refuses(BadInput, "sensing ratio 0.0001 of 1024 pixels is less than one", "sensing", photos, sensing=1e-4)
+    refuses(BadData, "has 40x20 pixels, the network measures blocks of 32x32", "sensing", small, sensing=0.17, epochs=0)
+    refuses(BadInput, "--image-size is for networks that take any size", image_size=(64, 64))
     size = {"sensing": 0.17, "epochs": 0, "image_size": (40, 64)}
-    refused(BadData, "64x40 isn't a multiple of 32", "sensing", photos, **size)
+    refuses(BadData, "64x40 isn't a multiple of 32", "sensing", photos, **size)
 
 
 def test_labelled_images_are_their_own_targets_for_a_network_that_makes_images() -> None:

@@ -11,15 +11,16 @@ cell works on maps of 1/r of the image's height and width and is applied T times
 
     h_t = h_{t-1} + g(h_{t-1} + down(x_{t-1})),     g: convolutions of 3x3 with ReLUs in front
     u_t = x_{t-1} + shuffle_r(tail(relu(h_t)))      Shi et al., sub-pixel convolution, CVPR 2016
-    x_t = u_t + E (z - s (A u_t + t))               what was measured is put back
+    x_t = u_t + E S A (x_0 - u_t)                   what was measured is put back
 
 The last line isn't in the paper. ``E`` is the linear estimate's, the patterns are the layer's own, so it adds no
-weights; as E starts, without noise, ``A x_t = y`` whatever the cell did.
+weights. As E starts, ``A x_t`` is nearly ``A x_0``, whatever the cell did: what was measured, as far as noise lets the
+linear estimate believe it. The difference has a small range, which 8 bits divide finely.
 
 **Unfolded** (Zhang et al., *OPINE-Net*, IEEE JSTSP 2020, on ISTA-Net, CVPR 2018: the phases of the iterative
 shrinkage-thresholding algorithm, each with weights of its own, and binary patterns trained with them):
 
-    r_k = x_{k-1} + rho_k E (z - s (A x_{k-1} + t))         the gradient step
+    r_k = x_{k-1} + rho_k E S A (x_0 - x_{k-1})               the gradient step
     x_k = r_k + shuffle(backward_k(soft_k(forward_k(r_k))))   the proximal step
     soft(v) = relu(v - theta) - relu(-v - theta)              one theta a channel
 
@@ -70,9 +71,9 @@ class Reconstruction(nn.Module):
             images = padded(images, block)
         return self.recovered(self.sensing(images))[:, :, :height, :width]
 
-    def consistent(self, images: Tensor, z: Tensor) -> Tensor:
-        """``images`` changed by the linear estimate of what their measurements lack of ``z``."""
-        return images + self.sensing.correction(z - self.sensing.exact(images))
+    def missing(self, images: Tensor, first: Tensor) -> Tensor:
+        """The linear estimate of what the measurements of ``images`` lack of those of ``first``; (N, C, H, W) all."""
+        return self.sensing.correction(self.sensing.difference(first - images))
 
 
 class LinearReconstruction(Reconstruction):
@@ -106,14 +107,14 @@ class Recursive(Reconstruction):
 
     def recovered(self, z: Tensor) -> Tensor:
         """See :class:`Reconstruction`."""
-        images = self.sensing.reexpand(z)
+        first = images = self.sensing.reexpand(z)
         state: Tensor | None = None
         for _ in range(self.recursions):
             state = self.down(images) if state is None else state + self.down(images)
             for layer in self.layers:
                 state = state + layer(F.relu(state))
             images = images + F.pixel_shuffle(self.tail(F.relu(state)), self.reduction)
-            images = self.consistent(images, z)
+            images = images + self.missing(images, first)
         return images
 
 
@@ -137,14 +138,14 @@ class Unfolded(Reconstruction):
 
     def recovered(self, z: Tensor) -> Tensor:
         """See :class:`Reconstruction`."""
-        images = self.sensing.reexpand(z)
+        first = images = self.sensing.reexpand(z)
         state: Tensor | None = None
         for number, phase in enumerate(self.phases):
             assert isinstance(phase, Phase)
             if number:
-                images = images + phase.rate * self.sensing.correction(z - self.sensing.exact(images))
+                images = images + phase.rate * self.missing(images, first)
             images, state = phase(images, state)
-        return self.consistent(images, z)
+        return images + self.missing(images, first)
 
 
 class Phase(nn.Module):

@@ -200,6 +200,8 @@ class _State:
             [{"params": members, "rate": rate} for rate, members in groups.items()],
             lr=schedule.lr,
             betas=(0.9, 0.99),
+            # The gradient of a pattern's pixel is far below the usual 1e-8, which would hold all of them still.
+            eps=1e-14,
             weight_decay=0.0,
         )
         self.means = [p.detach().clone() for p in self.parameters]

@@ -214,7 +214,7 @@ def _chart(front: Front, metric: Metric, up: Metric) -> dict[str, Any] | None:
         "up": up,
         "key": metric if up == "accuracy" else f"{up}-{metric}",
         "name": NAMES[metric],
-        "up_name": NAMES[up],
+        "up_name": front.metric.heading if up == "accuracy" else NAMES[up],
         "wide": wide,
         "narrow": narrow,
     }

@@ -170,7 +170,7 @@ def _figures(
     )
     params = words.count(one.params), words.count(other.params)
     rows = [
-        Row("accuracy", _accuracy(one), _accuracy(other), gained),
+        Row(fronts[0].metric.name, _accuracy(one), _accuracy(other), gained),
         Row("beside its float network", beside_float[0], beside_float[1], words.DASH),
         Row("latency, measured", measured[0], measured[1], faster),
         Row("latency, predicted", predicted[0], predicted[1], sooner),
@@ -188,7 +188,8 @@ def _figures(
 def _accuracy(candidate: Candidate) -> str:
     if candidate.accuracy is None:
         return words.DASH
-    return f"{words.accuracy_text(candidate.accuracy)} ({words.interval_text(candidate.accuracy)})"
+    beside = (words.interval_text(candidate.accuracy), words.ssim_text(candidate.accuracy))
+    return f"{words.accuracy_text(candidate.accuracy)} ({', '.join(filter(None, beside))})"
 
 
 def _points(difference: float, candidate: Candidate) -> str:

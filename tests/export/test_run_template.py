@@ -28,7 +28,8 @@ def test_it_imports_numpy_onnxruntime_and_the_standard_library_only():
             found.add(str(node.module).partition(".")[0])
         elif isinstance(node, ast.Call):
             assert "import" not in ast.unparse(node.func)
-    assert found - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    # "measure" lies in the patterns/ of bundles that have any, and imports numpy alone.
+    assert found - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "measure"}
 
 
 @pytest.fixture(scope="module")

@@ -25,9 +25,11 @@ from compress.prune.finetune import FineTune
 from compress.quantize import quantize
 from compress.quantize import roster as quantizing
 from compress.quantize.hardware import precisions
+from compress.quantize.mixed import integer_precisions
 from compress.quantize.sensed import SensedClassifier, sensed
+from compress.quantize.study import shared_study
 from compress.quantize.training import QuantizationAware
-from compress.types import Budget, Context, Plan, Precision, State
+from compress.types import FIRST, Budget, Context, Plan, Precision, Record, Size, State
 
 
 def network() -> nn.Module:
@@ -138,3 +140,13 @@ def test_the_traced_network_has_the_same_plan_digest_every_time() -> None:
     assert made[0].plan.digest() == made[1].plan.digest()
     assert made[0].plan != Plan()
     assert trace(made[0].model, (X[:2],)).nodes
+
+
+def test_the_network_that_every_candidate_begins_with_is_studied_once() -> None:
+    ready = context()
+    size = Size(1, 1, 32.0)
+    begun = State(model(), records=(Record("sense", {}, 0.0, size, size),))
+    which = integer_precisions(ready.target, 8)
+    assert shared_study(begun, ready, which[-1:]) is not shared_study(begun, ready, which[-1:])
+    ready.shared[FIRST] = begun
+    assert shared_study(begun, ready, which[-1:]) is shared_study(begun, ready, which[-1:])

@@ -13,6 +13,7 @@ from compress.quantize.sensing_search import expected_error, search
 from compress.quantize.sensing_start import (
     EVENNESS,
     RANGE,
+    ROUNDING,
     catching_most,
     fit,
     hadamard,
@@ -140,7 +141,11 @@ def test_a_start_has_the_error_that_the_statistics_promise(patterns):
     made = SensingLayer(0.2, block=8)
     found = start(made, images, patterns=patterns, generator=torch.Generator().manual_seed(0))
     made.eval()
-    promised = expected_error(made.signs().double().numpy(), found.covariance.numpy())
+    a, c = made.signs().double(), found.covariance
+    rounding = torch.diag(ROUNDING / made.factors().double() ** 2)
+    left = torch.eye(64, dtype=torch.float64) - linear_estimate(a, c, rounding) @ a
+    promised = float((left @ c @ left.T).trace()) / 64
+    assert promised == pytest.approx(expected_error(a.numpy(), c.numpy()), rel=0.5)
     blocks = torch.stack(images).unfold(1, 8, 4).unfold(2, 8, 4).reshape(-1, 1, 8, 8)
     x = torch.cat([torch.rot90(b, k, (2, 3)) for b in (blocks, blocks.flip(3)) for k in range(4)])
     with torch.no_grad():
@@ -189,7 +194,8 @@ def test_the_estimate_counts_on_the_noise_of_the_layer():
         with torch.no_grad():
             errors.append(float((made.initial(y) - x).square().mean()))
     a, c = told.signs().double(), found.covariance
-    e = linear_estimate(a, c, noise_covariance(told, found.mean))
+    rounding = torch.diag(ROUNDING / told.factors().double() ** 2)
+    e = linear_estimate(a, c, noise_covariance(told, found.mean) + rounding)
     left = torch.eye(64, dtype=torch.float64) - e @ a
     spread = noise_covariance(told, found.mean)
     promised = float((left @ c @ left.T).trace() + (e @ spread @ e.T).trace()) / 64

@@ -197,6 +197,7 @@ def test_the_run_is_described(fronts: dict[str, Front], facts: Facts) -> None:
     assert sorted(versions) == sorted(f"{name} {version}" for name, version in run.versions.items())
     assert "latency ≤ 5.0 s" not in page.all("dd")
     assert "latency ≤ 5.00 ms, PSNR drop ≤ 1 dB" in page.all("dd")
+    assert "PSNR against" in page.all("span", class_="against")
 
 
 def test_a_simulated_accuracy_is_called_one(fronts: dict[str, Front], facts: Facts) -> None:
