@@ -18,7 +18,7 @@ from compress.graph.module import in_evaluation_mode
 from compress.graph.qdq import insert
 from compress.graph.trace import trace
 from compress.quantize import roster
-from compress.quantize.calibrate import goes_through
+from compress.quantize.calibrate import goes_through, trace_ahead
 from compress.quantize.mixed import default_activation_bits
 from compress.types import FLOAT32, Budget, Context, Plan, Quantization, Record, State, Target
 
@@ -110,12 +110,12 @@ def quantize(
     context = Context(device, budget, dataset, torch.Generator().manual_seed(seed), seed=seed)
     example = dataset.train.inputs(2, torch.Generator().manual_seed(seed))
     goes_through(model, dataset.name, example)
-    network = trace(model, (example,))
+    state = State(copy.deepcopy(model), Plan(seed=seed))
+    network = trace_ahead(state.model, example)
     if not costs.layer_operators(network):
         raise BadInput("the network has no convolution or linear layer, so there is nothing to quantize")
     before = costs.size(network)
     start = time.perf_counter()
-    state = State(copy.deepcopy(model), Plan(seed=seed))
     if bits == FLOAT32.weight_bits:
         activations = FLOAT32.activation_bits
     else:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
@@ -32,12 +33,26 @@ def calibration_inputs(context: Context, generator: torch.Generator) -> torch.Te
     return inputs
 
 
+_TRACED: WeakKeyDictionary[nn.Module, Network] = WeakKeyDictionary()
+
+
+def trace_ahead(model: nn.Module, inputs: torch.Tensor) -> Network:
+    """The trace of ``model``, which the next :func:`folded` of it takes instead of tracing it again.
+
+    Until then neither the model nor its tensors may be changed.
+    """
+    network = _TRACED[model] = trace(model, (inputs[:2],))
+    return network
+
+
 def folded(state: State, inputs: torch.Tensor) -> tuple[State, Network]:
-    """``state`` with its batch norms folded, and the trace of that."""
+    """``state`` with its batch norms folded, and the trace of that: its own model where there are none to fold."""
     example = (inputs[:2],)
-    network = trace(state.model, example)
-    model, notes = fold_batch_norm(state.model, network)
-    if foldable(state.model, network)[0]:
+    model = state.model
+    network = _TRACED.pop(model, None) or trace(model, example)
+    pairs, notes = foldable(model, network)
+    if pairs:
+        model, _ = fold_batch_norm(model, network)
         network = trace(model, example)
     return replace(state, model=model.eval(), notes=state.notes + notes + network.notes), network
 

@@ -26,6 +26,7 @@ from compress.graph.qdq import insert
 from compress.graph.trace import Network, trace
 from compress.quantize import roster
 from compress.quantize.api import Quantized
+from compress.quantize.calibrate import trace_ahead
 from compress.quantize.progressive import activate, groups, quantized_groups
 from compress.quantize.quantizers import FOLDER, SCALE_RATE, learned, with_quantizers
 from compress.quantize.ranges import rounded_, unrounded_
@@ -220,6 +221,7 @@ class Session:
         context = Context(asked.target, Budget(), data, generator, device=device.type, samples=SAMPLES, seed=asked.seed)
         inputs = data.train.inputs(SAMPLES, torch.Generator().manual_seed(asked.seed))
         plain = _without_gradients(self.model)
+        traced = trace_ahead(plain, inputs)
         stage = roster.METHODS[asked.method](asked.weight_bits, asked.activation_bits)
         state = stage(State(plain, Plan(seed=asked.seed)), context)
         assert state.quantization is not None
@@ -227,7 +229,6 @@ class Session:
         weights: tuple[tuple[str, ...], ...] = (tuple(state.quantization.weights),)
         if asked.progressive:
             weights = groups(state.model, network, state.quantization, inputs, generator, context.progress)
-        traced = trace(plain, (inputs[:2],))
         folds, _ = foldable(plain, traced)
         substitute = Substitute(self.model, student.to(device), folds)
         start = copy.deepcopy(state.model)

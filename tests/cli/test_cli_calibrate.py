@@ -16,8 +16,9 @@ from compress.profiling import calibrating, calibrations
 from compress.results import Front
 from compress.serial import from_json, to_json
 from compress.targets import load
-from tests.graph.networks import Residual, build, images
+from tests.graph.networks import images
 from tests.profiling.synthetic import Synthetic, calibration
+from tests.small_jobs import network
 
 
 def test_it_times_fits_keeps_and_shows_its_error(inside, tmp_path, monkeypatch) -> None:
@@ -83,7 +84,7 @@ def labelled():
 
 def short(out: Path, **more) -> Front:
     settings = {"prune": "none", "quantize": "uniform", "candidates": 1, "epochs": 0, "samples": 16, **more}
-    return compress.run(build(Residual), labelled(), target="cpu", out=out, **settings)
+    return compress.run(network(), labelled(), target="cpu", out=out, **settings)
 
 
 def test_a_run_predicts_by_the_calibration_that_holds_and_keeps_it(tmp_path, monkeypatch) -> None:

@@ -40,23 +40,26 @@ from tests.graph.networks import (
     images,
     inputs_of,
 )
+from tests.rosters import some
 
 needs_nvcc = pytest.mark.skipif(
     shutil.which("nvcc") is None or shutil.which("ptxas") is None, reason="needs nvcc and ptxas"
 )
 
 
+MACHINES = {
+    "jetson-orin-nano": ("sm_87", 183),
+    "jetson-agx-orin": ("sm_87", 183),
+    "jetson-agx-thor": ("sm_110", 183),
+    "gpu": ("sm_86", 62),
+}
+"""Each GPU target's architecture and its processor's number in an ELF file."""
+
+
 @needs_nvcc
-@pytest.mark.parametrize(
-    ("name", "gpu", "machine"),
-    [
-        ("jetson-orin-nano", "sm_87", 183),
-        ("jetson-agx-orin", "sm_87", 183),
-        ("jetson-agx-thor", "sm_110", 183),
-        ("gpu", "sm_86", 62),
-    ],
-)
-def test_machine_code_for_the_gpu_and_for_its_host(name, gpu, machine, tmp_path):
+@some("name", MACHINES, quick=("jetson-orin-nano", "jetson-agx-thor", "gpu"))
+def test_machine_code_for_the_gpu_and_for_its_host(name, tmp_path):
+    gpu, machine = MACHINES[name]
     target = targets.load(name)
     if machine == 183 and shutil.which("aarch64-linux-gnu-g++") is None:
         pytest.skip("needs g++-aarch64-linux-gnu")
@@ -106,7 +109,7 @@ def narrowed(program, bits):
 
 
 @needs_nvcc
-@pytest.mark.parametrize("bits", [2, 1])
+@some("bits", [2, 1], quick=[1])
 def test_narrow_weights_are_taken_apart_in_the_kernel(bits, tmp_path, monkeypatch):
     bundle = make_bundle(tmp_path / "bundle", "raspberry-pi-5", Residual, 4, runtimes=())
     right = cuda.lower
@@ -128,7 +131,7 @@ def test_the_module_equals_the_reference_bit_for_bit(factory, bits, tmp_path):
 
 
 @needs_nvcc
-@pytest.mark.parametrize("name", ["gpu", "jetson"])
+@some("name", ["gpu", "jetson"], quick=["gpu"])
 def test_a_network_in_float(name, tmp_path):
     if name == "jetson" and shutil.which("aarch64-linux-gnu-g++") is None:
         pytest.skip("needs g++-aarch64-linux-gnu")

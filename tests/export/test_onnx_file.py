@@ -25,9 +25,9 @@ from compress.quantize.rebuild import rebuild
 from compress.quantize.simulation import Simulation
 from compress.quantize.uniform import Uniform
 from compress.types import Grid, State
-from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
+from tests.graph.networks import ROSTER, Attention, Plain, Residual, UNet, build, images
 from tests.graph.transformers import Recurrent
-from tests.rosters import crossed
+from tests.rosters import crossed, some
 from tests.support import context, file_of, quantized
 
 networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
@@ -53,7 +53,7 @@ def test_a_float_file_computes_what_the_network_computes(factory):
     torch.testing.assert_close(run(serialize(State(model), images(2)), images()), model(images()), rtol=1e-3, atol=1e-4)
 
 
-@networks
+@some("factory", ROSTER, quick=(Plain, Residual, UNet, Attention))
 def test_a_pruned_file_computes_what_the_pruned_network_computes(factory):
     result = prune(build(factory), images(2), macs=0.8)
     got = run(serialize(result.state, images(2)), images())

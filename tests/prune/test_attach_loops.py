@@ -18,6 +18,7 @@ from compress.prune.schedule import Schedule
 from compress.training import Recipe, evaluate, fit, learning_rate
 from tests.graph.networks import Plain, Residual, build, images
 from tests.prune.loops import OPTIMIZERS, loss_of, train
+from tests.rosters import crossed
 
 STEPS = 20
 
@@ -34,8 +35,7 @@ def saved(thing):
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("stop", [1, 6, 15, 20])
+@crossed(("optimizer", "stop"), OPTIMIZERS, [1, 6, 15, 20])
 def test_a_resumed_run_equals_the_uninterrupted_one(optimizer, stop):
     def options():
         return {"macs": 0.6, "schedule": Schedule(STEPS, rounds=2), "example_inputs": images(2)}

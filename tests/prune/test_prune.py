@@ -149,8 +149,10 @@ def test_it_exports_to_onnx_where_onnxruntime_agrees(factory, tmp_path):
         np.testing.assert_allclose(found, model(images(2)).numpy(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("method", "factory"), [*((method, Residual) for method in METHODS), ("reconstruct", UNet), ("reconstruct", Plain)]
+@some(
+    ("method", "factory"),
+    [*METHOD_ON.items(), *((m, Residual) for m in METHODS if METHOD_ON[m] is not Residual), ("reconstruct", UNet)],
+    quick=[*METHOD_ON.items(), ("reconstruct", UNet)],
 )
 def test_the_same_seed_gives_the_same_plan_and_weights(method, factory):
     first = pruned(method, factory)[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -16,15 +17,22 @@ from compress.graph.trace import trace
 from compress.prune.otov2 import zero_invariant, zeroed
 from compress.prune.prunable import prunable
 from tests.graph.networks import ARCHITECTURES, Depthwise, Plain, Residual, build, images
+from tests.graph.traced import traced
 from tests.graph.transformers import Text, TwoInputs
 
 ROSTER = tuple(factory for factory in ARCHITECTURES if factory not in (Text, TwoInputs))
 
 
-def found(model, **options):
-    dependencies = prunable(model, trace(model, (images(2),)))
+def found(model, network=None, **options):
+    dependencies = prunable(model, network or trace(model, (images(2),)))
     trained = {id(parameter) for parameter in model.parameters()}
     return dependencies, zero_invariant(model, dependencies, images(2), trained, **options)
+
+
+@cache
+def found_of(factory):
+    """What is found of an architecture; nobody changes it."""
+    return found(*traced(factory))
 
 
 def slots_by_name(zero):
@@ -33,8 +41,7 @@ def slots_by_name(zero):
 
 @pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
 def test_zeroing_a_group_is_removing_its_unit(factory):
-    model = build(factory)
-    dependencies, zero = found(model)
+    model, (dependencies, zero) = traced(factory)[0], found_of(factory)
     # A mean over the channels counts a zero, but not a channel that isn't there.
     averaged = {group.name for group in dependencies.groups if any(unit.averaged for unit in group.units)}
     assert {note.where for note in zero.notes} == averaged
@@ -49,7 +56,7 @@ def test_zeroing_a_group_is_removing_its_unit(factory):
 
 @pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
 def test_what_reads_the_channels_is_no_part_of_a_group(factory):
-    _, zero = found(build(factory))
+    _, zero = found_of(factory)
     for group, slots in zip(zero.dependencies.groups, zero.slots, strict=True):
         assert not set(slots) & (set(group.consumers) - set(group.producers))
 

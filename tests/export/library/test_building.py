@@ -23,6 +23,7 @@ from compress.export.library.golden import Golden
 from compress.export.library.interface import ends
 from tests.export.library.codes import expected, images, small_code
 from tests.export.lowering.small import Net
+from tests.rosters import some
 
 HOST = pytest.mark.skipif(not toolchain.native(isa.X86_AVX2), reason="this machine isn't x86")
 PER_ISA = {"x86": isa.X86_AVX2, "aarch64": isa.CORTEX_A72, "cortex-m7": isa.CORTEX_M7, "riscv64": isa.RV64_LINUX}
@@ -48,7 +49,7 @@ def test_the_folder_holds_what_the_library_says(device, tmp_path):
     assert built.ram_bytes == built.arena_bytes + built.stack_bytes + 90 + 12
 
 
-@pytest.mark.parametrize("device", PER_ISA)
+@some("device", PER_ISA, quick=("x86", "cortex-m7"))
 def test_the_same_code_gives_the_same_bytes(device, tmp_path):
     """In another process with other hashes, another working folder and another output folder."""
     building.build(small_code(), PER_ISA[device], tmp_path / "here", golden=golden())
