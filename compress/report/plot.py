@@ -140,8 +140,10 @@ def _draw_point(panel: Axes, point: Point, size: float) -> None:
         panel.plot([x, also], [y, y], color=colour, linewidth=0.9, linestyle=":", zorder=3)
         panel.plot([also], [y], color=colour, marker="o", markersize=3.5, linestyle="none", zorder=3)
     if role == "best":
-        panel.plot([x], [y], marker="o", markersize=12, markerfacecolor="none", markeredgecolor=colour, zorder=5)
-    panel.plot([x], [y], **_marker(role, point.kind == "predicted"), zorder=5 if role == "best" else 4)
+        panel.plot(
+            [x], [y], marker="o", markersize=12, markerfacecolor="none", markeredgecolor=colour, zorder=5, clip_on=False
+        )
+    panel.plot([x], [y], **_marker(role, point.kind == "predicted"), zorder=5 if role == "best" else 4, clip_on=False)
 
 
 def _marker(role: str, hollow: bool) -> dict[str, Any]:
