@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,21 +39,25 @@ class Method:
 
     Attributes:
         options: of :func:`compress.api.prepare`.
-        search: what proposes, for a number of candidates; None for the product's own.
+        search: what proposes; None for the product's own.
     """
 
     name: str
     options: Mapping[str, Any]
-    search: Callable[[int], Searching] | None
+    search: Searching | None
 
 
 @dataclass
 class Drawn:
     """Random choices among all that a search could propose."""
 
-    most: int
     maker: Maker
     least: tuple[float, float]
+
+    @property
+    def most(self) -> int:
+        """As many as the job asks for."""
+        return self.maker.job.candidates
 
     def propose(self, outcomes: Sequence[Outcome], /) -> tuple[Proposal, ...]:
         """All at once."""
@@ -69,27 +73,19 @@ class Drawn:
         """Nothing was expected."""
 
 
-def ladder(count: int) -> Searching:
+def ladder(maker: Maker) -> Search:
     """Sizes and widths on a fixed grid."""
+    from compress.preflight import check
+    from compress.search import OneRound
 
-    def search(maker: Maker) -> Search:
-        from compress.preflight import check
-        from compress.search import OneRound
-
-        return OneRound(check(replace(maker.job, candidates=count)).ladder)
-
-    return search
+    return OneRound(check(maker.job).ladder)
 
 
-def drawn(count: int) -> Searching:
+def drawn(maker: Maker) -> Search:
     """Choices at random."""
+    from compress.preflight import check
 
-    def search(maker: Maker) -> Search:
-        from compress.preflight import check
-
-        return Drawn(count, maker, check(maker.job).least)
-
-    return search
+    return Drawn(maker, check(maker.job).least)
 
 
 METHODS = (
@@ -128,8 +124,7 @@ def found(cifar10: Path, method: Method, count: int, **more: Any) -> tuple[Front
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
-        search = method.search(count) if method.search is not None else None
-        front = api.start(prepared, path, "benchmark", Told(), False, MakingOptions(), search)
+        front = api.start(prepared, path, "benchmark", Told(), False, MakingOptions(), method.search)
         facts = runfolder.read_run(path)["facts"]
     account = facts.get("search") or {}
     return front, account.get("informed_rank_correlation")

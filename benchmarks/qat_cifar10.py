@@ -37,7 +37,7 @@ def chosen(state: Any, context: Any, weight_bits: float) -> Any:
     (name,) = found.network.inputs
     image = activation_grid(found.inputs, 8, context.target.activations)
     found = replace(found, grids={**found.grids, name: {ACTIVATION_BITS: image}})
-    limits = budgets.asked(context, weight_bits)
+    limits = budgets.asked(context.budget, weight_bits)
     problem = budgets.problem(found, context, limits)
     best = solve(problem, limits)
     return least_divergent(found, state, [best, *coarser_left_out(problem, limits, best)], context)

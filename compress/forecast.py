@@ -14,8 +14,8 @@ from compress.graph.operators import Operator
 from compress.job import Job, reference
 from compress.profiling import latency, memory
 from compress.prune import roster as pruning
-from compress.prune.goal import Goal
-from compress.prune.outlook import Measure, Outlook, outlook
+from compress.prune.goal import Goal, Measure
+from compress.prune.outlook import Outlook, outlook
 from compress.quantize.choices import stored_bits
 from compress.quantize.mixed import allocate
 from compress.search import SMALLEST, Proposal, precisions, share_of
@@ -81,12 +81,9 @@ def forecasts(
 
 
 def _forecast(job: Job, proposal: Proposal, look: Outlook, rounding: float, plan: Mapping[str, Precision]) -> Forecast:
-    runtimes = (job.runtime,) if job.runtime is not None else job.target.runtimes
-    if job.target.calibration is None:
-        runtimes = (job.target.runtime,)  # the data sheet's numbers are the same for all
     seconds = [
         latency.predict(look.operators, plan, job.target, 0, 0, inputs=look.inputs, runtime=runtime).latency_s
-        for runtime in runtimes
+        for runtime in job.compared_runtimes
     ]
     weights = {each.path: each.weights for each in look.operators if each.weights}
     packed = sum(-(-n * stored_bits(plan[path].weight_bits) // 8) for path, n in weights.items())

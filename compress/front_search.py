@@ -33,7 +33,7 @@ from compress.types import Budget
 FEWEST = 4
 """Candidates with which a search makes sense; fewer come from the ladder."""
 
-SIZES = {True: (0.5, 0.2), False: (0.7, 0.45)}
+FIRST_SHARES = {True: (0.5, 0.2), False: (0.7, 0.45)}
 """Shares of the bytes that the first candidates keep: where they are trained, and where they aren't."""
 
 USEFUL, BEYOND = 5.0, 1.5
@@ -43,6 +43,9 @@ allowed drop if that is further. So another drop among the usual ones proposes n
 WITH_SIZE = {True: 0.25, False: 0.0}
 """Weight of the volume that counts size too, beside the area over accuracy and latency: on a device whose flash is
 limited, and on others, where narrow weights that are no faster would take the place of what is."""
+
+NEAREST = 1.25
+"""Where nothing is foreseen to meet the budget: how much more than the least a choice may exceed it."""
 
 POINTS = 4096
 """Points of a Sobol sequence by which volume is measured."""
@@ -59,7 +62,7 @@ class FrontSearch:
     Attributes:
         most: how many in all.
         foresee: gives what can be proposed; called once.
-        budget: what was asked for.
+        budget: what was asked for, and what the device has.
         tuned: whether candidates are trained.
         metric: of accuracy.
         scarce: whether bytes are, on the device or by the budget.
@@ -78,19 +81,17 @@ class FrontSearch:
         """See :class:`compress.search.Search`."""
         self._known = self._known or self.foresee()
         tried = {outcome.proposal for outcome in outcomes if outcome.proposal is not None}
-        left = [forecast for forecast in self._known if forecast.proposal not in tried]
+        view = _View.of(self._known, outcomes, self)
+        left = [forecast for forecast in view.fitting(self._known) if forecast.proposal not in tried]
         count = min(self._round_size(len(tried)), self.most - len(tried), len(left))
         if count < 1:
             return ()
-        view = _View.of(self._known, outcomes, self)
-        left = view.fitting(left)
         values, deviations = view.expected(left)
+        costs = np.array([view.costs(forecast) for forecast in left])
+        volume = _Volume(view, costs, WITH_SIZE[self.scarce])
         chosen = _first(left, count, self.tuned) if not tried else []
-        volume = _Volume(view, left, WITH_SIZE[self.scarce])
-        for forecast, value in view.evaluated:
-            volume.add(forecast, value)
         for number in chosen:
-            volume.add(left[number], values[number])
+            volume.add(costs[number], values[number])
         while len(chosen) < count:
             gains = volume.gains(values, deviations)
             # Where no gain is expected, what is expected to lose least.
@@ -99,7 +100,7 @@ class FrontSearch:
             number = int(np.argmax(gains))
             chosen.append(number)
             # As if it came out well: what lies beside it would then add nothing, so the round spreads.
-            volume.add(left[number], values[number] + deviations[number])
+            volume.add(costs[number], values[number] + deviations[number])
         number_of_round = 1 + max((each[0] for each in self._expected.values()), default=0)
         for number in chosen:
             drop = view.baseline - float(values[number])
@@ -134,16 +135,18 @@ class _View:
         surrogate: learnt from the outcomes.
         baseline: accuracy of the float network; 100 before it is known.
         floor: the least accuracy that is of use.
-        evaluated: forecasts of what was made, with latency and bytes as they came out, and its accuracy.
-        latency, size: by how much those figures exceed what was forecast, as factors.
+        made: (logarithms of latency and bytes, accuracy) of each candidate, as it came out.
+        latency: by what factor estimates exceed what was forecast.
+        overhead: bytes that files have beyond what was forecast.
+        budget: what candidates have to meet.
     """
 
     surrogate: Surrogate
     baseline: float
     floor: float
-    evaluated: tuple[tuple[Forecast, float], ...]
+    made: tuple[tuple[tuple[float, float], float], ...]
     latency: float
-    size: float
+    overhead: float
     budget: Budget
 
     @classmethod
@@ -164,47 +167,47 @@ class _View:
             most=max(baseline, 1.0),
             tuned=search.tuned,
         )
-        evaluated, slower, larger = [], [], []
+        points, slower, beyond = [], [], []
         for forecast, candidate, accuracy in made:
             estimate = candidate.best.estimate
             seconds = forecast.latency_s if estimate is None else estimate.latency_s
             slower.append(seconds / max(forecast.latency_s, 1e-12))
-            larger.append(candidate.best.bytes / max(forecast.flash_bytes, 1))
-            evaluated.append((_measured(forecast, seconds, candidate.best.bytes), accuracy.value))
+            beyond.append(candidate.best.bytes - forecast.flash_bytes)
+            points.append((_logarithms(seconds, candidate.best.bytes), accuracy.value))
         lost = max(USEFUL * search.metric.drop, BEYOND * (search.budget.max_accuracy_drop or 0.0))
-        latency, size = (float(np.median(each)) if each else 1.0 for each in (slower, larger))
-        return cls(surrogate, baseline, baseline - lost, tuple(evaluated), latency, size, search.budget)
+        latency, overhead = float(np.median(slower or [1.0])), float(np.median(beyond or [0]))
+        return cls(surrogate, baseline, baseline - lost, tuple(points), latency, overhead, search.budget)
 
     def expected(self, forecasts: Sequence[Forecast]) -> tuple[np.ndarray, np.ndarray]:
         """Accuracy of each, (n,), and its standard deviation."""
         drops, deviations = self.surrogate.expected([(each.pruning, each.rounding) for each in forecasts])
         return self.baseline - drops, deviations
 
-    def costs(self, forecast: Forecast, measured: bool = False) -> tuple[float, float]:
-        """Logarithms of latency and size."""
-        latency, size = (1.0, 1.0) if measured else (self.latency, self.size)
-        return math.log(max(latency * forecast.latency_s, 1e-12)), math.log(max(size * forecast.flash_bytes, 1.0))
+    def costs(self, forecast: Forecast) -> tuple[float, float]:
+        """Logarithms of the latency and the bytes that a choice is expected to come out with."""
+        return _logarithms(self.latency * forecast.latency_s, self.overhead + forecast.flash_bytes)
 
     def fitting(self, forecasts: Sequence[Forecast]) -> list[Forecast]:
-        """Those that meet the budget as far as can be foreseen; all of them if none does."""
+        """Those that meet the budget as far as can be foreseen; if none does, those that come nearest."""
         limits = (self.budget.latency_s, self.budget.flash_bytes, self.budget.ram_bytes)
 
-        def over(forecast: Forecast) -> bool:
-            found = (self.latency * forecast.latency_s, self.size * forecast.flash_bytes, forecast.ram_bytes)
-            return any(limit is not None and value > limit for value, limit in zip(found, limits, strict=True))
+        def excess(forecast: Forecast) -> float:
+            found = (self.latency * forecast.latency_s, self.overhead + forecast.flash_bytes, forecast.ram_bytes)
+            shares = (value / limit for value, limit in zip(found, limits, strict=True) if limit is not None)
+            return max(shares, default=0.0)
 
-        inside = [forecast for forecast in forecasts if not over(forecast)]
-        return inside or list(forecasts)
+        least = min(map(excess, forecasts))
+        allowed = 1.0 if least <= 1 else NEAREST * least
+        return [forecast for forecast in forecasts if excess(forecast) <= allowed]
 
 
 class _Volume:
     """The share of a box of accuracy, latency and size that candidates dominate, on a fixed set of points."""
 
-    def __init__(self, view: _View, forecasts: Sequence[Forecast], with_size: float) -> None:
-        self.view, self.with_size = view, with_size
-        self.costs = np.array([view.costs(each) for each in forecasts])
-        known = [view.costs(forecast, measured=True) for forecast, _ in view.evaluated]
-        everything = np.concatenate([self.costs, np.array(known).reshape(-1, 2)])
+    def __init__(self, view: _View, costs: np.ndarray, with_size: float) -> None:
+        """What was made dominates; ``costs`` (n, 2) are those of what could be made next."""
+        self.costs, self.with_size = costs, with_size
+        everything = np.concatenate([costs, np.array([made for made, _ in view.made]).reshape(-1, 2)])
         low, high = everything.min(0), everything.max(0)
         room = np.maximum(high - low, 1e-6)
         # The largest and the smallest must dominate something too.
@@ -214,17 +217,18 @@ class _Volume:
         self.accuracies = view.floor + points[:, 2] * max(view.baseline - view.floor, 1e-6)
         self.free = np.ones(POINTS, dtype=bool)
         self.free_of_size = np.ones(POINTS, dtype=bool)
+        for made, value in view.made:
+            self.add(np.array(made), value)
 
-    def add(self, forecast: Forecast, value: float) -> None:
-        """Count a candidate of this accuracy."""
-        measured = any(forecast is each for each, _ in self.view.evaluated)
-        inside = self.points >= np.array(self.view.costs(forecast, measured))
+    def add(self, costs: np.ndarray, value: float) -> None:
+        """Count a candidate of these costs and this accuracy."""
+        inside = self.points >= costs
         reached = self.accuracies <= value
         self.free &= ~(inside.all(1) & reached)
         self.free_of_size &= ~(inside[:, 0] & reached)
 
     def gains(self, values: np.ndarray, deviations: np.ndarray) -> np.ndarray:
-        """By how much each of the forecasts would add, (n,)."""
+        """By how much each of the choices would add with these accuracies, (n,)."""
         total = np.zeros(len(values))
         for free, axes, weight in ((self.free_of_size, 1, 1.0), (self.free, 2, self.with_size)):
             points, accuracies = self.points[free], self.accuracies[free]
@@ -240,17 +244,16 @@ def of(maker: Maker, checked: Checked) -> Search:
     job = maker.job
     if job.candidates < FEWEST or (job.prune is None and len(job.search_widths()) < 2):
         return OneRound(checked.ladder)
-    metric = of_task(job.data.task)
-    scarce = job.target.flash_bytes is not None or job.budget.flash_bytes is not None
+    budget, metric = job.budget.on(job.target), of_task(job.data.task)
 
     def foresee() -> tuple[Forecast, ...]:
         return maker.forecasts(checked.least)
 
-    return FrontSearch(job.candidates, foresee, job.budget, job.epochs > 0, metric, scarce)
+    return FrontSearch(job.candidates, foresee, budget, job.epochs > 0, metric, budget.flash_bytes is not None)
 
 
-def _measured(forecast: Forecast, seconds: float, size: int) -> Forecast:
-    return Forecast(forecast.proposal, forecast.pruning, forecast.rounding, seconds, forecast.ram_bytes, size)
+def _logarithms(seconds: float, size: float) -> tuple[float, float]:
+    return math.log(max(seconds, 1e-12)), math.log(max(size, 1.0))
 
 
 def _baseline(outcomes: Sequence[Outcome]) -> float:
@@ -269,7 +272,7 @@ def _first(forecasts: Sequence[Forecast], count: int, tuned: bool) -> list[int]:
     if narrower:
         chosen.append(narrower[len(narrower) // 2])
     alike = [i for i in order if forecasts[i].rounding == whole.rounding and i not in chosen]
-    for share in SIZES[tuned]:
+    for share in FIRST_SHARES[tuned]:
         if alike:
             ratios = {i: forecasts[i].flash_bytes / whole.flash_bytes for i in alike}
             nearest = min(alike, key=lambda i: (abs(math.log(ratios[i] / share)), i))

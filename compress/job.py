@@ -186,11 +186,18 @@ class Job:
 
     @property
     def judged_runtime(self) -> str:
-        """The runtime by whose latency pruning chooses: the one that was asked for, else the fastest by prediction."""
+        """The runtime by whose latency pruning chooses: of those that are compared the fastest by prediction."""
+        return min(self.compared_runtimes, key=lambda name: self.predicted(self.precision, name))
+
+    @property
+    def compared_runtimes(self) -> tuple[str, ...]:
+        """The runtimes whose predictions tell one from another: the one that was asked for, or those that were
+        calibrated in seconds; else the target's own, as the data sheet's numbers are the same for all."""
         if self.runtime is not None:
-            return self.runtime
-        order = sorted(self.target.runtimes, key=lambda name: self.predicted(self.precision, name))
-        return order[0] if self.target.calibration is not None else self.target.runtime
+            return (self.runtime,)
+        known, kind = self.target.calibration, self.precision.kind
+        fitted = () if known is None or known.unit != "s" else self.target.runtimes
+        return tuple(name for name in fitted if known and known.fit(name, kind) is not None) or (self.target.runtime,)
 
     def predicted(self, precision: Precision, runtime: str) -> float:
         """Seconds of the whole network with all layers in one precision, by the target's model."""

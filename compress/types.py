@@ -163,6 +163,18 @@ class Budget:
     max_accuracy_drop: float | None = None
     bit_operations: int | None = None
 
+    def on(self, target: Target) -> Budget:
+        """The same, and no more memory than the device has."""
+        return replace(
+            self,
+            ram_bytes=_least(self.ram_bytes, target.ram_bytes),
+            flash_bytes=_least(self.flash_bytes, target.flash_bytes),
+        )
+
+
+def _least(limit: int | None, there: int | None) -> int | None:
+    return min((each for each in (limit, there) if each is not None), default=None)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerPlan:

@@ -47,9 +47,9 @@ def interleaved(
     jobs: Mapping[str, Callable[[], Any]],
     device: str,
     conditions: Mapping[str, Any],
-    rounds: int = ROUNDS,
-    slice_s: float = SLICE_S,
-    warm_up_s: float = WARM_UP_S,
+    rounds: int | None = None,
+    slice_s: float | None = None,
+    warm_up_s: float | None = None,
 ) -> dict[str, Measurement]:
     """Time every job, in turns.
 
@@ -57,10 +57,13 @@ def interleaved(
         jobs: each computes one input when it is called.
         device: the machine, in words.
         conditions: what a reader needs to compare: threads, batch.
-        rounds: turns each job gets.
-        slice_s: seconds of a turn; at least three runs are timed in it.
-        warm_up_s: seconds that each job runs before its times are looked at.
+        rounds: turns each job gets; :data:`ROUNDS` by default.
+        slice_s: seconds of a turn, :data:`SLICE_S` by default; at least three runs are timed in it.
+        warm_up_s: seconds that each job runs before its times are looked at, :data:`WARM_UP_S` by default.
     """
+    rounds = ROUNDS if rounds is None else rounds
+    slice_s = SLICE_S if slice_s is None else slice_s
+    warm_up_s = WARM_UP_S if warm_up_s is None else warm_up_s
     warmed = {name: _warmed(run, slice_s, warm_up_s) for name, run in jobs.items()}
     turns: dict[str, list[Turn]] = {name: [] for name in jobs}
     names = list(jobs)

@@ -10,14 +10,14 @@ Afterwards what still fits is given back where it helps most.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 
 from compress.errors import BadInput
+from compress.graph.groups import Group
 from compress.prune.amounts import Limits, granularity, out_of_reach
 from compress.prune.counter import Cost, Counter
-from compress.prune.goal import Goal
+from compress.prune.goal import Goal, Measure
 
 LEVELS = 32
 """Counts at which a group's curve is looked at, at most."""
@@ -39,9 +39,9 @@ def allocate(counter: Counter, goal: Goal, multiple: int, curves: Sequence[np.nd
     groups, limits = counter.dependencies.groups, Limits.of(goal, counter)
     if limits.met(counter, counter.all_units):
         return counter.all_units
-    levels = [_levels(len(group.units), granularity(group, multiple)) for group in groups]
+    levels = _levels(groups, multiple)
     if not limits.met(counter, [each[-1] for each in levels]):
-        levels = [[*each, 1] if each[-1] > 1 else each for each in levels]
+        levels = _down_to_one(levels)
         if not limits.met(counter, [1] * len(groups)):
             raise BadInput(out_of_reach(counter, [1] * len(groups)))
     kept = list(counter.all_units)
@@ -54,18 +54,16 @@ def allocate(counter: Counter, goal: Goal, multiple: int, curves: Sequence[np.nd
 
 
 def path(
-    counter: Counter, measure: Literal["macs", "params", "latency_s"], multiple: int, curves: Sequence[np.ndarray]
+    counter: Counter, measure: Measure, multiple: int, curves: Sequence[np.ndarray]
 ) -> Iterator[tuple[tuple[int, ...], Cost]]:
     """What :func:`allocate` keeps under ever tighter limits on ``measure`` alone, before what fits is given back.
 
     From the whole network to the smallest, each with its costs; those that the target's models predict only where
     ``measure`` is one of them.
     """
-    nothing = {"macs": None, "params": None, "latency_s": None, "ram_bytes": None}
-    limits = Limits(**(nothing | {measure: 0.0}))  # type: ignore[arg-type]  # 0 is never met
-    levels = [_levels(len(group.units), granularity(group, multiple)) for group in counter.dependencies.groups]
-    levels = [[*each, 1] if each[-1] > 1 else each for each in levels]
-    for kept, cost in _walked(counter, limits, levels, curves):
+    never_met = Limits(0.0 if measure == "macs" else None, None, 0.0 if measure == "latency_s" else None, None)
+    levels = _down_to_one(_levels(counter.dependencies.groups, multiple))
+    for kept, cost in _walked(counter, never_met, levels, curves):
         yield tuple(kept), cost
 
 
@@ -106,10 +104,19 @@ def _walked(
             slopes.pop(other, None)
 
 
-def _levels(units: int, step: int) -> list[int]:
-    """The counts that a group may have below all its units, largest first."""
-    step = max(step, -(-units // LEVELS) if step == 1 else step)
-    return list(range((units - 1) // step * step, 0, -step)) or [1]
+def _levels(groups: Sequence[Group], multiple: int) -> list[list[int]]:
+    """The counts that each group may have below all its units, largest first."""
+    found = []
+    for group in groups:
+        units, step = len(group.units), granularity(group, multiple)
+        step = max(step, -(-units // LEVELS) if step == 1 else step)
+        found.append(list(range((units - 1) // step * step, 0, -step)) or [1])
+    return found
+
+
+def _down_to_one(levels: Sequence[list[int]]) -> list[list[int]]:
+    """The same, each with one unit as its last."""
+    return [[*each, 1] if each[-1] > 1 else each for each in levels]
 
 
 def _saving(limits: Limits, full: Cost, before: Cost, after: Cost) -> float:

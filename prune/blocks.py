@@ -54,7 +54,7 @@ class Blocks:
         inputs = context.data.train.inputs(context.samples, torch.Generator().manual_seed(context.seed))
         network = trace(state.model, (inputs[:2],))
         dependencies = proven(state.model, find(network))
-        counter = Counter.of(network, dependencies, context.target, self.goal.precision, self.goal.runtime)
+        counter = Counter.of(network, dependencies, context.target, self.goal)
         limits = Limits.of(self.goal, counter)
         if limits.met(counter, counter.all_units):
             return state
@@ -115,7 +115,7 @@ def _chosen(
         if limits.needs_device:
             trial = trace(remove_blocks(model, gone), (inputs[:2],))
             none = replace(counter.dependencies, groups=())
-            seen = Counter.of(trial, none, context.target, counter.precision, counter.runtime)
+            seen = Counter.of(trial, none, context.target, counter.goal)
             if limits.holds(seen.cost(())):
                 break
         elif _overshoots(limits, Cost(*total), Cost(*after)):

@@ -152,7 +152,7 @@ class Coreset:
         network = trace(state.model, (inputs[:2],))
         dependencies = prunable(state.model, network, self.goal.skip)
         seen = [neurons(state.model, network, group, self.radius) for group in dependencies.groups]
-        counter = Counter.of(network, dependencies, context.target, self.goal.precision, self.goal.runtime)
+        counter = Counter.of(network, dependencies, context.target, self.goal)
         kept = proportional(counter, self.goal, context.target.channel_multiple, self._shares(seen))
         drawn = coresets(dependencies, seen, kept, context.generator, self.failure)
         missed = undershoot(counter, self.goal, kept, context.target.channel_multiple)

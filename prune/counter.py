@@ -17,7 +17,8 @@ from compress.graph.groups import CONSUMES, PRODUCES, Dependencies
 from compress.graph.operators import Operator
 from compress.graph.trace import Network, shape
 from compress.profiling import latency, memory
-from compress.types import FLOAT32, Precision, Target
+from compress.prune.goal import UNLIMITED, Goal
+from compress.types import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Counter:
         trainable: every parameter.
         inputs: elements of each of the network's inputs.
         target: the device whose models predict latency and RAM; None leaves those out.
-        precision, runtime: the layers' precision in those predictions, and what runs them.
+        goal: says in which precision and runtime they predict.
     """
 
     dependencies: Dependencies
@@ -50,8 +51,7 @@ class Counter:
     trainable: tuple[str, ...]
     inputs: Mapping[str, int] = field(default_factory=dict)
     target: Target | None = None
-    precision: Precision = FLOAT32
-    runtime: str | None = None
+    goal: Goal = UNLIMITED
 
     @classmethod
     def of(
@@ -59,8 +59,7 @@ class Counter:
         network: Network,
         dependencies: Dependencies,
         target: Target | None = None,
-        precision: Precision = FLOAT32,
-        runtime: str | None = None,
+        goal: Goal = UNLIMITED,
     ) -> Counter:
         """Count the operators of ``network``."""
         found = operators(network)
@@ -77,7 +76,7 @@ class Counter:
         }
         sizes = {name: math.prod(x.shape[1:]) for name, x in zip(network.inputs, network.example_inputs, strict=True)}
         trainable = tuple(network.program.graph_signature.parameters)
-        return cls(dependencies, found, weighted, trainable, sizes, target, precision, runtime)
+        return cls(dependencies, found, weighted, trainable, sizes, target, goal)
 
     @property
     def all_units(self) -> tuple[int, ...]:
@@ -100,13 +99,14 @@ class Counter:
         if self.target is None:
             return Cost(macs, params)
         smaller = self.shrunk(kept)
-        bits = self.precision.activation_bits
+        precision = self.goal.precision
+        bits = precision.activation_bits
         names = [*self.inputs, *(each.name for each in smaller)]
-        weight_bytes = sum(each.weights for each in smaller) * self.precision.weight_bits // 8
+        weight_bytes = sum(each.weights for each in smaller) * precision.weight_bits // 8
         peak = memory.peak_ram(smaller, dict.fromkeys(names, bits), weight_bytes, self.target, inputs=self.inputs)
-        precisions = {each.path: self.precision for each in smaller if each.weights}
+        precisions = {each.path: precision for each in smaller if each.weights}
         predicted = latency.predict(
-            smaller, precisions, self.target, peak.bytes, weight_bytes, inputs=self.inputs, runtime=self.runtime
+            smaller, precisions, self.target, peak.bytes, weight_bytes, inputs=self.inputs, runtime=self.goal.runtime
         )
         return Cost(macs, params, predicted.latency_s, peak.bytes)
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from compress.types import FLOAT32, Precision
+
+Measure = Literal["macs", "latency_s"]
+"""What networks get smaller by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +35,7 @@ class Goal:
     tuned_after: bool = False
     precision: Precision = FLOAT32
     runtime: str | None = None
+
+
+UNLIMITED = Goal()
+"""Asks for nothing; predictions are of float networks in the target's own runtime."""

@@ -88,7 +88,7 @@ class LearnedCoreset:
         inputs = context.data.train.inputs(context.samples, context.generator)
         network = trace(state.model, (inputs[:2],))
         dependencies = prunable(state.model, network, self.goal.skip)
-        counter = Counter.of(network, dependencies, context.target, self.goal.precision, self.goal.runtime)
+        counter = Counter.of(network, dependencies, context.target, self.goal)
         kept = uniform(counter, self.goal, context.target.channel_multiple)
         batch = min(self.batch, len(inputs)) if network.dynamic_batch else 1
         weights = learn(self, state.model, dependencies, kept, inputs, batch, context)

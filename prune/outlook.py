@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -14,12 +14,9 @@ from compress.graph.operators import Operator
 from compress.graph.trace import trace
 from compress.prune.amounts import uniform
 from compress.prune.counter import Counter
-from compress.prune.goal import Goal
+from compress.prune.goal import Goal, Measure
 from compress.prune.prunable import prunable
 from compress.types import Context, State
-
-Measure = Literal["macs", "latency_s"]
-"""What goes down along an outlook."""
 
 STEPS = 48
 """Networks in the outlook of a method that has none of its own."""
@@ -87,4 +84,4 @@ def outlook(stage: object, state: State, context: Context, measure: Measure) -> 
         yield Outlook(kept, macs, params, damage, counter.shrunk(kept), dict(counter.inputs))
 
 
-__all__ = ["Foresees", "Measure", "Outlook", "outlook"]
+__all__ = ["Foresees", "Outlook", "outlook"]

@@ -44,7 +44,7 @@ def remove_lowest(state: State, context: Context, goal: Goal, criterion: Criteri
     inputs = context.data.train.inputs(context.samples, context.generator)
     network = trace(state.model, (inputs[:2],))
     dependencies = prunable(state.model, network, goal.skip)
-    counter = Counter.of(network, dependencies, context.target, goal.precision, goal.runtime)
+    counter = Counter.of(network, dependencies, context.target, goal)
     weights = AMOUNTS[amounts](state.model, dependencies)
     kept = proportional(counter, goal, context.target.channel_multiple, weights)
     units = lowest(dependencies, criterion(state.model, network, dependencies, context), kept)

@@ -35,9 +35,9 @@ from compress.prune.allocation import allocate, path
 from compress.prune.amounts import undershoot
 from compress.prune.counter import Counter
 from compress.prune.elimination import Problem, eliminate
-from compress.prune.goal import Goal
+from compress.prune.goal import Goal, Measure
 from compress.prune.norm import magnitude
-from compress.prune.outlook import Measure, Outlook
+from compress.prune.outlook import Outlook
 from compress.prune.prunable import prunable
 from compress.prune.recalibrate import as_in_training
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
@@ -64,7 +64,7 @@ class Reconstruct:
         """The state with a smaller network and the plan that says which channels stay."""
         study = _shared(state.model, self.goal, context)
         network, dependencies = study.network, study.dependencies
-        counter = Counter.of(network, dependencies, context.target, self.goal.precision, self.goal.runtime)
+        counter = Counter.of(network, dependencies, context.target, self.goal)
         notes = state.notes + dependencies.left_alone + network.notes
         kept = allocate(counter, self.goal, context.target.channel_multiple, [each.errors for each in study.paths])
         if kept == counter.all_units:
@@ -89,7 +89,7 @@ class Reconstruct:
     def outlook(self, state: State, context: Context, measure: Measure) -> Iterator[Outlook]:
         """See :func:`compress.prune.outlook.outlook`: the damage is the sum of the curves."""
         study = _shared(state.model, self.goal, context)
-        counter = Counter.of(study.network, study.dependencies, context.target, self.goal.precision, self.goal.runtime)
+        counter = Counter.of(study.network, study.dependencies, context.target, self.goal)
         curves = [each.errors for each in study.paths]
         for kept, _ in path(counter, measure, context.target.channel_multiple, curves):
             gone = [units - stays for units, stays in zip(counter.all_units, kept, strict=True)]

@@ -21,15 +21,14 @@ from compress.quantize.choices import LayerChoice, Limits, Option, Problem, Tens
 from compress.quantize.placement import JOINS
 from compress.quantize.ranges import weight_grid
 from compress.quantize.study import Study
-from compress.types import FLOAT32, Context, Note, Quantization, Target
+from compress.types import FLOAT32, Budget, Context, Note, Quantization
 
 BIAS_BYTES = 4
 """Of a parameter that isn't a layer's weight: float32, or int32 where it is an integer layer's bias."""
 
 
-def asked(context: Context, weight_bits: float) -> Limits:
-    """What was asked for."""
-    budget = context.budget
+def asked(budget: Budget, weight_bits: float) -> Limits:
+    """The limits of a budget that choosing widths can keep."""
     return Limits(
         weight_bytes=budget.flash_bytes,
         weight_bits=weight_bits,
@@ -37,19 +36,6 @@ def asked(context: Context, weight_bits: float) -> Limits:
         ram_bytes=budget.ram_bytes,
         latency_s=budget.latency_s,
     )
-
-
-def on_device(limits: Limits, target: Target) -> Limits:
-    """``limits`` and what the device has."""
-    return replace(
-        limits,
-        weight_bytes=_least(limits.weight_bytes, target.flash_bytes),
-        ram_bytes=_least(limits.ram_bytes, target.ram_bytes),
-    )
-
-
-def _least(limit: int | None, there: int | None) -> int | None:
-    return min((each for each in (limit, there) if each is not None), default=None)
 
 
 def problem(study: Study, context: Context, limits: Limits) -> Problem:

@@ -62,8 +62,8 @@ class HessianAware:
             BadData: the calibration data can't be used.
         """
         precisions = integer_precisions(context.target, self.activation_bits)
-        limits = budgets.asked(context, self.weight_bits)
-        device = budgets.on_device(limits, context.target)
+        limits = budgets.asked(context.budget, self.weight_bits)
+        device = budgets.asked(context.budget.on(context.target), self.weight_bits)
         best = widest(precisions)
         if self.weight_bits >= best.weight_bits and set(limits.given()) == {"weight_bits"}:
             # Nothing to choose, unless the device itself is too small. What a file takes beside its weights isn't

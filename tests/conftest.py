@@ -63,5 +63,6 @@ def brief_timing() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timer, "LONGEST_WARM_UP_S", 0.0)
-        patch.setattr(timer.interleaved, "__defaults__", (timer.ROUNDS, 0.002, 0.01))
+        patch.setattr(timer, "WARM_UP_S", 0.01)
+        patch.setattr(timer, "SLICE_S", 0.002)
         yield

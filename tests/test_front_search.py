@@ -22,6 +22,7 @@ from compress.types import Budget, Plan
 
 BASELINE = 92.0
 SIZES = [round(0.02 ** (i / 31), 3) for i in range(32)]
+OVERHEAD = 2000
 WIDTHS = (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0)
 
 
@@ -59,7 +60,7 @@ WORLDS = [World(0.5, 1.4, 2e-4), World(3.0, 1.0, 5e-5), World(20.0, 1.2, 1e-5), 
 def outcome(world: World, proposal: Proposal | None) -> Outcome:
     forecast = world.forecast(proposal or Proposal(1.0, None, 32.0, False))
     value = BASELINE if proposal is None else world.accuracy(forecast)
-    seconds, size = forecast.latency_s, forecast.flash_bytes + 2000
+    seconds, size = forecast.latency_s, forecast.flash_bytes + OVERHEAD
     estimate = Estimate(seconds, forecast.ram_bytes, size, (), 0.5)
     accuracy = Accuracy(value, value - 0.5, value + 0.5, 10_000, "onnxruntime")
     artifact = Artifact("model.onnx", "onnxruntime", "", "", size, accuracy, estimate, None, forecast.ram_bytes)
@@ -157,6 +158,26 @@ def test_it_proposes_what_meets_the_budget(budget: Budget, within: Callable[[For
     world = WORLDS[0]
     proposals = [each.proposal for each in searched(search_of(world, 8, budget), world) if each.proposal]
     assert all(within(world.forecast(proposal)) for proposal in proposals)
+
+
+def test_where_few_choices_meet_the_budget_it_builds_those_once_and_no_others() -> None:
+    world = WORLDS[0]
+    limit = sorted(forecast.flash_bytes for forecast in world.known())[1] + OVERHEAD
+    proposals = [each.proposal for each in searched(search_of(world, 12, Budget(flash_bytes=limit)), world)]
+    made = [proposal for proposal in proposals if proposal is not None]
+    # What a file holds beside its weights is learnt in the first round.
+    later = [world.forecast(proposal).flash_bytes + OVERHEAD for proposal in made[4:]]
+    assert len(set(made)) == len(made) < 12
+    assert all(size <= limit for size in later)
+
+
+def test_where_nothing_meets_the_budget_it_builds_what_comes_nearest() -> None:
+    world = WORLDS[0]
+    least = min(forecast.flash_bytes for forecast in world.known())
+    made = [each.proposal for each in searched(search_of(world, 5, Budget(flash_bytes=least // 2)), world)]
+    sizes = [world.forecast(proposal).flash_bytes for proposal in made if proposal is not None]
+    assert sizes
+    assert max(sizes) <= 1.25 * least + OVERHEAD
 
 
 def test_where_bytes_are_scarce_more_is_spent_on_narrow_weights() -> None:

@@ -63,8 +63,8 @@ def test_random_choices_are_distinct_and_the_same_for_the_same_seed() -> None:
     forecasts = tuple(SimpleNamespace(proposal=Proposal(i / 50, None, 8.0, False)) for i in range(1, 51))
 
     def drawn(seed: int) -> tuple[Proposal, ...]:
-        maker = SimpleNamespace(job=SimpleNamespace(seed=seed), forecasts=lambda least: forecasts)
-        search = front_search.Drawn(10, maker, (0.0, 0.0))  # type: ignore[arg-type]
+        maker = SimpleNamespace(job=SimpleNamespace(seed=seed, candidates=10), forecasts=lambda least: forecasts)
+        search = front_search.Drawn(maker, (0.0, 0.0))  # type: ignore[arg-type]
         assert search.propose(((),)) == ()  # type: ignore[arg-type]
         return search.propose(())
 

@@ -315,11 +315,11 @@ def test_a_goal_of_latency_is_that_of_its_own_precision():
     network = trace(model, (images(2),))
     dependencies = prunable(model, network)
     target = replace(targets.load("raspberry-pi-4"), launch_overhead_s=0.0)
-    eight = Precision(8, 8, "integer")
+    eight = Goal(precision=Precision(8, 8, "integer"))
     slow = Counter.of(network, dependencies, target)
     fast = Counter.of(network, dependencies, target, eight)
     limit = fast.cost(fast.all_units).latency_s
     assert 1.2 * limit < slow.cost(slow.all_units).latency_s
     curves = random_curves(slow, 0)
-    assert allocate(fast, Goal(latency_s=limit * 1.2, precision=eight), 1, curves) == fast.all_units
+    assert allocate(fast, replace(eight, latency_s=limit * 1.2), 1, curves) == fast.all_units
     assert allocate(slow, Goal(latency_s=limit * 1.2), 1, curves) != slow.all_units
