@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from compress.graph.operators import Operator
 from compress.job import Job, reference
-from compress.profiling import latency, memory
+from compress.profiling import memory
 from compress.prune import roster as pruning
 from compress.prune.goal import Goal, Measure
 from compress.prune.outlook import Outlook, outlook
@@ -81,10 +81,7 @@ def forecasts(
 
 
 def _forecast(job: Job, proposal: Proposal, look: Outlook, rounding: float, plan: Mapping[str, Precision]) -> Forecast:
-    seconds = [
-        latency.predict(look.operators, plan, job.target, 0, 0, inputs=look.inputs, runtime=runtime).latency_s
-        for runtime in job.compared_runtimes
-    ]
+    seconds = [job.seconds(look.operators, look.inputs, plan, runtime) for runtime in job.compared_runtimes]
     weights = {each.path: each.weights for each in look.operators if each.weights}
     packed = sum(-(-n * stored_bits(plan[path].weight_bits) // 8) for path, n in weights.items())
     flash = packed + 4 * max(0, look.params - sum(weights.values()))
@@ -99,7 +96,10 @@ def _sizes(job: Job, least: tuple[float, float], progress: Progress) -> Iterator
     progress("foresee what pruning damages")
     for measure in _measures(job):
         looks = list(_looks(job, measure, progress))
-        seconds = [_seconds(job, look) for look in looks] if measure == "latency_s" else [0.0] * len(looks)
+        seconds = [0.0] * len(looks)
+        if measure == "latency_s":
+            runtime = job.judged_runtime
+            seconds = [job.seconds(look.operators, look.inputs, job.precision, runtime) for look in looks]
         for proposal in _proposed(job, measure, least):
             most = (
                 (proposal.macs or 1.0) * looks[0].macs * (1 + 1e-9),
@@ -148,12 +148,6 @@ def _looks(job: Job, measure: Measure, progress: Progress) -> Iterator[Outlook]:
     if measure == "latency_s":
         goal = replace(goal, precision=job.precision, runtime=job.judged_runtime)
     yield from outlook(pruning.METHODS[job.prune](goal), State(job.model), job.context("outlook", progress), measure)
-
-
-def _seconds(job: Job, look: Outlook) -> float:
-    plan = {each.path: job.precision for each in look.operators if each.weights}
-    runtime = job.judged_runtime
-    return latency.predict(look.operators, plan, job.target, 0, 0, inputs=look.inputs, runtime=runtime).latency_s
 
 
 def _rounding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -174,8 +175,9 @@ class Job:
         if proposal.latency is None:
             return goal
         precision, runtime = self.precision, self.judged_runtime
-        whole = self.predicted(precision, runtime)
-        return replace(goal, latency_s=proposal.latency * whole, precision=precision, runtime=runtime)
+        whole = reference(self)
+        seconds = self.seconds(whole.operators, whole.inputs, precision, runtime)
+        return replace(goal, latency_s=proposal.latency * seconds, precision=precision, runtime=runtime)
 
     @property
     def precision(self) -> Precision:
@@ -187,7 +189,10 @@ class Job:
     @property
     def judged_runtime(self) -> str:
         """The runtime by whose latency pruning chooses: of those that are compared the fastest by prediction."""
-        return min(self.compared_runtimes, key=lambda name: self.predicted(self.precision, name))
+        whole, precision = reference(self), self.precision
+        return min(
+            self.compared_runtimes, key=lambda name: self.seconds(whole.operators, whole.inputs, precision, name)
+        )
 
     @property
     def compared_runtimes(self) -> tuple[str, ...]:
@@ -199,13 +204,17 @@ class Job:
         fitted = () if known is None or known.unit != "s" else self.target.runtimes
         return tuple(name for name in fitted if known and known.fit(name, kind) is not None) or (self.target.runtime,)
 
-    def predicted(self, precision: Precision, runtime: str) -> float:
-        """Seconds of the whole network with all layers in one precision, by the target's model."""
-        whole = reference(self)
-        layers = {each.path: precision for each in whole.operators if each.weights}
-        return latency.predict(
-            whole.operators, layers, self.target, 0, 0, inputs=whole.inputs, runtime=runtime
-        ).latency_s
+    def seconds(
+        self,
+        operators: Sequence[Operator],
+        inputs: Mapping[str, int],
+        precision: Precision | Mapping[str, Precision],
+        runtime: str,
+    ) -> float:
+        """Predicted for one input of a network, with all layers in one precision or each in its own."""
+        if isinstance(precision, Precision):
+            precision = {each.path: precision for each in operators if each.weights}
+        return latency.predict(operators, precision, self.target, 0, 0, inputs=inputs, runtime=runtime).latency_s
 
     @property
     def chooses_by_sensitivity(self) -> bool:
