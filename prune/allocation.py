@@ -75,25 +75,37 @@ def _walked(
     kept = list(counter.all_units)
     full = limits.cost(counter, kept)
     touching = _touching(counter)
-    slopes: dict[int, float] = {}
+    savings: dict[int, dict[int, float]] = {}
+
+    def saved(g: int, below: Sequence[int], now: Cost) -> dict[int, float]:
+        """What each lower count of a group saves."""
+
+        def at(count: int) -> float:
+            return _saving(limits, full, now, limits.cost(counter, [*kept[:g], count, *kept[g + 1 :]]))
+
+        if limits.latency_s is not None and limits.ram_bytes is None:
+            # Kernels fill up blocks of channels: some counts save nothing, the next one a block at once.
+            return {count: at(count) for count in below}
+        one = at(below[0]) / (kept[g] - below[0])
+        return {count: one * (kept[g] - count) for count in below}
+
     while True:
         now = limits.cost(counter, kept)
         yield list(kept), now
         if limits.ram_bytes is not None:
-            slopes.clear()  # a peak may move to where no group was changed; MACs, parameters and seconds add up
+            savings.clear()  # a peak may move to where no group was changed; MACs, parameters and seconds add up
         best: tuple[float, int, int] | None = None
         for g, each in enumerate(levels):
             below = [count for count in each if count < kept[g]]
             if not below:
                 continue
-            if g not in slopes:
-                after = limits.cost(counter, [*kept[:g], below[0], *kept[g + 1 :]])
-                slopes[g] = _saving(limits, full, now, after) / (kept[g] - below[0])
+            if g not in savings:
+                savings[g] = saved(g, below, now)
             units = len(groups[g].units)
             here = float(curves[g][units - kept[g]])
             for count in below:
                 rise = float(curves[g][units - count]) - here
-                rate = rise / (kept[g] - count) / max(slopes[g], 1e-30)
+                rate = rise / max(savings[g][count], 1e-30)
                 if best is None or rate < best[0]:
                     best = rate, g, count
         if best is None:
@@ -101,7 +113,7 @@ def _walked(
         _, g, count = best
         kept[g] = count
         for other in touching[g]:
-            slopes.pop(other, None)
+            savings.pop(other, None)
 
 
 def _levels(groups: Sequence[Group], multiple: int) -> list[list[int]]:

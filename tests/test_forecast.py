@@ -12,20 +12,21 @@ import torch
 from compress import pipeline, targets
 from compress.forecast import Forecast, forecasts
 from compress.graph import costs
-from compress.job import Job, assess
+from compress.job import Job, assess, reference
 from compress.preflight import check
 from compress.prune import roster
 from compress.prune.goal import Goal
 from compress.prune.outlook import outlook
 from compress.search import SMALLEST
-from compress.types import Budget, State
+from compress.types import Budget, Precision, State, Target
 from tests.graph.networks import Plain, Residual, build
+from tests.profiling.synthetic import PRICES, calibration
 from tests.support import random_data
 
 
-def job(prune: str | None = "norm", target: str = "cpu", **more: object) -> Job:
+def job(prune: str | None = "norm", target: Target | None = None, **more: object) -> Job:
     options: dict[str, object] = {"candidates": 4, "samples": 32, "quantize": "uniform"} | more
-    return Job("p", build(Residual), random_data(), targets.load(target), prune=prune, **options)  # type: ignore[arg-type]
+    return Job("p", build(Residual), random_data(), target or targets.load("cpu"), prune=prune, **options)  # type: ignore[arg-type]
 
 
 def of(asked: Job) -> tuple[Forecast, ...]:
@@ -132,3 +133,54 @@ def test_inputs_that_nobody_saw_before_change_nothing_in_the_whole_networks_cost
     whole = of(other)[0]
     torch.manual_seed(1)
     assert of(replace(other, data=random_data(), shared={}))[0] == whole
+
+
+def calibrated() -> Job:
+    """Launches cost nothing, so that pruning buys time; tvm is twice as fast."""
+    held = calibration()
+    prices = {name: price * (0.0 if name.endswith(("launch", "run")) else 1.0) for name, price in PRICES.items()}
+    fits = tuple(
+        replace(fit, prices={name: price * (0.5 if fit.runtime == "tvm" else 1.0) for name, price in prices.items()})
+        for fit in held.fits
+    )
+    return job("reconstruct", target=replace(targets.load("cpu"), calibration=replace(held, fits=fits)))
+
+
+def test_with_a_calibration_it_proposes_latencies_of_the_precision_and_the_runtime_to_come() -> None:
+    asked = calibrated()
+    assert asked.compared_runtimes == ("onnxruntime", "tvm")
+    assert asked.judged_runtime == "tvm"
+    found = of(asked)
+    timed = [forecast for forecast in found if forecast.proposal.latency is not None]
+    whole = next(forecast for forecast in found if not forecast.proposal.shrinks)
+    assert timed
+    for forecast in timed:
+        share = forecast.proposal.latency
+        assert share is not None
+        assert forecast.latency_s <= share * whole.latency_s * (1 + 1e-9)
+    goal = asked.goal(timed[0].proposal)
+    assert (goal.precision, goal.runtime) == (Precision(8, 8, "integer"), "tvm")
+    assert goal.latency_s == pytest.approx(timed[0].proposal.latency * whole.latency_s)  # type: ignore[operator]
+
+
+def test_the_network_that_a_latency_makes_is_predicted_to_keep_it() -> None:
+    asked = calibrated()
+    timed = [forecast for forecast in of(asked) if forecast.proposal.latency is not None]
+    proposal = timed[len(timed) // 2].proposal
+    context = asked.context("test", lambda message: None)
+    state = pipeline.run(asked.stages(proposal)[:1], State(asked.model), context, lambda state: None)  # type: ignore[arg-type, return-value]
+    made, whole = assess(state, asked.target, asked.example), reference(asked)
+    seconds = [asked.seconds(each.operators, each.inputs, asked.precision, "tvm") for each in (made, whole)]
+    assert proposal.latency is not None
+    assert seconds[0] <= proposal.latency * seconds[1] * (1 + 1e-9)
+
+
+def test_runtimes_that_no_calibration_is_of_are_not_compared_with_those_that_one_is() -> None:
+    asked = calibrated()
+    held = asked.target.calibration
+    assert held is not None
+    only = tuple(fit for fit in held.fits if fit.runtime == "onnxruntime")
+    target = replace(asked.target, calibration=replace(held, fits=only))
+    assert replace(asked, target=target, shared={}).compared_runtimes == ("onnxruntime",)
+    assert replace(asked, runtime="tvm", shared={}).compared_runtimes == ("tvm",)
+    assert job().compared_runtimes == (targets.load("cpu").runtime,)

@@ -323,3 +323,20 @@ def test_a_goal_of_latency_is_that_of_its_own_precision():
     curves = random_curves(slow, 0)
     assert allocate(fast, replace(eight, latency_s=limit * 1.2), 1, curves) == fast.all_units
     assert allocate(slow, Goal(latency_s=limit * 1.2), 1, curves) != slow.all_units
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_kernels_fill_blocks_of_channels_whole_blocks_go(seed):
+    """Time is that of channels filled up to 4 and of nothing else: only a count of 4 saves any."""
+    target = replace(
+        targets.load("raspberry-pi-4"), channel_multiple=4, launch_overhead_s=0.0, bandwidth_bytes_per_s=1e30
+    )
+    counter = replace(separable(), target=target)
+    assert counter.all_units == (6, 8, 5)
+    steps = list(path(counter, "latency_s", 1, random_curves(counter, seed)))
+    for (before, was), (after, now) in itertools.pairwise(steps[:4]):
+        [(g, count)] = [(g, new) for g, (old, new) in enumerate(zip(before, after, strict=True)) if new != old]
+        assert count == 4, f"group {g} went to {count}"
+        assert now.latency_s < was.latency_s
+    least = steps[-1][1].latency_s
+    assert steps[3][1].latency_s == pytest.approx(least)
