@@ -180,6 +180,16 @@ def test_the_gradient_reaches_latent_weights_as_through_the_matrix():
     torch.testing.assert_close(made.learning.latent.grad.view(4, 16), a.grad, rtol=1e-4, atol=1e-4)
 
 
+def test_the_keys_of_a_state_are_those_of_the_files_that_there_are():
+    made = layer("mean of exact ones", channels=3)
+    keys = ["weight", "shift", "level", "expand.weight", "expand.bias"]
+    assert list(made.state_dict()) == keys
+    made.learn()
+    assert list(made.state_dict()) == [*keys, "learning.latent", "learning.factor"]
+    made.fix()
+    assert list(made.state_dict()) == keys
+
+
 def test_a_saved_layer_comes_back():
     made = ranged(layer("exact ones"))
     other = layer("exact ones")
@@ -192,7 +202,10 @@ def test_a_saved_layer_comes_back():
     copied = copy.deepcopy(made)
     copied.learn()
     assert made.learning is None
-    assert copied.learning.constraint.layer[0] is copied
+    made.learn()
+    with torch.no_grad():
+        copied.learning.latent.neg_()
+    assert torch.equal(made.train().signs(), layer("exact ones").signs())
 
 
 # --- noise -----------------------------------------------------------------------------------------------------------
@@ -312,6 +325,10 @@ def repeated(made: SensingLayer) -> torch.Tensor:
         (
             lambda: layer("exact ones").set_patterns(layer("block").patterns()),
             "violate the hardware's constraint: pattern 0 has 64 ones where 20 are needed",
+        ),
+        (
+            lambda: layer("mean of exact ones").set_patterns(layer("mean").patterns()),
+            "of the patterns after the first, pattern 0 has 32 ones where 20 are needed",
         ),
         (
             lambda: layer("block", constraint=Incoherent(0.5)).set_patterns(repeated(layer("block"))),
