@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from compress.errors import BadInput, BadWeights
 from compress.export.onnx import serialize
-from compress.networks.sensing import LinearReconstruction, Recursive, Unfolded, sensing
+from compress.networks.sensing import LinearReconstruction, Reconstruction, Recursive, Unfolded, sensing
 from compress.networks.sensing_training import Patches, Schedule, train
 from compress.networks.sensing_weights import load_packed, packed
 from compress.prune import prune
@@ -96,6 +96,11 @@ def test_what_was_measured_is_put_back(name):
         assert (made(x) - without).abs().max() > 1e-3
         wanted, found = made.sensing.exact(without), made.sensing.exact(made(x))
         assert (found - wanted).square().mean() < 1e-4 * wanted.square().mean()
+
+
+def test_a_network_that_recovers_nothing_cant_be_made():
+    with pytest.raises(TypeError, match="recovered"):
+        type("Incomplete", (Reconstruction,), {})(SensingLayer(0.2, block=8))
 
 
 def test_the_recursions_share_their_weights():
