@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from compress.errors import BadInput
 from compress.quantize.binary import Values
-from compress.quantize.detector import Noise
+from compress.quantize.detector import ROUNDED, Noise
 from compress.quantize.pattern_constraints import Constraint
 from compress.quantize.sensing_geometry import field_size, measurements, padded, smooth_rows
 from compress.quantize.sensing_patterns import BinaryPatterns, Differential
@@ -123,6 +123,8 @@ class SensingLayer(BinaryPatterns):
             BadInput: an image smaller than a block, no multiple of it, or of other channels; light below 0 with noise.
         """
         self.check_images(images)
+        if noise is not None and float(images.detach().min()) < -ROUNDED:
+            raise BadInput(f"images with light of {float(images.detach().min()):.3g}: light can't be negative")
         operator = self.operator().view(self.weight.shape)
         return torch.cat([self._one(part, operator, noise, generator) for part in images.split(1, 1)], 1)
 

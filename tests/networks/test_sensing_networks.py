@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -260,6 +261,16 @@ def test_packed_weights_of_another_ratio_are_refused(tmp_path):
     layer = SensingLayer(0.3, block=8)
     with pytest.raises(BadWeights, match="13 patterns"):
         load_packed(NETWORKS["recursive"](layer), path)
+
+
+@pytest.mark.parametrize("bits", [torch.zeros(13, 8), torch.zeros(13, dtype=torch.uint8)], ids=["real", "a row"])
+def test_packed_weights_whose_patterns_are_no_bits_are_refused(bits, tmp_path):
+    made = network("recursive")
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(packed(made))
+    save_file({**load_file(path), "sensing.bits": bits}, path)
+    with pytest.raises(BadWeights, match="it holds no patterns"):
+        load_packed(made, path)
 
 
 def test_the_builtin_network_takes_a_ratio_and_channels():
