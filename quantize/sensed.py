@@ -72,9 +72,7 @@ def sensed(
         BadInput: what the sensing layer refuses, an example that isn't images, a mean without std.
     """
     if (mean is None) != (std is None):
-        raise BadInput(
-            "mean and std of the model's inputs go together: give both, or neither where they are light"
-        )
+        raise BadInput("mean and std of the model's inputs go together: give both, or neither where they are light")
     if example.dim() != 4:
         raise BadInput(f"an input of shape {tuple(example.shape)}: sensing takes networks of images (N, C, H, W)")
     channels, height, width = example.shape[1:]
