@@ -37,6 +37,7 @@ class Recipe:
         batch_size: images a step.
         optimizer: ``"sgd"`` with Nesterov momentum, or ``"adamw"``.
         momentum: of SGD.
+        epsilon: of AdamW: gradients far below it hold their parameters still.
         weight_decay: for tensors of two dimensions or more; biases and norms have none.
         warmup: share of all steps in which the learning rate rises from 0; then it falls as a cosine to 0.
         temperature: of distillation, above 0.
@@ -52,6 +53,7 @@ class Recipe:
     batch_size: int = 64
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
+    epsilon: float = 1e-8
     weight_decay: float = 5e-4
     warmup: float = 0.05
     temperature: float = 4.0
@@ -332,7 +334,7 @@ def _optimizer(
         groups.setdefault((rates(name), decay), []).append(parameter)
     found = [{"params": members, "rate": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(found, lr=recipe.lr)
+        return torch.optim.AdamW(found, lr=recipe.lr, eps=recipe.epsilon)
     return torch.optim.SGD(found, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 

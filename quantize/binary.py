@@ -45,6 +45,10 @@ LIMITS: dict[Estimator, float] = {"clipped": 1.0, "reste": RESTE_OUTER}
 
 EDE_FROM, EDE_TO = 0.1, 10.0
 
+ADAM_EPSILON = 1e-14
+"""For Adam, where latent weights are trained: the gradient of one pixel of a pattern, of a mean over images' pixels, is
+far below the usual 1e-8, which would hold all of them still."""
+
 
 def slope(w: Tensor, estimator: Estimator, progress: float = 1.0) -> Tensor:
     """``g'(w)`` of the estimator, the shape of ``w``.

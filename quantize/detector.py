@@ -11,6 +11,8 @@ from torch import Tensor
 from compress.errors import BadInput
 
 MOST_ADC_BITS = 24
+ROUNDED = 1e-4
+"""Light below 0 by no more is a rounding error."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Noise:
         Raises:
             BadInput: light below 0.
         """
-        if float(light.detach().min()) < -1e-4:
+        if float(light.detach().min()) < -ROUNDED:
             raise BadInput(f"the light of an exposure is {float(light.detach().min()):.3g}; light can't be negative")
         gain = self.photons or 1.0
         with torch.no_grad():

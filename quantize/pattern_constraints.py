@@ -157,6 +157,34 @@ class ComplementaryPairs(_Free):
         return None if said is None else f"of the first patterns of the pairs, {said}"
 
 
+@dataclass(frozen=True)
+class FirstOfOnes:
+    """The first pattern is all ones, as ``differential="mean"`` needs it.
+
+    Attributes:
+        others: what the patterns after it have to be like, if there are any; None for anything.
+    """
+
+    others: Constraint | None = None
+
+    def project(self, rows: Tensor) -> Tensor:
+        """See :class:`Constraint`."""
+        rest = rows[1:]
+        rest = signs(rest) if self.others is None or not len(rest) else self.others.project(rest)
+        return torch.cat([torch.ones_like(rows[:1]), rest])
+
+    def violation(self, patterns: Tensor) -> str | None:
+        """See :class:`Constraint`."""
+        if not bool((patterns[0] > 0).all()):
+            return 'differential="mean" needs a first pattern of ones alone'
+        said = None if self.others is None or len(patterns) < 2 else self.others.violation(patterns[1:])
+        return None if said is None else f"of the patterns after the first, {said}"
+
+    def penalty(self, patterns: Tensor) -> Tensor:
+        """See :class:`Constraint`."""
+        return patterns.new_zeros(()) if self.others is None else self.others.penalty(patterns[1:])
+
+
 def signs(rows: Tensor) -> Tensor:
     """+1 where ``rows`` is 0 or above, -1 below; same shape and dtype."""
     return torch.where(rows >= 0, 1.0, -1.0).to(rows.dtype)

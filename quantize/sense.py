@@ -19,6 +19,7 @@ from compress.data import PatchSplit
 from compress.errors import BadInput
 from compress.networks.sensing import Reconstruction
 from compress.networks.sensing_training import Schedule, train
+from compress.quantize.binary import ADAM_EPSILON
 from compress.quantize.sensing import SensingLayer
 from compress.quantize.sensing_start import Statistics, start
 from compress.training import Recipe, batch_size, fit
@@ -96,6 +97,7 @@ class Sense:
                 lr=RATE,
                 batch_size=batch_size(split.n),
                 optimizer="adamw",
+                epsilon=ADAM_EPSILON,
                 weight_decay=0.0,
             ),
             generator=context.generator,

@@ -5,7 +5,7 @@ weights that are trained with it and start as the linear estimate of the image (
 Inference on Compressive Measurements Using Convolutional Neural Networks*, ICIP 2016, where the expansion is the
 transpose of the patterns and stays):
 
-    logits = f(E z + e),    z = s (A x + t).
+    logits = f(E z + e),    z = S A (x - l).
 """
 
 from __future__ import annotations
@@ -69,15 +69,17 @@ def sensed(
         mean, std: of the model's inputs, ``(light - mean) / std``: the noise is of light. By default inputs are light.
 
     Raises:
-        BadInput: what the sensing layer refuses, an example that isn't images.
+        BadInput: what the sensing layer refuses, an example that isn't images, a mean without std.
     """
+    if (mean is None) != (std is None):
+        raise BadInput("mean and std of the model's inputs go together: give both, or neither where they are light")
     if example.dim() != 4:
         raise BadInput(f"an input of shape {tuple(example.shape)}: sensing takes networks of images (N, C, H, W)")
     channels, height, width = example.shape[1:]
     whole = block is None and max(height, width) <= LARGEST_FIELD
     layer = SensingLayer(
         ratio,
-        block=None if whole else block or LARGEST_FIELD,
+        block=LARGEST_FIELD if block is None and not whole else block,
         size=(height, width) if whole else None,
         channels=channels,
         values=values,

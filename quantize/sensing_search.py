@@ -9,12 +9,13 @@ which depends on the span of the rows alone. Real rows reach the least with the 
 eigenvalues of C. Binary ones start as their signs and are improved a row at a time, the others held: with K the
 covariance that is left when the others are known, a row a takes away
 
-    (a^T K^2 a) / (a^T K a)
+    (a^T K^2 a) / (a^T K a + r)
 
-more, and turning entry j changes the numerator by ``-4 a_j (K^2 a)_j + 4 (K^2)_jj``, the denominator alike: all n
-changes are known at once, and the best is made until none helps. The rounding errors of the signs end up where images
-have little: the patterns are halftones of the eigenvectors. (The same error, over real patterns, is the classical
-design of Gaussian measurements; its discrete descent is ours.)
+more, with r the variance of a measurement's noise, next to none. Turning entry j changes the numerator by
+``-4 a_j (K^2 a)_j + 4 (K^2)_jj``, the denominator alike: all n changes are known at once, and the best is made until
+none helps. The rounding errors of the signs end up where images have little: the patterns are halftones of the
+eigenvectors. (The same error, over real patterns, is the classical design of Gaussian measurements; its discrete
+descent is ours.)
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ from compress.errors import BadInput
 
 Matrix = NDArray[np.float64]
 RIDGE = 1e-9
-"""Of the measurements' covariance, as a share of its mean diagonal."""
+"""Variance of the noise that the search reckons with, as a share of a measurement's mean variance; it only keeps
+inverses finite."""
+
+LEAST_VARIANCE = 1e-6
+"""Of a dimension that blocks have, as a share of the largest: below is what sums in float32 leave."""
 
 LEAST_GAIN = 1e-9
 """Of the row's quotient, relative: smaller ones are rounding errors."""
@@ -36,7 +41,7 @@ LEAST_GAIN = 1e-9
 
 def expected_error(patterns: Matrix, covariance: Matrix) -> float:
     """The mean squared error of a pixel after the linear estimate from these patterns (m, n)."""
-    left: float = np.trace(_left(patterns, covariance)[0]) / covariance.shape[0]
+    left: float = np.trace(_Left.of(patterns, covariance).k) / covariance.shape[0]
     return left
 
 
@@ -49,7 +54,8 @@ def search(
         patterns: where to start, -1 and +1.
         covariance: of the blocks, (n, n).
         sweeps: how often each row is visited; it ends earlier where a sweep changes nothing.
-        fixed: so many first rows stay.
+        fixed: so many first rows stay. Rows beyond as many as blocks have dimensions, which are all known by then,
+            stay too.
         keep_counts: leave the number of ones of each row as it is: entries are turned in pairs.
 
     Raises:
@@ -59,24 +65,36 @@ def search(
         raise BadInput(f"patterns {patterns.shape} and covariance {covariance.shape}: give (m, n) and (n, n)")
     if not (np.abs(patterns) == 1).all():
         raise BadInput("the search takes patterns of -1 and +1")
-    a = patterns.astype(np.float64, copy=True)
-    for _ in range(sweeps):
+    found = patterns.astype(np.float64, copy=True)
+    covariance, dimensions = _without_rounding(covariance)
+    a = found[:dimensions]
+    for _ in range(sweeps if len(a) > fixed else 0):
         before = a.copy()
         left = _Left.of(a, covariance)
         for row in range(fixed, len(a)):
             left.without(row)
-            a[row] = _descended(a[row], left.k, left.k2, keep_counts)
+            a[row] = _descended(a[row], left, keep_counts)
             left.with_row(row, a)
         if (a == before).all():
             break
-    return a
+    return found
+
+
+def _without_rounding(covariance: Matrix) -> tuple[Matrix, int]:
+    """A covariance without negative variances, and how many dimensions its blocks have."""
+    variances = np.linalg.eigvalsh(covariance)
+    if variances[0] < 0:
+        variances, vectors = np.linalg.eigh(covariance)
+        covariance = (vectors * variances.clip(0)) @ vectors.T
+    return covariance, int((variances > LEAST_VARIANCE * variances[-1]).sum())
 
 
 @dataclass
 class _Left:
-    """What the patterns leave: K = C - B Q B^T with B = C A^T and Q = (A C A^T)^-1, and K^2; kept up to date."""
+    """What the patterns leave: K = C - B Q B^T with B = C A^T and Q = (A C A^T + r I)^-1, and K^2; kept up to date."""
 
     covariance: Matrix
+    ridge: float
     b: Matrix
     q: Matrix
     k: Matrix
@@ -84,8 +102,12 @@ class _Left:
 
     @classmethod
     def of(cls, a: Matrix, covariance: Matrix) -> _Left:
-        k, b, q = _left(a, covariance)
-        return cls(covariance, b, q, k, k @ k)
+        b = covariance @ a.T
+        gram = a @ b
+        ridge = RIDGE * float(np.trace(gram)) / len(a)
+        q = np.linalg.inv(gram + ridge * np.eye(len(a)))
+        k = covariance - b @ q @ b.T
+        return cls(covariance, ridge, b, q, k, k @ k)
 
     def without(self, row: int) -> None:
         """Forget the measurement ``row``: K grows by u u^T, u = B q / sqrt(q_row), q the row's column of Q."""
@@ -96,7 +118,7 @@ class _Left:
         """Know the measurement ``row`` of ``a``."""
         new = a[row]
         v = self.k @ new
-        self._add(v / np.sqrt(new @ v), -1.0)
+        self._add(v / np.sqrt(new @ v + self.ridge), -1.0)
         self.b[:, row] = self.covariance @ new
         # The inverse of a bordered matrix: the old row's border off, the new one's on.
         others = np.arange(len(a)) != row
@@ -104,7 +126,7 @@ class _Left:
         rest = self.q[np.ix_(others, others)] - np.outer(column, column) / self.q[row, row]
         products = a @ self.b[:, row]
         side = rest @ products[others]
-        pivot = 1 / (products[row] * (1 + RIDGE) - products[others] @ side)
+        pivot = 1 / (products[row] + self.ridge - products[others] @ side)
         self.q[np.ix_(others, others)] = rest + pivot * np.outer(side, side)
         self.q[others, row] = self.q[row, others] = -pivot * side
         self.q[row, row] = pivot
@@ -117,17 +139,11 @@ class _Left:
         self.k += sign * np.outer(u, u)
 
 
-def _left(a: Matrix, covariance: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    b = covariance @ a.T
-    gram = a @ b
-    q = np.linalg.inv(gram + RIDGE * np.trace(gram) / len(a) * np.eye(len(a)))
-    return covariance - b @ q @ b.T, b, q
-
-
-def _descended(row: Matrix, k: Matrix, k2: Matrix, keep_count: bool) -> Matrix:
+def _descended(row: Matrix, left: _Left, keep_count: bool) -> Matrix:
     """``row`` with entries turned as long as that helps."""
+    k, k2 = left.k, left.k2
     a, x, z = row.copy(), k @ row, k2 @ row
-    under, over = float(a @ x), float(a @ z)
+    under, over = float(a @ x) + left.ridge, float(a @ z)
     k_diagonal, k2_diagonal = k.diagonal(), k2.diagonal()
 
     def best(among: NDArray[np.bool_] | None) -> tuple[int, float, float]:

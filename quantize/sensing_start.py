@@ -175,14 +175,13 @@ def noise_covariance(layer: SensingLayer, mean: float, rows: Tensor | None = Non
         return torch.zeros(m, m, dtype=torch.float64)
     gain = noise.photons or 1.0
     ones = ((layer.signs() if rows is None else rows) > 0).sum(1).double().cpu()
-    signed = layer.values == "+-1" or layer.differential is not False
-    full = float(n) if signed else float(ones.max())
-    span = 2 * full if signed and layer.differential is False else full
+    full = float(n) if layer.signed else float(ones.max())
+    span = 2 * full if layer.signed and layer.differential is False else full
     fixed = (noise.read / gain) ** 2
     if noise.adc_bits is not None:
         fixed += (span / (2**noise.adc_bits - 1)) ** 2 / 12
     shot = 0.0 if noise.photons is None else mean / gain
-    if not signed:
+    if not layer.signed:
         return torch.diag(ones * shot + fixed)
     if layer.differential == "mean":
         own = ones * shot + fixed
@@ -224,7 +223,7 @@ def start(
     found = statistics(images, layer.size)
     if patterns != "kept":
         rows = _rows(layer, found.covariance, patterns, sweeps, generator)
-        layer.set_patterns((rows > 0).view(layer.weight.shape[0], *layer.size))
+        layer.set_patterns((rows > 0).view(layer.measurements, *layer.size))
     fit(layer, found, images)
     return found
 

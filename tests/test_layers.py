@@ -47,6 +47,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.quantize.binary",
         "compress.quantize.detector",
         "compress.quantize.sensing_geometry",
+        "compress.quantize.sensing_patterns",
         "compress.quantize.sensing",
         "compress.quantize.sensing_search",
         "compress.quantize.sensing_start",

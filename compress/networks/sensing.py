@@ -33,6 +33,8 @@ Images that aren't whole blocks are padded with zeros on the right and at the bo
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +42,7 @@ from torch.nn import functional as F
 from compress.quantize.sensing import SensingLayer, padded
 
 
-class Reconstruction(nn.Module):
+class Reconstruction(nn.Module, ABC):
     """A sensing layer and what makes images of its measurements; called with light (N, C, H, W), gives the same shape.
 
     Attributes:
@@ -51,9 +53,9 @@ class Reconstruction(nn.Module):
         super().__init__()
         self.sensing = sensing
 
+    @abstractmethod
     def recovered(self, z: Tensor) -> Tensor:
         """Images (N, C, H, W), whole blocks, from the measurements ``z`` that the sensing layer gives."""
-        raise NotImplementedError
 
     def from_measurements(self, y: Tensor) -> Tensor:
         """Images (N, C, H, W), whole blocks, from measurements as the hardware gives them (N, C m, H/b, W/b)."""
@@ -63,9 +65,7 @@ class Reconstruction(nn.Module):
         """Measure and recover; (N, C, H, W) to the same shape."""
         height, width = images.shape[-2:]
         block = self.sensing.block
-        if block is None:
-            return self.recovered(self.sensing(images))
-        if not (height % block or width % block):
+        if block is None or not (height % block or width % block):
             return self.recovered(self.sensing(images))
         if height >= block and width >= block:
             images = padded(images, block)

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from compress.errors import BadInput
 from compress.networks.sensing import Reconstruction
-from compress.quantize.binary import Estimator
+from compress.quantize.binary import ADAM_EPSILON, Estimator
 from compress.quantize.sensing_start import Statistics, closed_form
 from compress.serial import write_atomic
 
@@ -200,8 +200,7 @@ class _State:
             [{"params": members, "rate": rate} for rate, members in groups.items()],
             lr=schedule.lr,
             betas=(0.9, 0.99),
-            # The gradient of a pattern's pixel is far below the usual 1e-8, which would hold all of them still.
-            eps=1e-14,
+            eps=ADAM_EPSILON,
             weight_decay=0.0,
         )
         self.means = [p.detach().clone() for p in self.parameters]

@@ -70,7 +70,7 @@ def load_packed(network: Reconstruction, path: str | Path) -> None:
     state = read_checkpoint(path)
     layer, others = network.sensing, _others(network)
     bits = state.get("sensing.bits")
-    if bits is None:
+    if bits is None or bits.dtype != torch.uint8 or bits.dim() != 2:
         raise BadWeights(str(path), "it holds no patterns", "give a file that compress.networks.sensing_weights wrote")
     wanted = (layer.measurements, -(-layer.pixels // 8))
     if tuple(bits.shape) != wanted:

@@ -8,12 +8,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
 from compress.errors import BadInput, BadWeights
 from compress.export.onnx import serialize
-from compress.networks.sensing import LinearReconstruction, Recursive, Unfolded, sensing
+from compress.networks.sensing import LinearReconstruction, Reconstruction, Recursive, Unfolded, sensing
 from compress.networks.sensing_training import Patches, Schedule, train
 from compress.networks.sensing_weights import load_packed, packed
 from compress.prune import prune
@@ -96,6 +97,11 @@ def test_what_was_measured_is_put_back(name):
         assert (made(x) - without).abs().max() > 1e-3
         wanted, found = made.sensing.exact(without), made.sensing.exact(made(x))
         assert (found - wanted).square().mean() < 1e-4 * wanted.square().mean()
+
+
+def test_a_network_that_recovers_nothing_cant_be_made():
+    with pytest.raises(TypeError, match="recovered"):
+        type("Incomplete", (Reconstruction,), {})(SensingLayer(0.2, block=8))
 
 
 def test_the_recursions_share_their_weights():
@@ -255,6 +261,16 @@ def test_packed_weights_of_another_ratio_are_refused(tmp_path):
     layer = SensingLayer(0.3, block=8)
     with pytest.raises(BadWeights, match="13 patterns"):
         load_packed(NETWORKS["recursive"](layer), path)
+
+
+@pytest.mark.parametrize("bits", [torch.zeros(13, 8), torch.zeros(13, dtype=torch.uint8)], ids=["real", "a row"])
+def test_packed_weights_whose_patterns_are_no_bits_are_refused(bits, tmp_path):
+    made = network("recursive")
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(packed(made))
+    save_file({**load_file(path), "sensing.bits": bits}, path)
+    with pytest.raises(BadWeights, match="it holds no patterns"):
+        load_packed(made, path)
 
 
 def test_the_builtin_network_takes_a_ratio_and_channels():

@@ -14,6 +14,7 @@ from compress.quantize.binary import ESTIMATORS, VALUES, BinaryConv2d, BinaryLin
 from compress.quantize.pattern_constraints import (
     ComplementaryPairs,
     ExactOnes,
+    FirstOfOnes,
     FractionOfOnes,
     Incoherent,
     coherences,
@@ -29,6 +30,8 @@ CONSTRAINTS = {
     "counted and incoherent": Incoherent(0.9, ExactOnes(5)),
     "pairs": ComplementaryPairs(),
     "counted pairs": ComplementaryPairs(ExactOnes(5)),
+    "first of ones": FirstOfOnes(),
+    "first of ones, others counted": FirstOfOnes(ExactOnes(5)),
 }
 
 

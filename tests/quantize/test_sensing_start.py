@@ -99,6 +99,34 @@ def test_the_search_keeps_counts_and_fixed_rows():
     assert expected_error(found, c) < expected_error(begun, c)
 
 
+@pytest.mark.parametrize("keep_counts", [False, True])
+def test_the_search_takes_blocks_of_fewer_dimensions_than_patterns(keep_counts):
+    vectors = torch.linalg.qr(torch.randn(16, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)).Q
+    c = (vectors @ torch.diag(torch.tensor([5.0, 2.0, 1.0, 0.5, 0.1], dtype=torch.float64)) @ vectors.T).numpy()
+    begun = np.where(np.random.default_rng(1).normal(size=(9, 16)) > 0, 1.0, -1.0)
+    with np.errstate(all="raise"):
+        found = search(begun, c, sweeps=3, keep_counts=keep_counts)
+    assert set(np.unique(found)) == {-1.0, 1.0}
+    assert abs(expected_error(found, c)) < 1e-6 * np.trace(c)
+    assert expected_error(found[:5], c) < expected_error(begun[:5], c)
+    assert np.array_equal(found[5:], begun[5:])
+
+
+def test_few_images_have_a_start_however_many_patterns_there_are():
+    images = smooth(3, 8)
+    x = torch.stack(images)[:, None]
+    errors = []
+    for ratio in (0.05, 0.25, 0.9):
+        made = SensingLayer(ratio, block=8).eval()
+        with np.errstate(all="raise"):
+            found = start(made, images)
+        with torch.no_grad():
+            errors.append(float((made.initial(made.measure(x)) - x).square().mean()))
+    # Images of 2x2 independent pixels have four dimensions, which 16 and 58 patterns catch.
+    assert errors[0] < 0.1 * float(found.covariance.diagonal().mean())
+    assert max(errors[1:]) < 1e-6
+
+
 def test_the_search_refuses_other_values_and_shapes():
     c = covariance(8).numpy()
     with pytest.raises(BadInput, match=r"-1 and \+1"):
