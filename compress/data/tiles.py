@@ -9,6 +9,7 @@ device that is given a larger image does the same. To be trained on, patches of 
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +18,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.data.splits import chunks, finish, order
+from compress.data.splits import Indexed
 from compress.errors import BadData
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from compress.data.augment import Augmentation
     from compress.data.splits import Split
 
 KEPT_BYTES = 128 * 2**20
@@ -92,7 +92,7 @@ def decode(name: str, file: Path, channels: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Pieces:
+class Pieces(Indexed):
     """Images of any size, handed out in pieces of one.
 
     Attributes:
@@ -108,34 +108,15 @@ class Pieces:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    @property
-    def n(self) -> int:
-        """How many pieces there are."""
-        raise NotImplementedError
-
-    def batches(
-        self,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        device: str = "cpu",
-        augment: Augmentation | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`compress.data.splits.Split.batches`."""
-        for index in chunks(order(self.n, generator), batch_size):
-            yield finish(self._stacked(index, generator), None, self, generator, device, augment)
-
-    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`compress.data.splits.Split.inputs`."""
-        return finish(self._stacked(order(self.n, generator)[:n], generator), None, self, None, "cpu", None)[0]
-
-    def _stacked(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+    def taken(self, index: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`compress.data.splits.Indexed.taken`."""
         import torch
 
-        return torch.stack([self._piece(i, generator) for i in index.tolist()])
+        return torch.stack([self.piece(i, generator) for i in index.tolist()]), None
 
-    def _piece(self, index: int, generator: torch.Generator | None) -> Tensor:
-        """The piece of a number, uint8."""
-        raise NotImplementedError
+    @abstractmethod
+    def piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+        """The piece of a number, uint8 (C, H, W)."""
 
 
 class PatchSplit(Pieces):
@@ -155,7 +136,8 @@ class PatchSplit(Pieces):
         _, height, width = self.shape
         return list(accumulate((rows // height) * (columns // width) for rows, columns in self.sizes))
 
-    def _piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+    def piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+        """See :meth:`Pieces.piece`."""
         import torch
 
         _, height, width = self.shape
@@ -212,7 +194,8 @@ class TileSplit(Pieces):
             for column in range(self._grid(image)[1])
         ]
 
-    def _piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+    def piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+        """See :meth:`Pieces.piece`."""
         import torch
 
         image, row, column = self._places[index]
