@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from compress.data.image_files import picture
 from compress.data.splits import Indexed
-from compress.errors import BadData
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image as Picture
     from torch import Tensor
 
 
@@ -62,20 +63,15 @@ class FolderSplit(Indexed):
     def _decode(self, file: Path) -> Tensor:
         import numpy as np
         import torch
-        from PIL import Image
 
         channels, height, width = self.shape
-        try:
-            with Image.open(file) as opened:
-                image = opened.convert("L" if channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadData(self.name, f"{file} can't be decoded ({error})", "replace or remove that file") from None
+        image = picture(self.name, file, "L" if channels == 1 else "RGB")
         if image.size != (width, height):
             image = self._fit(image)
         array = np.array(image, dtype=np.uint8).reshape(height, width, channels)
         return torch.from_numpy(array).permute(2, 0, 1)
 
-    def _fit(self, image: Any) -> Any:
+    def _fit(self, image: Picture) -> Picture:
         from PIL import Image
 
         _, height, width = self.shape

@@ -18,8 +18,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.data.image_files import decode
 from compress.data.splits import Indexed
-from compress.errors import BadData
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ KEPT_BYTES = 128 * 2**20
 class Pixels:
     """Image files decoded as uint8 (C, H, W), the first of them kept.
 
-    One channel of a file in colour is its luma (:func:`compress.quality.luma`).
+    See :func:`compress.data.image_files.decode`.
 
     Attributes:
         name: the data set, for error messages.
@@ -64,31 +64,6 @@ class Pixels:
             if self._bytes + found.numel() <= KEPT_BYTES:
                 self._kept[index], self._bytes = found, self._bytes + found.numel()
         return found
-
-
-def decode(name: str, file: Path, channels: int) -> Tensor:
-    """An image file as uint8 (C, H, W).
-
-    Raises:
-        BadData: it can't be decoded.
-    """
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from compress.quality import luma
-
-    try:
-        with Image.open(file) as opened:
-            gray = opened.mode in ("1", "L", "LA")
-            image = np.array(opened.convert("L" if gray else "RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadData(name, f"{file} can't be decoded ({error})", "replace or remove that file") from None
-    if channels == 1 and not gray:
-        image = luma(image)
-    if channels == 3 and gray:
-        image = np.repeat(image[..., None], 3, axis=2)
-    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(image).transpose(2, 0, 1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,4 +191,4 @@ def whole_images(split: Split, pieces: Iterable[tuple[Tensor, Tensor]]) -> Itera
     return split.whole(pieces) if isinstance(split, TileSplit) else iter(pieces)
 
 
-__all__ = ["PatchSplit", "Pixels", "TileSplit", "decode", "whole_images"]
+__all__ = ["PatchSplit", "Pixels", "TileSplit", "whole_images"]
