@@ -88,6 +88,11 @@ def test_recognition_from_measurements(tmp_path: Path) -> None:
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr == "error: y.npy: the measurements are (3, 1, 1), the network takes (14, 1, 1)\n"
+    frame = folders[1] / "patterns" / "frames" / "00000.png"
+    frame.rename(tmp_path / "frame.png")
+    damaged = subprocess.run(command, capture_output=True, text=True, check=False)
+    (tmp_path / "frame.png").rename(frame)
+    assert (damaged.returncode, damaged.stderr) == (4, "error: patterns: frames/00000.png is missing\n")
     configuration = json.loads((tmp_path / "run" / "run.json").read_text())["configuration"]
     assert configuration["sensing"] == 0.1
     with pytest.raises(RunFolderError, match="sensing"):
@@ -124,6 +129,10 @@ def test_reconstruction_is_measured_in_decibels(reconstructed: tuple[Front, Path
     assert 10 < accuracy.value < 60
     assert accuracy.ssim is not None
     assert "SSIM" in front_markdown(front)
+    assert (
+        f"PSNR (dB) of this very file on 2 inputs of {front.dataset.name}, measured in onnxruntime:\n"
+        f"{accuracy.value:.2f} (95% interval {accuracy.low:.2f} to {accuracy.high:.2f}), SSIM {accuracy.ssim:.3f}.\n"
+    ) in (out / "candidates" / front.baseline.id / "README.md").read_text()
     assert "PSNR (dB)" in (out / "front.svg").read_text()
     written = json.loads((out / "front.json").read_text())["baseline"]["accuracy"]
     assert (written["metric"], written["ssim"]) == ("psnr_db", accuracy.ssim)
