@@ -165,6 +165,10 @@ def test_what_cant_be_sensed_is_refused_before_anything_is_written(tmp_path: Pat
     refuses(BadInput, "model sensing: give --sensing RATIO", "sensing", photos)
     refuses(BadInput, "no trained weights for --sensing 0.17; give --epochs N", "sensing", photos, sensing=0.17)
     refuses(BadInput, "sensing ratio 0.0001 of 1024 pixels is less than one", "sensing", photos, sensing=1e-4)
+    normal = {"sensing": 0.17, "epochs": 0, "mean": (0.5,)}
+    refuses(BadInput, "model sensing takes light, pixels / 255: leave --mean", "sensing", photos, **normal)
+    floats = (torch.rand(10, 1, 64, 64), None)
+    refuses(BadInput, "takes light, pixels / 255: .* give images as uint8", "sensing", floats, sensing=0.17, epochs=0)
     refuses(BadData, "has 40x20 pixels, the network measures blocks of 32x32", "sensing", small, sensing=0.17, epochs=0)
     refuses(BadInput, "--image-size is for networks that take any size", image_size=(64, 64))
     size = {"sensing": 0.17, "epochs": 0, "image_size": (40, 64)}
