@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,6 +71,13 @@ class Split(Protocol):
 
     def inputs(self, n: int, generator: torch.Generator) -> Tensor:
         """At most ``n`` images drawn without repetition, float32 (min(n, self.n), C, H, W), normalized."""
+
+    def whole(self, pieces: Iterable[tuple[Tensor, Tensor]], /) -> Iterator[tuple[Tensor, Tensor]]:
+        """What was made of all batches in order, and what was wanted, as it is to be compared.
+
+        Args:
+            pieces: batches (N, C, H, W) of both.
+        """
 
 
 @dataclass(frozen=True)
@@ -197,6 +204,10 @@ class Indexed(ABC):
         """See :meth:`Split.inputs`."""
         found, _ = self.taken(order(self.n, generator)[:n], generator)
         return self.finished(found, None)[0]
+
+    def whole(self, pieces: Iterable[tuple[Tensor, Tensor]], /) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`Split.whole`; as it comes, where a split doesn't say otherwise."""
+        return iter(pieces)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from compress.data.splits import Split
 
 KEPT_BYTES = 128 * 2**20
 """Decoded images that a split keeps at most."""
@@ -142,7 +141,7 @@ class TileSplit(Pieces):
         return state.hexdigest()
 
     def whole(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (1, C, H, W) of what was made of the tiles, and of what was wanted, which come in batches in order."""
+        """The tiles put together: images (1, C, H, W)."""
         import torch
 
         stream = ((made, wanted) for batch in pieces for made, wanted in zip(*batch, strict=True))
@@ -181,14 +180,4 @@ class TileSplit(Pieces):
         return self.pixels[image][:, down][:, :, across]
 
 
-def whole_images(split: Split, pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """What was made and what was wanted, put together where ``split`` hands out tiles; else as it comes.
-
-    Args:
-        split: whose batches ``pieces`` are made of, in order.
-        pieces: batches (N, C, H, W) of both.
-    """
-    return split.whole(pieces) if isinstance(split, TileSplit) else iter(pieces)
-
-
-__all__ = ["PatchSplit", "Pixels", "TileSplit", "whole_images"]
+__all__ = ["PatchSplit", "Pixels", "TileSplit"]
