@@ -63,8 +63,7 @@ def each_case(benchmark: str, names: Sequence[str], make: Callable[[str], list[c
 
 def images(*names: str) -> list[Any]:
     """The luma of all images of these folders of ``recon``, (H, W) float32 in [0, 1] each."""
-    from compress.data.photographs import images_in
-    from compress.data.tiles import decode
+    from compress.data.image_files import decode, images_in
 
     home = (common.data_dir() or Path()) / "recon"
     return [decode(name, file, 1)[0].float() / 255 for name in names for file in images_in(home / name)]

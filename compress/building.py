@@ -109,10 +109,11 @@ def build(
     unavailable: list[Unavailable] = []
     found: list[Artifact] = []
     records = list(state.records)
+    start = time.perf_counter()
     optics = _optics(job, state, folder, path)
     if optics is not None:
-        size = records[-1].after if records else assessed.size
-        records.append(Record("export patterns", {"folder": patterns.FOLDER}, 0.0, size, size, (optics,)))
+        seconds, size = time.perf_counter() - start, records[-1].after if records else assessed.size
+        records.append(Record("export patterns", {"folder": patterns.FOLDER}, seconds, size, size, (optics,)))
     for runtime in job.target.runtimes:
         progress(f"make the artifact for {runtime}")
         start = time.perf_counter()

@@ -16,11 +16,16 @@ def set_mode(model: nn.Module, training: bool) -> None:
     """``model.train(training)``.
 
     Raises:
-        BadInput: the module has no modes.
+        BadInput: the module, or one in it, has no modes.
     """
+    from torch import fx
+
     try:
         model.train(training)
     except NotImplementedError:
+        # torch.export's own: the modules that it hands out refuse train() and eval() so. Anybody else's goes on.
+        if not any(isinstance(module, fx.GraphModule) for module in model.modules()):
+            raise
         raise BadInput(
             "a network that torch.export made has no modes; give it to compress.graph.module.in_evaluation_mode first, "
             "or FILE.py:factory, or --epochs 0"

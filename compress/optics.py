@@ -56,11 +56,16 @@ def measured(
         tuned: of training, as they will be.
 
     Raises:
-        BadInput: a ratio that gives no measurement, a network that takes no images, or one that has to be trained.
+        BadInput: a ratio that gives no measurement, a network that takes no images, one that has to be trained, or
+            images that aren't light for one that makes images of measurements.
     """
     if ratio is None:
         return Seen(network)
     if loaded is not None and loaded.block is not None:
+        if (data.mean, data.std) != (loaded.mean, loaded.std):
+            raise BadInput(
+                f"model {loaded.name} takes light, pixels / 255: leave --mean and --std out, and give images as uint8"
+            )
         if loaded.trained:
             return Seen(network, Sense(ratio, tuned, begin=False) if tuned else None)
         if epochs is None:

@@ -240,7 +240,6 @@ def evaluate_quality(
     import torch
 
     from compress import quality
-    from compress.data.tiles import whole_images
 
     offset, scale = (
         torch.tensor(each, dtype=torch.float64).mul(quality.PEAK).view(1, -1, 1, 1) for each in (split.mean, split.std)
@@ -254,7 +253,7 @@ def evaluate_quality(
     psnrs: list[float] = []
     ssims: list[float] = []
     with _predictor(model, device, forward) as predict:
-        for made, wanted in whole_images(split, pairs()):
+        for made, wanted in split.whole(pairs()):
             psnrs += quality.psnr(made, wanted).tolist()
             found = quality.ssim(made, wanted) if similarity else None
             ssims += [] if found is None else found.tolist()

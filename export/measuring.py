@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 DESCRIPTION, VALUES, RANGE, PACKED, FRAMES = "patterns.json", "patterns.npy", "range.npy", "frames.bin", "frames"
-DETECTIONS = ("single", "pairs", "mean", "balanced")
+DETECTIONS = {"single": (False,), "pairs": (False, True), "mean": (False,), "balanced": (False,)}
+"""How exposures become measurements, and whether each pattern is shown as it is (False), as its complement (True)."""
 LARGEST = 2**28
 """Pixels of all patterns together; more were made to exhaust memory."""
 
@@ -65,6 +66,11 @@ class Patterns:
         rows = self.values.reshape(len(self.values), -1).astype(np.float64)
         signed = self.about["detection"] != "single"
         return 2 * rows - 1 if signed and self.about["values"] == "01" else rows
+
+    @property
+    def times(self) -> Floats:
+        """How long each exposure takes, 1 being the usual; float64 (exposures,)."""
+        return np.array([each["exposure"] for each in self.about["frames"]["sequence"]], dtype=np.float64)
 
     def full_frame(self, exposure: int) -> NDArray[np.uint8]:
         """What the whole device shows in one exposure: the frame, repeated over all blocks; uint8, 0 and 1."""
@@ -125,32 +131,31 @@ class Patterns:
         return whole.reshape(rows, height, columns, width).transpose(0, 2, 1, 3).reshape(rows, columns, -1)
 
     def _channel(self, blocks: Floats, detector: Detector | None) -> Floats:
+        """The measurements (measurements, rows, columns) of one channel's blocks."""
         if detector is None:
             return np.moveaxis(blocks @ self.matrix.T, -1, 0)
-        ones = (self.values > 0).reshape(len(self.values), -1).astype(np.float64)
-        total, full = blocks.sum(-1), float(ones.shape[1])
-        how = self.about["detection"]
-        light = np.moveaxis(blocks @ ones.T, -1, 0)
-        if how == "single":
-            return detector.read_out(light, float(ones.sum(1).max()))
-        if how == "balanced":
-            return detector.difference(light, total - light, full)
-        read = detector.read_out(light, full)
-        if how == "mean":
-            return np.concatenate([read[:1], 2 * read[1:] - read[:1]])
-        return read - detector.read_out(total - light, full)
+        shown = self.frames.reshape(len(self.frames), -1) * self.times[:, None]
+        light = np.moveaxis(blocks @ shown.T, -1, 0)
+        full = blocks.shape[-1] * float(self.times.max())
+        if self.about["detection"] == "balanced":
+            total = self.times[:, None, None] * blocks.sum(-1)
+            return self.combine(detector.difference(light, total - light, full))
+        if self.about["detection"] == "single":
+            full = float(shown.sum(1).max())
+        return self.combine(detector.read_out(light, full))
 
     def combine(self, readings: ArrayLike) -> Floats:
-        """Measurements (measurements, ...) of readings (exposures, ...), one a frame in order."""
+        """Measurements (measurements, ...) of readings (exposures, ...), one a frame in the order of the sequence.
+
+        The readings of a pattern and of its complement are added with their signs, each over its exposure's time.
+        """
         read: Floats = np.asarray(readings, dtype=np.float64)
         if len(read) != len(self.frames):
             raise WrongPatterns(f"{len(read)} readings, there are {len(self.frames)} exposures")
-        how = self.about["detection"]
-        if how == "pairs":
-            read = read[0::2] - read[1::2]
-        if how == "mean":
-            read = np.concatenate([read[:1], 2 * read[1:] - read[:1]])
-        return read
+        found = np.zeros((len(self.values), *read.shape[1:]))
+        for number, exposure in enumerate(self.about["frames"]["sequence"]):
+            found[exposure["pattern"]] += exposure["sign"] * read[number] / exposure["exposure"]
+        return np.concatenate([found[:1], 2 * found[1:] - found[:1]]) if self.about["detection"] == "mean" else found
 
 
 class Detector:
@@ -227,6 +232,8 @@ def _description(folder: pathlib.Path) -> dict[str, Any]:
             and all(isinstance(each, int) and each > 0 for each in counts)
             and math.prod(counts[:3]) <= LARGEST
             and all(isinstance(each["pattern"], int) and isinstance(each["complement"], bool) for each in sequence)
+            and all(each["sign"] == (-1 if each["complement"] else 1) for each in sequence)
+            and all(math.isfinite(each["exposure"]) and each["exposure"] > 0 for each in sequence)
             and len(about["image"]) == 3
             and len(about["tiles"]) == 2
             and len(about["light"]["mean"]) == len(about["light"]["std"]) == about["image"][0]
@@ -281,19 +288,23 @@ def _frames(folder: pathlib.Path, ones: NDArray[np.bool_], about: Mapping[str, A
     if packed.size != len(sequence) * height * row:
         raise WrongPatterns(f"{PACKED} holds {packed.size} bytes, {len(sequence) * height * row} are needed")
     frames = np.unpackbits(packed.reshape(len(sequence), height, row), axis=2)[:, :, :width]
-    shown = set()
+    never = {(pattern, way) for pattern in range(len(ones)) for way in DETECTIONS[about["detection"]]}
     for number, exposure in enumerate(sequence):
         if not 0 <= exposure["pattern"] < len(ones):
             raise WrongPatterns(f"exposure {number} shows pattern {exposure['pattern']}, there are {len(ones)}")
-        shown.add(exposure["pattern"])
+        if (exposure["pattern"], exposure["complement"]) not in never:
+            what = f"{'the complement of ' if exposure['complement'] else ''}pattern {exposure['pattern']}"
+            raise WrongPatterns(f"exposure {number} shows {what}, which isn't needed or not again")
+        never.remove((exposure["pattern"], exposure["complement"]))
         wanted = ones[exposure["pattern"]] != exposure["complement"]
         if not np.array_equal(frames[number], wanted):
             raise WrongPatterns(f"{PACKED}: frame {number} isn't pattern {exposure['pattern']}")
         path = folder / FRAMES / f"{number:05d}.png"
         if not np.array_equal(read_png(path, (height, width)), wanted):
             raise WrongPatterns(f"{FRAMES}/{path.name} isn't pattern {exposure['pattern']}")
-    if len(shown) != len(ones):
-        raise WrongPatterns(f"pattern {min(set(range(len(ones))) - shown)} is never shown")
+    if never:
+        pattern, complement = min(never)
+        raise WrongPatterns(f"{'the complement of ' if complement else ''}pattern {pattern} is never shown")
     return frames
 
 

@@ -12,7 +12,7 @@ import inspect
 import io
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,8 @@ import numpy as np
 from compress.errors import CheckFailed
 from compress.export import measuring
 from compress.export.cut_network import Cut, cut
+from compress.export.manifest import MODEL
 from compress.export.measuring import Patterns, WrongPatterns
-from compress.graph.hardware import in_hardware
 from compress.serial import write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -32,16 +32,10 @@ if TYPE_CHECKING:
 
     from compress.quantize.sensing import SensingLayer
 
+    Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
 FOLDER, NETWORK, PROGRAM = "patterns", "network.onnx", "measure.py"
 """Of a bundle, and in that folder."""
-
-
-def sensing_layer(model: nn.Module) -> tuple[str, SensingLayer] | None:
-    """The sensing layer of a network with its path; None if it has none."""
-    from compress.quantize.sensing import SensingLayer
-
-    found = ((path, model.get_submodule(path)) for path in in_hardware(model))
-    return next(((path, layer) for path, layer in found if isinstance(layer, SensingLayer)), None)
 
 
 def write(
@@ -60,9 +54,8 @@ def write(
     """
     (folder / measuring.FRAMES).mkdir(parents=True)
     values = layer.patterns().numpy().astype(np.int8)
-    ones = values > 0
     sequence = exposures(len(values), detection(layer))
-    frames = np.stack([ones[each["pattern"]] != each["complement"] for each in sequence])
+    frames = layer.frames().numpy().astype(bool)
     for number, frame in enumerate(frames):
         write_atomic(folder / measuring.FRAMES / f"{number:05d}.png", png(frame))
     write_atomic(folder / measuring.PACKED, np.packbits(frames, axis=2).tobytes())
@@ -70,15 +63,6 @@ def write(
     write_atomic(folder / measuring.RANGE, _npy(network_range(layer, mean, std)))
     write_json(folder / measuring.DESCRIPTION, describe(layer, sequence, image, mean, std))
     write_atomic(folder / PROGRAM, inspect.getsource(measuring).encode())
-    return read(folder)
-
-
-def read(folder: Path) -> Patterns:
-    """The patterns that :func:`write` wrote to ``folder``, every file checked.
-
-    Raises:
-        WrongPatterns: something is missing, damaged, or isn't what the description says.
-    """
     return measuring.load(folder)
 
 
@@ -93,7 +77,7 @@ def exposures(count: int, how: str) -> list[dict[str, Any]]:
     """What is shown, in order: the pattern, whether its complement is, its sign, and how long, 1 being the usual."""
     found = []
     for pattern in range(count):
-        for complement in (False, True) if how == "pairs" else (False,):
+        for complement in measuring.DETECTIONS[how]:
             sign = -1 if complement else 1
             found.append({"pattern": pattern, "complement": complement, "sign": sign, "exposure": 1.0})
     return found
@@ -195,10 +179,11 @@ def export(
     Raises:
         CheckFailed: the file's own weights aren't the patterns.
     """
-    found = sensing_layer(model)
-    if found is None:
+    from compress.quantize.sensing import SensingLayer
+
+    layer = next((module for module in model.modules() if isinstance(module, SensingLayer)), None)
+    if layer is None:
         return None
-    _, layer = found
     patterns = write(layer.eval(), bundle / FOLDER, image, mean, std)
     made = cut(file, patterns)
     if isinstance(made, Cut):
@@ -229,13 +214,15 @@ def differing(patterns: Patterns, weights: Mapping[str, NDArray[np.float32]]) ->
     return None
 
 
-def check(bundle: Path, inputs: NDArray[np.float32], outputs: NDArray[np.float32], run: Any) -> tuple[str, float]:
+def check(
+    bundle: Path, inputs: NDArray[np.float32], outputs: NDArray[np.float32], opened: Callable[[Path], Run]
+) -> tuple[str, float]:
     """Check a bundle's patterns: what was found, and how far the network behind the measurements is off.
 
     Args:
         bundle: its folder.
         inputs, outputs: the golden ones, (N, C, H, W) and (N, ...).
-        run: opens an ONNX file and gives a function of float32 batches.
+        opened: opens an ONNX file and gives a function of float32 batches.
 
     Returns:
         A sentence, and the largest difference to the golden outputs, relative to the largest of them; 0 where the
@@ -245,10 +232,10 @@ def check(bundle: Path, inputs: NDArray[np.float32], outputs: NDArray[np.float32
         CheckFailed: the patterns are damaged, or aren't what ``model.onnx`` measures with.
     """
     try:
-        patterns = read(bundle / FOLDER)
+        patterns = measuring.load(bundle / FOLDER)
     except WrongPatterns as error:
         raise CheckFailed(str(bundle), [str(error)]) from None
-    made = cut(bundle / "model.onnx", patterns)
+    made = cut(bundle / MODEL, patterns)
     count, (_, height, width) = len(patterns.frames), patterns.values.shape
     said = f"{len(patterns.values)} patterns of {width}x{height} in {count} frames"
     if isinstance(made, str):
@@ -259,7 +246,7 @@ def check(bundle: Path, inputs: NDArray[np.float32], outputs: NDArray[np.float32
     path = bundle / FOLDER / NETWORK
     if not path.is_file() or path.read_bytes() != made.network:
         raise CheckFailed(str(bundle), [f"{FOLDER}/{NETWORK} isn't model.onnx from the measurements on"])
-    predict = run(path)
+    predict = opened(path)
     found = np.concatenate([predict(measured(patterns, x)[None]) for x in inputs])
     scale = float(np.abs(outputs).max()) or 1.0
     return f"{said} are what model.onnx measures with", float(np.abs(found - outputs).max()) / scale
@@ -287,7 +274,5 @@ __all__ = [
     "measured",
     "network_range",
     "png",
-    "read",
-    "sensing_layer",
     "write",
 ]

@@ -197,18 +197,10 @@ def _not_here(dataset: str) -> str | None:
     """Why the data that a manifest names isn't loaded unasked; None if it may be."""
     if is_user_code(dataset):
         return f"the data comes from a program ({dataset}), which isn't run unasked; name it: --data"
-    from compress.data import files, photographs
+    from compress.data import is_here
 
-    name, _, folder = dataset.partition(":")
-    find = {
-        "mnist": files.find_mnist,
-        "cifar10": files.find_cifar10,
-        "set11": photographs.find_set11,
-        "bsd400": photographs.find_bsd400,
-    }.get(name)
-    where = "recon" if name in ("set11", "bsd400") else name
-    if find is not None and not any(find(home) for home in files.homes(where, folder)):
-        return f"{dataset} isn't on this machine; name its place: --data {name}:DIR"
+    if not is_here(dataset):
+        return f"{dataset} isn't on this machine; name its place: --data {dataset.partition(':')[0]}:DIR"
     return None
 
 

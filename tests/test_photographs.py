@@ -12,7 +12,8 @@ from PIL import Image
 
 from compress import data, quality, training
 from compress.data.augment import Dihedral
-from compress.data.tiles import Pixels, decode
+from compress.data.image_files import decode
+from compress.data.tiles import Pixels
 from compress.errors import BadData, UnknownName
 
 GREY = data.Sizes(1, 8)
@@ -145,6 +146,21 @@ def test_grey_and_colour_files(tmp_path: Path) -> None:
     for name in ("gray.png", "palette.png"):
         assert torch.equal(decode("d", tmp_path / name, 1)[0], torch.from_numpy(gray))
         assert torch.equal(decode("d", tmp_path / name, 3), torch.from_numpy(gray).expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_of_sixteen_bits_the_upper_eight_are_taken(suffix: str, tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (32, 32)).astype(np.uint16)
+    wanted = torch.from_numpy((deep >> 8).astype(np.uint8))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            Image.fromarray(deep).save(tmp_path / name / f"{i}.{suffix}")
+    for channels in (1, 3):
+        assert torch.equal(decode("d", tmp_path / "a" / f"0.{suffix}", channels), wanted.expand(channels, -1, -1))
+    # Classes of images too.
+    images, _ = next(load(tmp_path, None).train.batches(1))
+    assert torch.equal((images[0] * 255).round().byte(), wanted[None])
 
 
 def test_decoded_images_dont_travel(tmp_path: Path) -> None:

@@ -88,6 +88,11 @@ def test_recognition_from_measurements(tmp_path: Path) -> None:
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert refused.stderr == "error: y.npy: the measurements are (3, 1, 1), the network takes (14, 1, 1)\n"
+    frame = folders[1] / "patterns" / "frames" / "00000.png"
+    frame.rename(tmp_path / "frame.png")
+    damaged = subprocess.run(command, capture_output=True, text=True, check=False)
+    (tmp_path / "frame.png").rename(frame)
+    assert (damaged.returncode, damaged.stderr) == (4, "error: patterns: frames/00000.png is missing\n")
     configuration = json.loads((tmp_path / "run" / "run.json").read_text())["configuration"]
     assert configuration["sensing"] == 0.1
     with pytest.raises(RunFolderError, match="sensing"):
@@ -124,6 +129,10 @@ def test_reconstruction_is_measured_in_decibels(reconstructed: tuple[Front, Path
     assert 10 < accuracy.value < 60
     assert accuracy.ssim is not None
     assert "SSIM" in front_markdown(front)
+    assert (
+        f"PSNR (dB) of this very file on 2 inputs of {front.dataset.name}, measured in onnxruntime:\n"
+        f"{accuracy.value:.2f} (95% interval {accuracy.low:.2f} to {accuracy.high:.2f}), SSIM {accuracy.ssim:.3f}.\n"
+    ) in (out / "candidates" / front.baseline.id / "README.md").read_text()
     assert "PSNR (dB)" in (out / "front.svg").read_text()
     written = json.loads((out / "front.json").read_text())["baseline"]["accuracy"]
     assert (written["metric"], written["ssim"]) == ("psnr_db", accuracy.ssim)
@@ -156,6 +165,10 @@ def test_what_cant_be_sensed_is_refused_before_anything_is_written(tmp_path: Pat
     refuses(BadInput, "model sensing: give --sensing RATIO", "sensing", photos)
     refuses(BadInput, "no trained weights for --sensing 0.17; give --epochs N", "sensing", photos, sensing=0.17)
     refuses(BadInput, "sensing ratio 0.0001 of 1024 pixels is less than one", "sensing", photos, sensing=1e-4)
+    normal = {"sensing": 0.17, "epochs": 0, "mean": (0.5,)}
+    refuses(BadInput, "model sensing takes light, pixels / 255: leave --mean", "sensing", photos, **normal)
+    floats = (torch.rand(10, 1, 64, 64), None)
+    refuses(BadInput, "takes light, pixels / 255: .* give images as uint8", "sensing", floats, sensing=0.17, epochs=0)
     refuses(BadData, "has 40x20 pixels, the network measures blocks of 32x32", "sensing", small, sensing=0.17, epochs=0)
     refuses(BadInput, "--image-size is for networks that take any size", image_size=(64, 64))
     size = {"sensing": 0.17, "epochs": 0, "image_size": (40, 64)}

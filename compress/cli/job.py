@@ -172,17 +172,13 @@ def _unfinished(typed: Mapping[str, Any]) -> Path:
 def _recorded(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a run was begun with."""
     asked, budget = configuration["asked"], configuration["budget"]
-    named = {name: asked[name] for name in NAMED}
-    for name in ("mean", "std", "protect_classes"):
-        named[name] = None if named[name] is None else tuple(named[name])
-    # Runs of earlier versions have no sensing.
-    settings = {name: configuration[name] for name in SETTINGS if name not in ("sensing", "image_size")}
-    settings["sensing"] = configuration.get("sensing")
-    size = configuration.get("image_size")
-    settings["image_size"] = None if size is None else (size[0], size[1])
+    known = {"sensing": None, "image_size": None, **configuration}  # runs of earlier versions have no sensing
+    found = {**{name: asked[name] for name in NAMED}, **{name: known[name] for name in SETTINGS}}
+    for name in ("mean", "std", "protect_classes", "image_size"):
+        found[name] = None if found[name] is None else tuple(found[name])
     for name in ("prune", "quantize"):
-        settings[name] = settings[name] or "none"
-    return {**named, **settings, **{option: budget.get(field) for option, field in BUDGET.items()}}
+        found[name] = found[name] or "none"
+    return {**found, **{option: budget.get(field) for option, field in BUDGET.items()}}
 
 
 def unreachable(front: Front) -> BudgetUnreachable:

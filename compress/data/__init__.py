@@ -7,7 +7,7 @@
 from compress.data.augment import Affine, Augmentation, CropFlip
 from compress.data.checks import Sizes
 from compress.data.folder_split import FolderSplit
-from compress.data.load import NAMES, load
+from compress.data.load import NAMES, is_here, load
 from compress.data.loader_split import LoaderSplit
 from compress.data.python import from_python
 from compress.data.splits import ArraySplit, Data, Split, as_images
@@ -33,5 +33,6 @@ __all__ = [
     "as_images",
     "from_python",
     "from_tensors",
+    "is_here",
     "load",
 ]

@@ -45,7 +45,7 @@ def candidates(path: str) -> list[Path]:
 
 
 def homes(name: str, folder: str | None) -> list[Path]:
-    """The folders in which the files of ``name`` (``"mnist"``, ``"cifar10"``) are looked for."""
+    """The folders in which the files of a folder ``name`` (``"mnist"``, ``"recon"``) are looked for."""
     if folder:
         return candidates(folder)
     root = data_dir()

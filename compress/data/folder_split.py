@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from compress.data.splits import chunks, finish, order
-from compress.errors import BadData
+from compress.data.image_files import picture
+from compress.data.splits import Indexed
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image as Picture
     from torch import Tensor
-
-    from compress.data.augment import Augmentation
 
 
 @dataclass(frozen=True, eq=False)
-class FolderSplit:
+class FolderSplit(Indexed):
     """Image files, decoded when a batch asks for them.
 
     An image of exactly the wanted size is used as it is. Any other is resized (bilinear, with
@@ -46,29 +45,13 @@ class FolderSplit:
         """How many images there are."""
         return len(self.files)
 
-    def batches(
-        self,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        device: str = "cpu",
-        augment: Augmentation | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`Split.batches`."""
+    def taken(self, index: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`compress.data.splits.Indexed.taken`."""
         import torch
 
-        for index in chunks(order(self.n, generator), batch_size):
-            chosen = index.tolist()
-            pixels = torch.stack([self._decode(self.files[i]) for i in chosen])
-            labels = torch.tensor([self.targets[i] for i in chosen])
-            yield finish(pixels, labels, self, generator, device, augment)
-
-    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`Split.inputs`."""
-        import torch
-
-        chosen = order(self.n, generator)[:n].tolist()
+        chosen = index.tolist()
         pixels = torch.stack([self._decode(self.files[i]) for i in chosen])
-        return finish(pixels, None, self, None, "cpu", None)[0]
+        return pixels, torch.tensor([self.targets[i] for i in chosen])
 
     def digest(self, classes: Sequence[str] = ()) -> str:
         """SHA-256 of the files' contents, their labels and the shape they are brought to."""
@@ -80,20 +63,15 @@ class FolderSplit:
     def _decode(self, file: Path) -> Tensor:
         import numpy as np
         import torch
-        from PIL import Image
 
         channels, height, width = self.shape
-        try:
-            with Image.open(file) as opened:
-                image = opened.convert("L" if channels == 1 else "RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise BadData(self.name, f"{file} can't be decoded ({error})", "replace or remove that file") from None
+        image = picture(self.name, file, "L" if channels == 1 else "RGB")
         if image.size != (width, height):
             image = self._fit(image)
         array = np.array(image, dtype=np.uint8).reshape(height, width, channels)
         return torch.from_numpy(array).permute(2, 0, 1)
 
-    def _fit(self, image: Any) -> Any:
+    def _fit(self, image: Picture) -> Picture:
         from PIL import Image
 
         _, height, width = self.shape

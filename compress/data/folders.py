@@ -12,7 +12,8 @@ from pathlib import Path
 
 from compress.data.checks import Wanted, check_classes, divide, too_small
 from compress.data.folder_split import FolderSplit
-from compress.data.photographs import SUFFIXES, from_files
+from compress.data.image_files import SUFFIXES, header
+from compress.data.photographs import from_files
 from compress.data.splits import Data
 from compress.errors import BadData
 
@@ -111,19 +112,14 @@ def _check_labels(wanted: Wanted, classes: tuple[str, ...], *parts: list[int]) -
 
 def _shape(wanted: Wanted, files: list[Path]) -> tuple[int, int, int]:
     """The network's input shape, else that of the images; every header is read on the way."""
-    from PIL import Image
-
     sizes: dict[tuple[int, int], Path] = {}
     counts: Counter[tuple[int, int]] = Counter()
     gray = True
     for file in files[:HEADERS_CHECKED]:
-        try:
-            with Image.open(file) as image:
-                sizes.setdefault(image.size, file)
-                counts[image.size] += 1
-                gray = gray and image.mode in ("1", "L", "I", "F", "I;16", "LA")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise BadData(wanted.name, f"{file} isn't an image that can be read", "replace or remove it") from None
+        found = header(wanted.name, file)
+        sizes.setdefault((found.width, found.height), file)
+        counts[found.width, found.height] += 1
+        gray = gray and found.gray
     if wanted.shape is not None:
         channels = wanted.shape[0]
         if channels not in (1, 3):

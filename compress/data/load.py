@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from compress.data.augment import Affine, CropFlip
 from compress.data.checks import Sizes, Wanted, from_arrays
@@ -22,18 +23,56 @@ from compress.data.files import (
 )
 from compress.data.files import candidates as places
 from compress.data.folders import read_folder
-from compress.data.photographs import find_bsd400, find_set11, from_files, images_in, set11
+from compress.data.image_files import images_in
+from compress.data.photographs import find_bsd400, find_set11, from_files, set11
 from compress.data.python import from_python
 from compress.data.splits import Data
 from compress.errors import BadData, UnknownName
 from compress.usercode import call, is_user_code, load_user_code
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-NAMES = ("digits", "mnist", "cifar10", "set11", "bsd400")
-DOWNLOADED = ("mnist", "cifar10")
 HINT = "or a folder of images, an .npz file, or FILE.py:FUNCTION"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published data set, whose files lie somewhere on this machine or nowhere.
+
+    Attributes:
+        folder: below ``$COMPRESS_DATA_DIR``, or the user's cache.
+        find: the folder that holds the files at or below a given one; None if none does.
+        what: has to be put there.
+        downloaded: torchvision can fetch it.
+    """
+
+    folder: str
+    find: Callable[[Path], Path | None]
+    what: str
+    downloaded: bool = False
+
+    def found(self, homes: Iterable[Path]) -> Path | None:
+        """The folder with its files at or below the first of ``homes`` that has them."""
+        return next((found for home in homes if (found := self.find(home)) is not None), None)
+
+
+PUBLISHED = {
+    "mnist": Published("mnist", find_mnist, "the four idx files of MNIST (train-images-idx3-ubyte.gz, ...)", True),
+    "cifar10": Published(
+        "cifar10",
+        find_cifar10,
+        "the folder cifar-10-batches-bin or cifar-10-batches-py of CIFAR-10's official archive",
+        True,
+    ),
+    "set11": Published("recon", find_set11, "the folders Set11 and BSD400 (and T91)"),
+    "bsd400": Published("recon", find_bsd400, "the folder BSD400"),
+}
+NAMES = ("digits", *PUBLISHED)
+
+
+def is_here(spec: str) -> bool:
+    """False for a published data set whose files aren't on this machine; nothing is downloaded."""
+    name, _, folder = spec.partition(":")
+    known = PUBLISHED.get(name)
+    return known is None or known.found(homes(known.folder, folder)) is not None
 
 
 def load(
@@ -79,9 +118,9 @@ def load(
     if name == "cifar10":
         return _cifar10(wanted, folder)
     if name == "set11":
-        return set11(wanted, _find(wanted, "recon", folder, find_set11, "the folders Set11 and BSD400 (and T91)"))
+        return set11(wanted, _find(wanted, name, folder))
     if name == "bsd400":
-        return from_files(wanted, images_in(_find(wanted, "recon", folder, find_bsd400, "the folder BSD400")))
+        return from_files(wanted, images_in(_find(wanted, name, folder)))
     if is_user_code(spec):
         made = call(load_user_code(spec, "data"), "data")
         return from_python(
@@ -114,16 +153,14 @@ def _digits(wanted: Wanted) -> Data:
 def _mnist(wanted: Wanted, folder: str) -> Data:
     import numpy as np
 
-    home = _find(wanted, "mnist", folder, find_mnist, "the four idx files of MNIST (train-images-idx3-ubyte.gz, ...)")
-    parts = read_mnist(wanted.name, home)
+    parts = read_mnist(wanted.name, _find(wanted, "mnist", folder))
     if wanted.shape is not None and wanted.shape[1:] == (32, 32):
         parts = tuple((np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2))), y) for x, y in parts)  # type: ignore[assignment]  # still two
     return from_arrays(wanted, *parts, tuple("0123456789"), Affine())
 
 
 def _cifar10(wanted: Wanted, folder: str) -> Data:
-    what = "the folder cifar-10-batches-bin or cifar-10-batches-py of CIFAR-10's official archive"
-    home = _find(wanted, "cifar10", folder, find_cifar10, what)
+    home = _find(wanted, "cifar10", folder)
     return from_arrays(wanted, *read_cifar10(wanted.name, home), CIFAR10_CLASSES, CropFlip())
 
 
@@ -136,22 +173,20 @@ def _npz(wanted: Wanted, path: Path) -> Data:
     return from_arrays(wanted, parts[0], parts[1], classes)
 
 
-def _find(wanted: Wanted, name: str, folder: str, find: Callable[[Path], Path | None], what: str) -> Path:
-    looked = homes(name, folder)
-    for home in looked:
-        found = find(home)
-        if found is not None:
-            return found
-    if not folder and name in DOWNLOADED:
+def _find(wanted: Wanted, name: str, folder: str) -> Path:
+    known = PUBLISHED[name]
+    looked = homes(known.folder, folder)
+    found = known.found(looked)
+    if found is None and known.downloaded and not folder:
         _download(name)
-        found = find(download_dir(name))
-        if found is not None:
-            return found
-    target = looked[0] if folder else download_dir(name)
+        found = known.find(download_dir(name))
+    if found is not None:
+        return found
+    target = looked[0] if folder else download_dir(known.folder)
     raise BadData(
         wanted.name,
         f"nothing found in {' or '.join(map(str, looked))}",
-        f"put {what} into {target}, or name its folder: --data {wanted.name.partition(':')[0]}:DIR",
+        f"put {known.what} into {target}, or name its folder: --data {name}:DIR",
     )
 
 

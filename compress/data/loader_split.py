@@ -6,21 +6,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress.data.splits import finish, order
+from compress.data.splits import Indexed
 from compress.errors import BadData, CompressError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from compress.data.augment import Augmentation
-
-
 CHUNK = 256
 
 
 @dataclass(frozen=True, eq=False)
-class LoaderSplit:
+class LoaderSplit(Indexed):
     """The data set behind a DataLoader, by index, so that the order comes from our generator.
 
     The loader's own sampler and batch size are not used; its ``collate_fn`` and workers are.
@@ -45,24 +42,18 @@ class LoaderSplit:
         """How many images there are."""
         return len(self.indices)
 
-    def batches(
-        self,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        device: str = "cpu",
-        augment: Augmentation | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`Split.batches`."""
-        for images, labels in self.raw(batch_size, order(self.n, generator).tolist()):
-            yield finish(images, labels, self, generator, device, augment)
-
-    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`Split.inputs`."""
+    def taken(self, index: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`compress.data.splits.Indexed.taken`."""
         import torch
 
-        chosen = order(self.n, generator)[:n].tolist()
-        parts = [finish(images, None, self, None, "cpu", None)[0] for images, _ in self.raw(CHUNK, chosen)]
-        return torch.cat(parts)
+        images, labels = zip(*self.raw(CHUNK, index.tolist()), strict=True)
+        return torch.cat(images), None if labels[0] is None else torch.cat(labels)
+
+    def parts(
+        self, index: Tensor, size: int, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """See :meth:`compress.data.splits.Indexed.parts`; the loader's workers read ahead over the whole of it."""
+        return self.raw(size, index.tolist())
 
     def raw(self, batch_size: int, positions: list[int]) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Images and labels as the loader's data set has them, at ``positions`` in the split."""

@@ -12,21 +12,15 @@ from pathlib import Path
 
 from compress.data.augment import Dihedral
 from compress.data.checks import LARGEST, Wanted, divide, too_small
+from compress.data.image_files import header, images_in
 from compress.data.splits import Data
 from compress.data.tiles import PatchSplit, Pixels, TileSplit
 from compress.errors import BadData
 from compress.types import Note
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".pgm", ".ppm"})
 TRAINING = ("BSD400", "T91")
 """Folders beside Set11 that hold the images to train on."""
 Size = tuple[int, int]
-
-
-def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder, none below it, in the order of their names."""
-    found = (p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    return sorted(p for p in found if p.suffix.lower() in SUFFIXES)
 
 
 def from_files(wanted: Wanted, files: Sequence[Path], evaluate: Sequence[Path] | None = None) -> Data:
@@ -43,9 +37,9 @@ def from_files(wanted: Wanted, files: Sequence[Path], evaluate: Sequence[Path] |
     if evaluate is None:
         first, second = divide(None, len(files), wanted)
         files, evaluate = [files[i] for i in first], [files[i] for i in second]
-    sizes = {file: size_of(wanted.name, file) for file in (*files, *evaluate)}
-    gray = wanted.shape is None and all(_is_gray(file) for file in sizes)
-    shape = _shape(wanted, sizes, 1 if gray else 3)
+    headers = {file: header(wanted.name, file) for file in (*files, *evaluate)}
+    sizes = {file: (found.height, found.width) for file, found in headers.items()}
+    shape = _shape(wanted, sizes, 1 if all(found.gray for found in headers.values()) else 3)
     mean, std = wanted.normalization(shape[0])
     large = [file for file in files if sizes[file][0] >= shape[1] and sizes[file][1] >= shape[2]]
     if not large:
@@ -97,28 +91,6 @@ def find_bsd400(folder: Path) -> Path | None:
     if folder.name == "BSD400" and folder.is_dir():
         return folder
     return next((p / "BSD400" for p in (folder, folder / "recon") if (p / "BSD400").is_dir()), None)
-
-
-def size_of(name: str, file: Path) -> Size:
-    """Height and width of an image file, read from its header.
-
-    Raises:
-        BadData: it isn't an image.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise BadData(name, f"{file} isn't an image that can be read", "replace or remove it") from None
-
-
-def _is_gray(file: Path) -> bool:
-    from PIL import Image
-
-    with Image.open(file) as image:
-        return image.mode in ("1", "L", "I", "F", "I;16", "LA")
 
 
 def _shape(wanted: Wanted, sizes: dict[Path, Size], channels: int) -> tuple[int, int, int]:
@@ -180,4 +152,4 @@ def _notes(shape: tuple[int, int, int], sizes: Sequence[Size], dropped: int, n: 
     return tuple(notes)
 
 
-__all__ = ["SUFFIXES", "find_bsd400", "find_set11", "from_files", "images_in", "set11", "size_of"]
+__all__ = ["find_bsd400", "find_set11", "from_files", "set11"]

@@ -8,7 +8,8 @@ has ``mean = 0`` and ``std = 1 / 255``, with which that formula is the identity.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,6 +72,13 @@ class Split(Protocol):
     def inputs(self, n: int, generator: torch.Generator) -> Tensor:
         """At most ``n`` images drawn without repetition, float32 (min(n, self.n), C, H, W), normalized."""
 
+    def whole(self, pieces: Iterable[tuple[Tensor, Tensor]], /) -> Iterator[tuple[Tensor, Tensor]]:
+        """What was made of all batches in order, and what was wanted, as it is to be compared.
+
+        Args:
+            pieces: batches (N, C, H, W) of both.
+        """
+
 
 @dataclass(frozen=True)
 class Data:
@@ -120,12 +128,6 @@ def order(n: int, generator: torch.Generator | None) -> Tensor:
     return torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
 
 
-def chunks(indices: Tensor, size: int) -> Iterator[Tensor]:
-    """``indices`` in pieces of ``size``, the last one smaller."""
-    for start in range(0, len(indices), size):
-        yield indices[start : start + size]
-
-
 def constants(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
     """``mean`` and ``std`` as float32 (1, C, 1, 1) on the scale of pixels, 0 to 255."""
     import torch
@@ -137,30 +139,79 @@ def constants(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tens
     )
 
 
-def finish(
-    pixels: Tensor,
-    labels: Tensor | None,
-    split: Split,
-    generator: torch.Generator | None,
-    device: str,
-    augment: Augmentation | None,
-) -> tuple[Tensor, Tensor]:
-    """Images and labels of a batch as :meth:`Split.batches` yields them, from pixels and raw labels or None."""
-    pixels = pixels.float()
-    if generator is not None and augment is not None:
-        pixels = augment(pixels, generator)
-    mean, std = constants(split.mean, split.std)
-    images = (pixels - mean) / std
-    images = images.to(device)
-    if labels is None:
-        return images, images
-    if labels.is_floating_point():
-        labels = (labels - mean) / std
-    return images, labels.to(device)
+class Indexed(ABC):
+    """A :class:`Split` of inputs that have numbers: what it holds says only how to take some of them.
+
+    Attributes:
+        mean, std: see :class:`Split`.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    @abstractmethod
+    def n(self) -> int:
+        """How many inputs there are."""
+
+    @abstractmethod
+    def taken(self, index: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """The inputs of the numbers ``index`` int64 (B,), raw; and their targets, None where inputs are their own.
+
+        A split whose inputs are drawn draws them by ``generator``.
+        """
+
+    def parts(
+        self, index: Tensor, size: int, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """What :meth:`taken` gives of ``index``, ``size`` numbers at a time, the last time fewer."""
+        for start in range(0, len(index), size):
+            yield self.taken(index[start : start + size], generator)
+
+    def finished(
+        self,
+        inputs: Tensor,
+        targets: Tensor | None,
+        generator: torch.Generator | None = None,
+        device: str = "cpu",
+        augment: Augmentation | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """A batch as :meth:`Split.batches` yields it, from what :meth:`taken` gave."""
+        pixels = inputs.float()
+        if generator is not None and augment is not None:
+            pixels = augment(pixels, generator)
+        mean, std = constants(self.mean, self.std)
+        images = (pixels - mean) / std
+        images = images.to(device)
+        if targets is None:
+            return images, images
+        if targets.is_floating_point():
+            targets = (targets - mean) / std
+        return images, targets.to(device)
+
+    def batches(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        device: str = "cpu",
+        augment: Augmentation | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`Split.batches`."""
+        for inputs, targets in self.parts(order(self.n, generator), batch_size, generator):
+            yield self.finished(inputs, targets, generator, device, augment)
+
+    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
+        """See :meth:`Split.inputs`."""
+        found, _ = self.taken(order(self.n, generator)[:n], generator)
+        return self.finished(found, None)[0]
+
+    def whole(self, pieces: Iterable[tuple[Tensor, Tensor]], /) -> Iterator[tuple[Tensor, Tensor]]:
+        """See :meth:`Split.whole`; as it comes, where a split doesn't say otherwise."""
+        return iter(pieces)
 
 
 @dataclass(frozen=True, eq=False)
-class ArraySplit:
+class ArraySplit(Indexed):
     """Images in memory, uint8 kept as uint8 until a batch asks for them.
 
     Attributes:
@@ -186,22 +237,9 @@ class ArraySplit:
         channels, height, width = self.images.shape[1:]
         return int(channels), int(height), int(width)
 
-    def batches(
-        self,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        device: str = "cpu",
-        augment: Augmentation | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`Split.batches`."""
-        for index in chunks(order(self.n, generator), batch_size):
-            labels = None if self.labels is None else self.labels[index]
-            yield finish(self.images[index], labels, self, generator, device, augment)
-
-    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`Split.inputs`."""
-        chosen = order(self.n, generator)[:n]
-        return finish(self.images[chosen], None, self, None, "cpu", None)[0]
+    def taken(self, index: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`Indexed.taken`."""
+        return self.images[index], None if self.labels is None else self.labels[index]
 
     def digest(self, classes: Sequence[str] = ()) -> str:
         """SHA-256 of shape, number format, images and labels."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from compress.data.loader_split import guarded, pair
-from compress.data.splits import Data, chunks, order
+from compress.data.splits import Data, Indexed
 from compress.errors import BadData
 
 if TYPE_CHECKING:
@@ -20,16 +20,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class TensorSplit:
+class TensorSplit(Indexed):
     """Inputs of any shape in memory, handed out unchanged.
 
     Attributes:
         values: (N, ...), of the type that the network takes.
         labels: int64 (N,) classes, float32 (N, ...) targets, or None where the inputs are their own targets.
+        mean, std: nothing is subtracted, nothing scaled.
     """
 
     values: Tensor
     labels: Tensor | None
+    mean: tuple[float, ...] = field(default=(0.0,), init=False)
+    std: tuple[float, ...] = field(default=(1 / 255,), init=False)
 
     @property
     def n(self) -> int:
@@ -41,33 +44,22 @@ class TensorSplit:
         """Of one input."""
         return tuple(self.values.shape[1:])
 
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Nothing is subtracted."""
-        return (0.0,)
+    def taken(self, index: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`compress.data.splits.Indexed.taken`."""
+        return self.values[index], None if self.labels is None else self.labels[index]
 
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Nothing is scaled."""
-        return (1 / 255,)
-
-    def batches(
+    def finished(
         self,
-        batch_size: int,
+        inputs: Tensor,
+        targets: Tensor | None,
         generator: torch.Generator | None = None,
         device: str = "cpu",
         augment: Augmentation | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`compress.data.splits.Split.batches`."""
-        for index in chunks(order(self.n, generator), batch_size):
-            values = self.values[index]
-            if generator is not None and augment is not None:
-                values = augment(values, generator)
-            yield values.to(device), (values if self.labels is None else self.labels[index]).to(device)
-
-    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
-        """At most ``n`` inputs drawn without repetition."""
-        return self.values[order(self.n, generator)[:n]]
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs and targets as they are."""
+        if generator is not None and augment is not None:
+            inputs = augment(inputs, generator)
+        return inputs.to(device), (inputs if targets is None else targets).to(device)
 
 
 def from_tensors(data: Any, like: Tensor, name: str = "data") -> Data:

@@ -9,6 +9,7 @@ device that is given a larger image does the same. To be trained on, patches of 
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +18,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.data.splits import chunks, finish, order
-from compress.errors import BadData
+from compress.data.image_files import decode
+from compress.data.splits import Indexed
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from compress.data.augment import Augmentation
-    from compress.data.splits import Split
 
 KEPT_BYTES = 128 * 2**20
 """Decoded images that a split keeps at most."""
@@ -35,7 +34,7 @@ KEPT_BYTES = 128 * 2**20
 class Pixels:
     """Image files decoded as uint8 (C, H, W), the first of them kept.
 
-    One channel of a file in colour is its luma (:func:`compress.quality.luma`).
+    See :func:`compress.data.image_files.decode`.
 
     Attributes:
         name: the data set, for error messages.
@@ -66,33 +65,8 @@ class Pixels:
         return found
 
 
-def decode(name: str, file: Path, channels: int) -> Tensor:
-    """An image file as uint8 (C, H, W).
-
-    Raises:
-        BadData: it can't be decoded.
-    """
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from compress.quality import luma
-
-    try:
-        with Image.open(file) as opened:
-            gray = opened.mode in ("1", "L", "LA")
-            image = np.array(opened.convert("L" if gray else "RGB"), dtype=np.uint8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadData(name, f"{file} can't be decoded ({error})", "replace or remove that file") from None
-    if channels == 1 and not gray:
-        image = luma(image)
-    if channels == 3 and gray:
-        image = np.repeat(image[..., None], 3, axis=2)
-    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(image).transpose(2, 0, 1)))
-
-
 @dataclass(frozen=True, eq=False)
-class Pieces:
+class Pieces(Indexed):
     """Images of any size, handed out in pieces of one.
 
     Attributes:
@@ -108,34 +82,15 @@ class Pieces:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    @property
-    def n(self) -> int:
-        """How many pieces there are."""
-        raise NotImplementedError
-
-    def batches(
-        self,
-        batch_size: int,
-        generator: torch.Generator | None = None,
-        device: str = "cpu",
-        augment: Augmentation | None = None,
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :meth:`compress.data.splits.Split.batches`."""
-        for index in chunks(order(self.n, generator), batch_size):
-            yield finish(self._stacked(index, generator), None, self, generator, device, augment)
-
-    def inputs(self, n: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`compress.data.splits.Split.inputs`."""
-        return finish(self._stacked(order(self.n, generator)[:n], generator), None, self, None, "cpu", None)[0]
-
-    def _stacked(self, index: Tensor, generator: torch.Generator | None) -> Tensor:
+    def taken(self, index: Tensor, generator: torch.Generator | None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`compress.data.splits.Indexed.taken`."""
         import torch
 
-        return torch.stack([self._piece(i, generator) for i in index.tolist()])
+        return torch.stack([self.piece(i, generator) for i in index.tolist()]), None
 
-    def _piece(self, index: int, generator: torch.Generator | None) -> Tensor:
-        """The piece of a number, uint8."""
-        raise NotImplementedError
+    @abstractmethod
+    def piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+        """The piece of a number, uint8 (C, H, W)."""
 
 
 class PatchSplit(Pieces):
@@ -155,7 +110,8 @@ class PatchSplit(Pieces):
         _, height, width = self.shape
         return list(accumulate((rows // height) * (columns // width) for rows, columns in self.sizes))
 
-    def _piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+    def piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+        """See :meth:`Pieces.piece`."""
         import torch
 
         _, height, width = self.shape
@@ -185,7 +141,7 @@ class TileSplit(Pieces):
         return state.hexdigest()
 
     def whole(self, pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (1, C, H, W) of what was made of the tiles, and of what was wanted, which come in batches in order."""
+        """The tiles put together: images (1, C, H, W)."""
         import torch
 
         stream = ((made, wanted) for batch in pieces for made, wanted in zip(*batch, strict=True))
@@ -212,7 +168,8 @@ class TileSplit(Pieces):
             for column in range(self._grid(image)[1])
         ]
 
-    def _piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+    def piece(self, index: int, generator: torch.Generator | None) -> Tensor:
+        """See :meth:`Pieces.piece`."""
         import torch
 
         image, row, column = self._places[index]
@@ -223,14 +180,4 @@ class TileSplit(Pieces):
         return self.pixels[image][:, down][:, :, across]
 
 
-def whole_images(split: Split, pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """What was made and what was wanted, put together where ``split`` hands out tiles; else as it comes.
-
-    Args:
-        split: whose batches ``pieces`` are made of, in order.
-        pieces: batches (N, C, H, W) of both.
-    """
-    return split.whole(pieces) if isinstance(split, TileSplit) else iter(pieces)
-
-
-__all__ = ["PatchSplit", "Pixels", "TileSplit", "decode", "whole_images"]
+__all__ = ["PatchSplit", "Pixels", "TileSplit"]

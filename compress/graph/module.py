@@ -27,6 +27,7 @@ def in_evaluation_mode(model: nn.Module) -> nn.Module:
     try:
         return model.eval()
     except NotImplementedError:
+        # torch.export's own: the modules that it hands out refuse train() and eval() so. Anybody else's goes on.
         if not isinstance(model, fx.GraphModule):
             raise
     for node in model.graph.nodes:

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compress.data.photographs import find_set11, images_in
-from compress.data.tiles import decode
+from compress.data.image_files import decode, images_in
+from compress.data.photographs import find_set11
 from compress.errors import BadData, CompressError
 from compress.networks.sensing import Reconstruction, sensing
 from compress.networks.sensing_training import Schedule, train

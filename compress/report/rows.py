@@ -30,6 +30,7 @@ class Row:
     accuracy: str
     interval: str
     ssim: str
+    accuracy_detail: str
     measured_on: str
     measured: str
     measured_detail: str
@@ -44,12 +45,6 @@ class Row:
     params_share: str
     weight_bits: str
     activation_bits: str
-
-    @property
-    def accuracy_detail(self) -> str:
-        """What qualifies the accuracy: its interval, and an SSIM where there is one; empty where none is known."""
-        known = self.accuracy != words.DASH
-        return ", ".join(each for each in (self.interval, self.ssim) if known and each)
 
 
 @dataclass(frozen=True)
@@ -96,6 +91,7 @@ def rows(front: Front) -> tuple[Row, ...]:
             accuracy=words.accuracy_text(c.accuracy),
             interval=words.interval_text(c.accuracy),
             ssim=words.ssim_text(c.accuracy),
+            accuracy_detail=words.accuracy_detail(c.accuracy),
             measured_on=words.runtime(c.accuracy.measured_on) if c.accuracy else words.DASH,
             measured=latency.text(c.best.measurement.latency_s if c.best.measurement else None),
             measured_detail=_measured_detail(c.best.measurement, latency),

@@ -188,8 +188,7 @@ def _figures(
 def _accuracy(candidate: Candidate) -> str:
     if candidate.accuracy is None:
         return words.DASH
-    beside = (words.interval_text(candidate.accuracy), words.ssim_text(candidate.accuracy))
-    return f"{words.accuracy_text(candidate.accuracy)} ({', '.join(filter(None, beside))})"
+    return f"{words.accuracy_text(candidate.accuracy)} ({words.accuracy_detail(candidate.accuracy)})"
 
 
 def _points(difference: float, candidate: Candidate) -> str:

@@ -115,7 +115,7 @@ def _cells(row: rows_of.Row) -> dict[str, str]:
         "candidate": row.id,
         "accuracy": row.accuracy,
         "95% interval": row.interval,
-        "SSIM": row.ssim.removeprefix("SSIM "),
+        "SSIM": row.ssim,
         "measured": row.measured,
         "predicted": f"{row.predicted} {row.error.replace(' ', '')}".strip(),
         "size": row.size,

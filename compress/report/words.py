@@ -174,8 +174,16 @@ def points(difference: float, accuracy: Accuracy) -> str:
 
 
 def ssim_text(accuracy: Accuracy | None) -> str:
-    """The structural similarity beside a PSNR: SSIM 0.912; empty where there is none."""
-    return "" if accuracy is None or accuracy.ssim is None else f"SSIM {accuracy.ssim:.3f}"
+    """The structural similarity beside a PSNR: 0.912; empty where there is none."""
+    return "" if accuracy is None or accuracy.ssim is None else f"{accuracy.ssim:.3f}"
+
+
+def accuracy_detail(accuracy: Accuracy | None) -> str:
+    """What qualifies an accuracy: its interval, and an SSIM where there is one; empty where none is known."""
+    if accuracy is None:
+        return ""
+    similar = ssim_text(accuracy)
+    return interval_text(accuracy) + (f", SSIM {similar}" if similar else "")
 
 
 def budget_text(budget: Budget, metric: Metric = TOP1) -> tuple[str, ...]:

@@ -34,11 +34,11 @@ def main():
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = 3
-    file = HERE / ("patterns/network.onnx" if options.measurements else "model.onnx")
-    if not file.is_file():
-        print(f"error: this bundle has no {file.relative_to(HERE)}: it takes images", file=sys.stderr)
+    file = "patterns/network.onnx" if options.measurements else "model.onnx"
+    if options.measurements and not (HERE / file).is_file():
+        print(f"error: this bundle has no {file}: it takes images", file=sys.stderr)
         return 2
-    session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(HERE / file), settings, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(x):
@@ -96,7 +96,12 @@ def recover(np, run, manifest, path):
     import measure
 
     try:
-        fed = measure.load(HERE / "patterns").standardize(np.load(path, allow_pickle=False))
+        patterns = measure.load(HERE / "patterns")
+    except measure.WrongPatterns as error:
+        print(f"error: patterns: {error}", file=sys.stderr)
+        return 4
+    try:
+        fed = patterns.standardize(np.load(path, allow_pickle=False))
     except measure.WrongPatterns as error:
         print(f"error: {path.name}: {error}", file=sys.stderr)
         return 2

@@ -126,6 +126,45 @@ def test_readings_of_single_exposures_are_combined(how: str, tmp_path: Path) -> 
     assert np.array_equal(found.combine(ones), found.measure(light).ravel())
 
 
+@pytest.mark.parametrize("how", WAYS)
+def test_exposures_in_another_order_and_of_another_time_measure_the_same(how: str, tmp_path: Path) -> None:
+    layer = layer_of(how)
+    found = written(tmp_path, layer, (1, 8, 8))
+    light = np.random.default_rng(0).integers(0, 256, (8, 8)) / 256
+    wanted = found.measure(light)
+    folder = tmp_path / "patterns"
+    order = np.random.default_rng(1).permutation(len(found.frames))
+    about = json.loads((folder / "patterns.json").read_text())
+    sequence = [about["frames"]["sequence"][i] for i in order]
+    sequence[2]["exposure"] = 4.0
+    about["frames"]["sequence"] = sequence
+    (folder / "patterns.json").write_text(json.dumps(about))
+    (folder / "frames.bin").write_bytes(np.packbits(found.frames[order], axis=2).tobytes())
+    for number, frame in enumerate(found.frames[order]):
+        Image.fromarray(frame * np.uint8(255)).convert("1").save(folder / "frames" / f"{number:05d}.png")
+    again = measuring.load(folder)
+    readings = again.frames.reshape(len(order), -1) @ light.ravel()
+    if how == "balanced":
+        readings = 2 * readings - light.sum()
+    readings[2] *= 4
+    assert np.array_equal(again.combine(readings), wanted.ravel())
+    # So many photons that their noise is below what is compared.
+    np.testing.assert_allclose(again.measure(light, photons=1e14), wanted, atol=1e-5)
+    # Four times the light, a quarter of the variance.
+    pattern = sequence[2]["pattern"]
+    others = [i for i, each in enumerate(sequence) if each["pattern"] == pattern and i != 2]
+    draws = [again.measure(light, 50.0, generator=np.random.default_rng(s))[pattern, 0, 0] for s in range(1500)]
+    if how == "balanced":
+        variance = light.sum() / 50 / 4
+    else:
+        shown = again.frames.reshape(len(order), -1) @ light.ravel() / 50
+        variance = shown[2] / 4 + sum(shown[i] for i in others)
+    if how == "mean" and pattern:
+        first = next(i for i, each in enumerate(sequence) if each["pattern"] == 0)
+        variance = 4 * variance + shown[first]
+    assert np.var(draws) == pytest.approx(variance, rel=0.15)
+
+
 def test_frames_are_png_files_of_one_bit_in_the_order_of_the_sequence(tmp_path: Path) -> None:
     layer = layer_of("pairs")
     written(tmp_path, layer, (1, 8, 8))
@@ -198,7 +237,7 @@ def picture(mode: str, size: tuple[int, int] = (8, 8)) -> Callable[[Path], None]
     return lambda folder: Image.new(mode, size).save(folder / "frames" / "00003.png")
 
 
-DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no description": (lambda f: (f / "patterns.json").unlink(), "patterns.json is missing"),
     "cut description": (lambda f: (f / "patterns.json").write_text("{"), "patterns.json is damaged"),
     "other schema": (edited(lambda about: about.update(schema=9)), r"isn't what this program reads \(schema 9\)"),
@@ -219,6 +258,29 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a pattern that isn't there": (
         edited(lambda about: about["frames"]["sequence"][1].update(pattern=99)),
         "exposure 1 shows pattern 99, there are 13",
+    ),
+    "a pattern that is shown twice": (
+        edited(lambda about: about["frames"]["sequence"][1].update(pattern=0)),
+        "exposure 1 shows pattern 0, which isn't needed or not again",
+    ),
+    "a complement that nobody measures": (
+        edited(lambda about: about["frames"]["sequence"][1].update(complement=True, sign=-1)),
+        "exposure 1 shows the complement of pattern 1, which isn't needed",
+    ),
+    "another sign": (
+        edited(lambda about: about["frames"]["sequence"][1].update(sign=-1)),
+        "isn't what this program reads",
+    ),
+    "no time": (
+        edited(lambda about: about["frames"]["sequence"][1].update(exposure=0)),
+        "isn't what this program reads",
+    ),
+    "a pattern that is never shown": (
+        lambda f: (
+            edited(lambda about: about["frames"]["sequence"].pop())(f),
+            (f / "frames.bin").write_bytes((f / "frames.bin").read_bytes()[:-8]),
+        ),
+        "pattern 12 is never shown",
     ),
 }
 

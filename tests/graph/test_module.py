@@ -14,6 +14,7 @@ from compress.graph.interpret import Steps
 from compress.graph.module import in_evaluation_mode, plain_module
 from compress.graph.surgery import proven
 from compress.graph.trace import trace
+from compress.lending import set_mode
 from compress.prune import prune
 from compress.quantize import quantize
 from tests.graph.networks import ROSTER, Attention, Depthwise, Perceptron, Plain, Residual, UNet, build, images
@@ -54,6 +55,18 @@ def test_an_exported_network_becomes_an_ordinary_one_that_computes_the_same(fact
     torch.testing.assert_close(ordinary(images()), model(images()))
     assert ordinary.train().training
     assert in_evaluation_mode(model) is model
+
+
+def test_only_what_torch_export_says_of_modes_is_taken_for_it():
+    class Own(nn.Module):
+        def train(self, mode=True):
+            raise NotImplementedError("mine")
+
+    with pytest.raises(BadInput, match="a network that torch.export made has no modes"):
+        set_mode(nn.Sequential(exported(build(Plain)).module()), False)
+    for change in (in_evaluation_mode, lambda model: set_mode(model, True)):
+        with pytest.raises(NotImplementedError, match="mine"):
+            change(Own())
 
 
 @some(
