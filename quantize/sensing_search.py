@@ -105,7 +105,7 @@ class _Left:
         b = covariance @ a.T
         gram = a @ b
         ridge = RIDGE * float(np.trace(gram)) / len(a)
-        q = np.linalg.inv(gram + ridge * np.eye(len(a)))
+        q = np.asarray(np.linalg.inv(gram + ridge * np.eye(len(a))), np.float64)
         k = covariance - b @ q @ b.T
         return cls(covariance, ridge, b, q, k, k @ k)
 
