@@ -111,7 +111,7 @@ def quantize(
     example = dataset.train.inputs(2, torch.Generator().manual_seed(seed))
     goes_through(model, dataset.name, example)
     state = State(copy.deepcopy(model), Plan(seed=seed))
-    network = trace_ahead(state.model, example)
+    network = trace_ahead(state.model, example, context)
     if not costs.layer_operators(network):
         raise BadInput("the network has no convolution or linear layer, so there is nothing to quantize")
     before = costs.size(network)

@@ -6,7 +6,6 @@ import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import fx, nn
@@ -33,23 +32,32 @@ def calibration_inputs(context: Context, generator: torch.Generator) -> torch.Te
     return inputs
 
 
-_TRACED: WeakKeyDictionary[nn.Module, Network] = WeakKeyDictionary()
+TRACED = "traced"
+"""The key of :attr:`Context.shared` for a network and its trace, where whoever calls the first stage has traced it."""
 
 
-def trace_ahead(model: nn.Module, inputs: torch.Tensor) -> Network:
-    """The trace of ``model``, which the next :func:`folded` of it takes instead of tracing it again.
+def trace_ahead(model: nn.Module, inputs: torch.Tensor, context: Context) -> Network:
+    """The trace of ``model``, which the next :func:`folded` of it takes from ``context`` instead of tracing it again.
 
     Until then neither the model nor its tensors may be changed.
     """
-    network = _TRACED[model] = trace(model, (inputs[:2],))
+    network = trace(model, (inputs[:2],))
+    context.shared[TRACED] = (model, network)
     return network
 
 
-def folded(state: State, inputs: torch.Tensor) -> tuple[State, Network]:
-    """``state`` with its batch norms folded, and the trace of that: its own model where there are none to fold."""
+def folded(state: State, inputs: torch.Tensor, context: Context | None = None) -> tuple[State, Network]:
+    """``state`` with its batch norms folded, and the trace of that: its own model where there are none to fold.
+
+    Args:
+        state: isn't changed.
+        inputs: two of them or more, float32 (N, ...).
+        context: where a trace made ahead would be.
+    """
     example = (inputs[:2],)
     model = state.model
-    network = _TRACED.pop(model, None) or trace(model, example)
+    ahead = None if context is None else context.shared.pop(TRACED, None)
+    network: Network = ahead[1] if ahead is not None and ahead[0] is model else trace(model, example)
     pairs, notes = foldable(model, network)
     if pairs:
         model, _ = fold_batch_norm(model, network)

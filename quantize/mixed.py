@@ -48,7 +48,7 @@ class LayerError:
         """The quantized state, bits chosen layer by layer."""
         widths = integer_widths(context.target, self.activation_bits)
         inputs = calibration_inputs(context, context.generator)
-        state, network = folded(state, inputs)
+        state, network = folded(state, inputs, context)
         chosen = hardware.chosen(layer_operators(network), state.model)
         layers = tuple({layer.path: layer for layer in chosen}.values())
         errors = layer_errors(network, inputs[:INPUTS], widths)

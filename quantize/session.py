@@ -221,7 +221,7 @@ class Session:
         context = Context(asked.target, Budget(), data, generator, device=device.type, samples=SAMPLES, seed=asked.seed)
         inputs = data.train.inputs(SAMPLES, torch.Generator().manual_seed(asked.seed))
         plain = _without_gradients(self.model)
-        traced = trace_ahead(plain, inputs)
+        traced = trace_ahead(plain, inputs, context)
         stage = roster.METHODS[asked.method](asked.weight_bits, asked.activation_bits)
         state = stage(State(plain, Plan(seed=asked.seed)), context)
         assert state.quantization is not None

@@ -100,7 +100,7 @@ def study(state: State, context: Context, precisions: tuple[Precision, ...]) -> 
     """
     generator = torch.Generator().manual_seed(context.seed)
     inputs = calibration_inputs(context, generator)
-    fresh, network = folded(replace(state, notes=()), inputs)
+    fresh, network = folded(replace(state, notes=()), inputs, context)
     operators: dict[str, tuple[Operator, ...]] = {}
     for operator in hardware.chosen(layer_operators(network), fresh.model):
         operators[operator.path] = (*operators.get(operator.path, ()), operator)

@@ -30,7 +30,7 @@ class Uniform:
         """The quantized state."""
         precision = runnable(Precision(self.weight_bits, self.activation_bits, "integer"), context.target)
         inputs = calibration_inputs(context, context.generator)
-        state, network = folded(state, inputs)
+        state, network = folded(state, inputs, context)
         layers = {layer.path: layer for layer in hardware.chosen(layer_operators(network), state.model)}
         plan = state.plan.updated(*(LayerPlan(name, state.plan.layer(name).keep, precision) for name in layers))
         return calibrated(state, network, plan, inputs, context)
