@@ -24,6 +24,7 @@ from benchmarks import (
     prune_schedule,
     qat_cifar10,
     sensing,
+    sensing_compiled,
     sensing_noise,
     sensing_recognition,
     ssh_overhead,
@@ -55,6 +56,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         lenet_mnist,
         oto,
         sensing,
+        sensing_compiled,
         sensing_noise,
         sensing_recognition,
     )

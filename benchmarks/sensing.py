@@ -114,13 +114,18 @@ def made(case: str) -> list[common.Row]:
     return [first, *(quantized(network, first, weights, bits) for weights, bits in QUANTIZED.items())]
 
 
-def quantized(network: Any, first: common.Row, weights: str, bits: float) -> common.Row:
-    """The row of the exported file with weights of ``bits`` on average, in ONNX Runtime."""
+def rounded(network: Any, bits: float) -> Any:
+    """``network`` with weights of ``bits`` on average behind its patterns, calibrated on training patches."""
     from compress.networks.sensing_training import Patches
     from compress.quantize import quantize
 
     patches = Patches(reconstruction.training_images(), 64, 1, reconstruction.SEED)(CALIBRATION)
-    result = quantize(network, (patches, patches), weight_bits=bits, activation_bits=8, seed=reconstruction.SEED)
+    return quantize(network, (patches, patches), weight_bits=bits, activation_bits=8, seed=reconstruction.SEED)
+
+
+def quantized(network: Any, first: common.Row, weights: str, bits: float) -> common.Row:
+    """The row of the exported file with weights of ``bits`` on average, in ONNX Runtime."""
+    result = rounded(network, bits)
     score = reconstruction.score(files(result.state), reconstruction.test_images())
     known = result.state.quantization
     assert known is not None

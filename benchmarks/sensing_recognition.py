@@ -92,6 +92,7 @@ def measured(task: Task, spec: str, ratio_text: str) -> common.Row:
     import torch
 
     from compress import data as datasets
+    from compress.quantize.binary import ADAM_EPSILON
     from compress.quantize.sensed import sensed
     from compress.quantize.sensing_start import start
     from compress.training import Recipe, evaluate, fit
@@ -109,7 +110,7 @@ def measured(task: Task, spec: str, ratio_text: str) -> common.Row:
     fit(
         network,
         data.train,
-        Recipe(**task.recipe),
+        Recipe(**task.recipe, epsilon=ADAM_EPSILON),
         generator=generator,
         augment=data.augment,
         rates=lambda name: PATTERN_RATE if name.startswith("sensing.learning") else 1.0,

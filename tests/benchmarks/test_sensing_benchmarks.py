@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import common, reconstruction, sensing, sensing_noise, sensing_recognition
+from benchmarks import common, reconstruction, sensing, sensing_compiled, sensing_noise, sensing_recognition
 from compress import data as datasets
 
 
@@ -88,6 +88,27 @@ def test_scores_are_those_of_the_clipped_image() -> None:
     by_hand = 10 * np.log10(1 / float(((picture + error).clamp(0, 1) - picture).square().mean()))
     assert psnr == pytest.approx(by_hand, rel=1e-5)
     assert 0 < ssim < 1
+
+
+@pytest.mark.slow
+def test_compiled_networks_have_a_row_a_runtime_and_are_checked(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruction, "RATIOS", (0.01,))
+    monkeypatch.setattr(sensing, "CALIBRATION", 8)
+    for name, value in {"SIDE": 64, "COMPARED": 1, "ROUNDS": 2, "ATTEMPTS": 1, "WAIT_S": 0.0}.items():
+        monkeypatch.setattr(sensing_compiled, name, value)
+    monkeypatch.setattr(
+        sensing_compiled,
+        "on_a_microcontroller",
+        lambda ratio, path, folder: sensing_compiled.row(
+            ratio=ratio, device=sensing_compiled.MICRO, macs=2_000_000, instructions=1_600_000, instructions_per_mac=0.8
+        ),
+    )
+    rows = sensing_compiled.measure()
+    assert [row["runtime"] for row in rows] == ["compress", "onnxruntime", None]
+    assert (rows[0]["compared_images"], rows[0]["different_images"]) == (1, 0)
+    text = sensing_compiled.section(document(sensing_compiled.BENCHMARK, rows))
+    assert "1 of 1 compared images equal" in text
+    assert "| 1% | 2.0 | 1,600,000 | 0.800 |" in text
 
 
 @pytest.mark.parametrize("case", ["linear random", "recursive learnt"])
