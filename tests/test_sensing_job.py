@@ -113,7 +113,7 @@ def reconstructed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Front, Path
     out = root / "run"
     options = {**QUICK, "quantize": "none"}
     return compress.run(
-        "sensing", str(folder), target=device(), sensing=0.01, epochs=0, image_size=(64, 64), out=out, **options
+        "sensing", str(folder), target=device(), sensing=0.02, epochs=0, image_size=(64, 64), out=out, **options
     ), out
 
 
