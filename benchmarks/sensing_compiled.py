@@ -31,7 +31,7 @@ _KEYS = (
     "ratio",
     "device",
     "runtime",
-    "image",
+    "side_pixels",
     "macs",
     "latency_ms",
     "speedup",
@@ -104,7 +104,13 @@ def on_this_processor(ratio: float, path: Path, folder: Path) -> list[common.Row
             partial(timer.interleaved, jobs, session.machine(), {}, rounds=ROUNDS), ATTEMPTS, WAIT_S
         )
     built, ours = made.library, found[OURS].latency_s
-    about = {"ratio": ratio, "device": X86, "image": SIDE, "macs": made.program.macs, "other_work_percent": other_work}
+    about = {
+        "ratio": ratio,
+        "device": X86,
+        "side_pixels": SIDE,
+        "macs": made.program.macs,
+        "other_work_percent": other_work,
+    }
     return [
         row(
             **about,
@@ -137,7 +143,7 @@ def on_a_microcontroller(ratio: float, path: Path, folder: Path) -> common.Row:
         ratio=ratio,
         device=MICRO,
         runtime=OURS,
-        image=SMALL_SIDE,
+        side_pixels=SMALL_SIDE,
         macs=made.program.macs,
         instructions=counted.instructions,
         instructions_per_mac=round(counted.instructions / made.program.macs, 3),
