@@ -52,7 +52,7 @@ def row(ratio: float, network: str, weights: str, binary: bool, score: tuple[flo
         "parameters": None,
         "pattern_bits": None,
         "macs": None,
-        "steps": None,
+        "schedule": None,
         "train_seconds": None,
         "device": None,
     }
@@ -100,7 +100,7 @@ def made(case: str) -> list[common.Row]:
         "parameters": parameters,
         "pattern_bits": pattern_bits,
         "macs": macs,
-        "steps": reconstruction.steps(kind) if kind in NETWORKS else None,
+        "schedule": f"{reconstruction.steps(kind):,} steps" if kind in NETWORKS else None,
         "train_seconds": round(seconds, 1),
         "device": reconstruction.device(),
     }

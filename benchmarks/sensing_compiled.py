@@ -31,7 +31,7 @@ _KEYS = (
     "ratio",
     "device",
     "runtime",
-    "side_pixels",
+    "image",
     "macs",
     "latency_ms",
     "speedup",
@@ -44,6 +44,10 @@ _KEYS = (
     "different_images",
     "other_work_percent",
 )
+
+
+def size(side: int) -> str:
+    return f"{side}x{side}"
 
 
 def row(**known: Any) -> common.Row:
@@ -71,15 +75,14 @@ def pictures(side: int, count: int) -> NDArray[np.float32]:
     return np.stack([image[None, :side, :side].numpy() for image in large[:count]])
 
 
-def differing(made: Any, images: NDArray[np.float32], outputs: NDArray[np.float32], interface: Any) -> int:
+def differing(program: Any, images: NDArray[np.float32], outputs: NDArray[np.float32]) -> int:
     """How many images' outputs aren't the integer reference's to the bit."""
-    from compress.integer import reference
+    from compress.export.compiled import reference_golden
 
-    (end,), (result,) = interface.inputs, interface.outputs
-    given = end.to_library(images)
-    wanted = [reference.run(made.program, {end.name: image})[result.name] for image in given]
-    differs = outputs != result.from_library(np.stack(wanted))
-    return int(differs.reshape(len(images), -1).any(1).sum())
+    golden = reference_golden(program, images)
+    assert golden is not None
+    (wanted,) = golden.outputs.values()
+    return int((outputs != wanted).reshape(len(images), -1).any(1).sum())
 
 
 def on_this_processor(ratio: float, path: Path, folder: Path) -> list[common.Row]:
@@ -94,7 +97,7 @@ def on_this_processor(ratio: float, path: Path, folder: Path) -> list[common.Row
     made = compile_file(path, isa, folder)
     images = pictures(SIDE, COMPARED)
     with Library(made.library.linked_path, 1) as library:
-        different = differing(made, images, library.run(images), library.interface)
+        different = differing(made.program, images, library.run(images))
         (end,) = library.interface.inputs
         jobs: dict[str, Callable[[], Any]] = {
             OURS: library.prepared([end.to_library(images[:1])[0]]),
@@ -107,7 +110,7 @@ def on_this_processor(ratio: float, path: Path, folder: Path) -> list[common.Row
     about = {
         "ratio": ratio,
         "device": X86,
-        "side_pixels": SIDE,
+        "image": size(SIDE),
         "macs": made.program.macs,
         "other_work_percent": other_work,
     }
@@ -143,7 +146,7 @@ def on_a_microcontroller(ratio: float, path: Path, folder: Path) -> common.Row:
         ratio=ratio,
         device=MICRO,
         runtime=OURS,
-        side_pixels=SMALL_SIDE,
+        image=size(SMALL_SIDE),
         macs=made.program.macs,
         instructions=counted.instructions,
         instructions_per_mac=round(counted.instructions / made.program.macs, 3),
@@ -151,7 +154,7 @@ def on_a_microcontroller(ratio: float, path: Path, folder: Path) -> common.Row:
         stack_bytes=made.library.stack_bytes,
         flash_bytes=made.library.flash_bytes,
         compared_images=len(images),
-        different_images=differing(made, images, counted.outputs[result.name], made.library.interface),
+        different_images=differing(made.program, images, counted.outputs[result.name]),
     )
 
 
@@ -209,9 +212,9 @@ def section(document: Mapping[str, Any]) -> str:
     return (
         f"Measuring and recovering one image by the shipped networks in 8 bits. {exact} of "
         f"{sum(r['compared_images'] for r in compared)} compared images equal the integer reference bit for bit. "
-        f"An image of {SIDE}x{SIDE} on one core of x86, the library and ONNX Runtime in turns on the same Q/DQ file "
+        f"An image of {size(SIDE)} on one core of x86, the library and ONNX Runtime in turns on the same Q/DQ file "
         f"(others used at most {busy:.1f}% of the cores meanwhile):\n\n{x86}\n"
-        f"An image of {SMALL_SIDE}x{SMALL_SIDE} on a Cortex-M7, instructions counted by QEMU, which are no cycles:"
+        f"An image of {size(SMALL_SIDE)} on a Cortex-M7, instructions counted by QEMU, which are no cycles:"
         f"\n\n{micro}"
     )
 

@@ -177,17 +177,22 @@ class Indexed(ABC):
         augment: Augmentation | None = None,
     ) -> tuple[Tensor, Tensor]:
         """A batch as :meth:`Split.batches` yields it, from what :meth:`taken` gave."""
-        pixels = inputs.float()
+        values = self.decoded(inputs)
         if generator is not None and augment is not None:
-            pixels = augment(pixels, generator)
-        mean, std = constants(self.mean, self.std)
-        images = (pixels - mean) / std
-        images = images.to(device)
+            values = augment(values, generator)
+        found = self.normalized(values).to(device)
         if targets is None:
-            return images, images
-        if targets.is_floating_point():
-            targets = (targets - mean) / std
-        return images, targets.to(device)
+            return found, found
+        return found, (self.normalized(targets) if targets.is_floating_point() else targets).to(device)
+
+    def decoded(self, inputs: Tensor) -> Tensor:
+        """Raw inputs as an augmentation takes them."""
+        return inputs.float()
+
+    def normalized(self, values: Tensor) -> Tensor:
+        """Decoded inputs, or targets that aren't classes, as a network takes them."""
+        mean, std = constants(self.mean, self.std)
+        return (values - mean) / std
 
     def batches(
         self,

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from compress.data.augment import Augmentation
     from compress.metric import Task
 
 
@@ -48,18 +47,13 @@ class TensorSplit(Indexed):
         """See :meth:`compress.data.splits.Indexed.taken`."""
         return self.values[index], None if self.labels is None else self.labels[index]
 
-    def finished(
-        self,
-        inputs: Tensor,
-        targets: Tensor | None,
-        generator: torch.Generator | None = None,
-        device: str = "cpu",
-        augment: Augmentation | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Inputs and targets as they are."""
-        if generator is not None and augment is not None:
-            inputs = augment(inputs, generator)
-        return inputs.to(device), (inputs if targets is None else targets).to(device)
+    def decoded(self, inputs: Tensor) -> Tensor:
+        """As they are."""
+        return inputs
+
+    def normalized(self, values: Tensor) -> Tensor:
+        """As they are."""
+        return values
 
 
 def from_tensors(data: Any, like: Tensor, name: str = "data") -> Data:

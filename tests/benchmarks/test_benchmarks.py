@@ -41,8 +41,8 @@ SCHEMA = {
     },
 }
 UNITS = re.compile(
-    r"(^|_)(percent|points|ms|us|seconds|bytes|kib|bits|pixels|macs|parameters|gmac_per_s|gbytes_per_s|us_per_layer|psnr_db|ssim|ratio|electrons|"
-    r"instructions|instructions_per_mac|cycles|layers|budgets|learning_rate|images|epochs|steps|runs|probes|candidates|candidates_on_front|speedup(_\d_threads?)?|correlation|\w+_over_\w+)$"
+    r"(^|_)(percent|points|ms|us|seconds|bytes|kib|bits|macs|parameters|gmac_per_s|gbytes_per_s|us_per_layer|psnr_db|ssim|ratio|electrons|"
+    r"instructions|instructions_per_mac|cycles|layers|budgets|learning_rate|images|epochs|runs|probes|candidates|candidates_on_front|speedup(_\d_threads?)?|correlation|\w+_over_\w+)$"
 )
 """How a key says what its number counts: by a unit, by the things that are counted, or as a ratio."""
 

@@ -37,4 +37,4 @@ def test_the_shipped_network_recovers_set11(ratio: float, shared_data: Path) -> 
             made = network((image / 255).float()).double().mul(255).clamp(0, 255)
         found.append(float(psnr(made, image)))
     assert len(found) == 11
-    assert sum(found) / 11 >= LEAST[ratio] - 0.005
+    assert sum(found) / 11 >= LEAST[ratio]
