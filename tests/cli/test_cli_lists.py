@@ -50,11 +50,12 @@ def test_json_may_also_stand_before_the_command(inside: Call) -> None:
 def test_models_are_the_built_in_ones_and_the_other_forms(inside: Call) -> None:
     document = inside("models", "--json").json
     assert [each["name"] for each in document["builtin"]] == [each.name for each in NETWORKS]
-    assert [each["name"] for each in document["builtin"] if each["weights_included"]] == ["resnet"]
+    assert [each["name"] for each in document["builtin"] if each["weights_included"]] == ["resnet", "sensing"]
     forms = [each["form"] for each in document["forms"]]
     assert forms == ["timm:NAME", "torchvision:NAME", "hf:NAME", "FILE.py:FUNCTION", "FILE.pt2"]
     text = inside("models").out
     assert all(word in text for word in (*forms, *(each.name for each in NETWORKS)))
+    assert "included: 0.01, 0.04, 0.1, 0.25" in text
 
 
 def test_doctor_finds_all_well_here(compress: Call) -> None:
