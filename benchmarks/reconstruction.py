@@ -1,7 +1,8 @@
 """What the benchmarks of sensing share: the images, the score, trained networks that are kept, cases one at a time.
 
-A case that is finished is kept as a file, and a training as a checkpoint, in ``$COMPRESS_SENSING_FOLDER``
-(``runs/sensing`` by default), so that a run that is stopped goes on where it was. ``$COMPRESS_SENSING_CASES`` names the
+A case that is finished is kept as a file, and a training as a checkpoint and, when it is through, as the network's
+weights, in ``$COMPRESS_SENSING_FOLDER`` (``runs/sensing`` by default), so that a run that is stopped goes on where it
+was. ``$COMPRESS_SENSING_CASES`` names the
 cases to make, separated by commas, each as the program prints them; all by default. The rows of a run are those of
 every case that is finished by then.
 """

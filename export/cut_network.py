@@ -1,8 +1,9 @@
 """A network's ONNX file from the measurements on: without the operators that simulate the optics.
 
-The image runs through what only moves or rounds it (quantize/dequantize pairs, a split by channel, padding) to one
-convolution a channel, whose weights are the patterns; what those give together is the measurements. Everything behind
-stays as it is in the file, operator by operator, so both files compute the same from there.
+The image runs through what only moves or rounds it (quantize/dequantize pairs, a split by channel, padding) to the
+convolutions whose weights are the patterns; what those give together is the measurements. A channel may have several
+that differ by their biases: what the others gave is the channel's measurements and the difference of the biases.
+Everything behind stays as it is in the file, operator by operator, so both files compute the same from there.
 """
 
 from __future__ import annotations
@@ -39,6 +40,19 @@ class Cut:
     weights: Mapping[str, NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class _Measuring:
+    """A convolution that reads the image, and the channel that it reads."""
+
+    node: Any
+    channel: int
+
+    @property
+    def end(self) -> str:
+        """The tensor that it makes."""
+        return str(self.node.output[0])
+
+
 def cut(file: Path, patterns: Patterns) -> Cut | str:
     """Cut ``file`` behind its sensing layer; why that isn't possible, in half a sentence, where it isn't."""
     import onnx
@@ -49,50 +63,109 @@ def cut(file: Path, patterns: Patterns) -> Cut | str:
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    convolutions, strange = _measuring(graph.input[0].name, readers)
+    convolutions, strange = _measuring(graph, readers)
     if strange is not None:
         return f"the network reads the image elsewhere too, by {strange}, so it can't begin at the measurements"
     if not convolutions:
         return "the file has no convolution that measures the image"
-    ends = [node.output[0] for node in convolutions]
-    after = {id(node) for end in ends for node in readers.get(end, [])}
-    border = ends[0]
-    if len(ends) > 1:
-        joined = next((n for n in graph.node if n.op_type == "Concat" and list(n.input) == ends), None)
-        if joined is None or len(after) != 1:
-            return "the channels' measurements aren't put together by one operator"
-        border = joined.output[0]
-    kept = _behind(graph, border)
+    weights = {each.node.name: _constant(graph, each.node.input[1]) for each in convolutions}
+    channels = len(patterns.scale) // len(next(iter(weights.values())))
+    if {each.channel for each in convolutions} != set(range(channels)):
+        return f"it measures other channels than the patterns' {channels}"
+    ends = [each.end for each in convolutions]
+    joined = next((n for n in graph.node if n.op_type == "Concat" and list(n.input) == ends), None)
+    if joined is not None and all(readers[end] == [joined] for end in ends):
+        names, before = {joined.output[0]: INPUT}, _Before([], [])
+    else:
+        names, before = _from_input(graph, convolutions, channels, patterns)
+    kept = _behind(graph, {*ends, *names})
     if graph.input[0].name in {name for node in kept for name in node.input}:
         return "the network reads the image behind the measurements too"
-    weights = {node.name: _constant(graph, node.input[1]) for node in convolutions}
-    return Cut(_written(model, kept, border, patterns), weights)
+    for node in kept:
+        for at, name in enumerate(node.input):
+            node.input[at] = names.get(name, name)
+    return Cut(_written(model, kept, before, patterns), weights)
 
 
-def _measuring(start: str, readers: Mapping[str, list[Any]]) -> tuple[list[Any], str | None]:
+def _measuring(graph: Any, readers: Mapping[str, list[Any]]) -> tuple[list[_Measuring], str | None]:
     """The convolutions that read the image, and the name of anything else that does."""
-    found: list[Any] = []
-    pending, seen = [start], {start}
+    found: list[_Measuring] = []
+    start = graph.input[0].name
+    pending, seen = [(start, 0)], {start}
     while pending:
-        name = pending.pop(0)
+        name, channel = pending.pop(0)
         for node in readers.get(name, []):
             if node.op_type == "Conv" and node.input[0] == name:
-                if node not in found:
-                    found.append(node)
+                if all(node is not each.node for each in found):
+                    found.append(_Measuring(node, channel))
             elif node.op_type in MOVES and node.input[0] == name:
-                pending += [output for output in node.output if output not in seen]
+                for at, output in enumerate(node.output):
+                    if output not in seen:
+                        pending.append((output, at if node.op_type == "Split" else channel + _skipped(graph, node)))
                 seen.update(node.output)
             else:
                 return found, f"{node.op_type} {node.name}"
     return found, None
 
 
-def _behind(graph: Any, border: str) -> list[Any]:
-    """The operators that the outputs need, if ``border`` is given, in order."""
+def _skipped(graph: Any, node: Any) -> int:
+    """How many channels a Slice leaves out in front."""
+    if node.op_type != "Slice" or len(node.input) < 4:
+        return 0
+    starts, axes = (_constant(graph, node.input[at]).astype(int).tolist() for at in (1, 3))
+    return int(starts[axes.index(1)]) if 1 in axes else 0
+
+
+@dataclass(frozen=True)
+class _Before:
+    """Operators between the measurements and what the network reads of them, and their constants."""
+
+    nodes: list[Any]
+    tensors: list[Any]
+
+
+def _from_input(
+    graph: Any, convolutions: list[_Measuring], channels: int, patterns: Patterns
+) -> tuple[dict[str, str], _Before]:
+    """What the convolutions gave -> what it is now, and the operators that make that of the measurements."""
+    from onnx import helper, numpy_helper
+
+    names: dict[str, str] = {}
+    before = _Before([], [])
+
+    def constant(name: str, value: NDArray[Any]) -> str:
+        before.tensors.append(numpy_helper.from_array(value, name))
+        return name
+
+    count = len(patterns.scale) // channels
+    for channel in range(channels):
+        own = [each for each in convolutions if each.channel == channel]
+        part, offset = INPUT, patterns.offset[channel * count : (channel + 1) * count]
+        if channels > 1:
+            part = f"{INPUT}.{channel}"
+            ends = [np.array([k * count], np.int64) for k in (channel, channel + 1)]
+            inputs = [constant(f"{part}.{name}", end) for name, end in zip(("first", "end"), ends, strict=True)]
+            inputs.append(constant(f"{part}.axis", np.array([1], np.int64)))
+            before.nodes.append(helper.make_node("Slice", [INPUT, *inputs], [part], name=part))
+        biases = [_constant(graph, each.node.input[2]) if len(each.node.input) > 2 else 0 * offset for each in own]
+        # A file of integers has rounded biases: the measurements are those of the convolution that is nearest.
+        nearest = min(range(len(own)), key=lambda k: float(np.abs(biases[k] - offset).sum()))
+        for each, bias in zip(own, biases, strict=True):
+            if bias is biases[nearest]:
+                names[each.end] = part
+                continue
+            shift = constant(f"{each.end}.shift", (bias - biases[nearest]).astype(np.float32)[None, :, None, None])
+            names[each.end] = f"{each.end}.shifted"
+            before.nodes.append(helper.make_node("Add", [part, shift], [names[each.end]], name=names[each.end]))
+    return names, before
+
+
+def _behind(graph: Any, borders: set[str]) -> list[Any]:
+    """The operators that the outputs need, if ``borders`` are given, in order."""
     needed = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):
-        if needed & set(node.output) and border not in node.output:
+        if needed & set(node.output) and not borders & set(node.output):
             kept.append(node)
             needed |= set(node.input)
     return kept[::-1]
@@ -116,26 +189,22 @@ def _constant(graph: Any, name: str) -> NDArray[np.float32]:
     )
 
 
-def _written(model: Any, kept: list[Any], border: str, patterns: Patterns) -> bytes:
-    """The bytes of the network of ``kept``, whose input is ``border`` under the name of :data:`INPUT`."""
+def _written(model: Any, kept: list[Any], before: _Before, patterns: Patterns) -> bytes:
+    """The bytes of the network of ``kept``, and ``before`` in front of them, whose input is :data:`INPUT`."""
     import onnx
 
     graph = model.graph
     read = {name for node in kept for name in node.input}
-    for node in kept:
-        for at, name in enumerate(node.input):
-            if name == border:
-                node.input[at] = INPUT
     batch = graph.input[0].type.tensor_type.shape.dim[0]
     channels = len(patterns.scale)
     shape = [batch.dim_param or batch.dim_value or "N", channels, *patterns.about["tiles"]]
     made = onnx.helper.make_graph(
-        kept,
+        [*before.nodes, *kept],
         graph.name,
         [onnx.helper.make_tensor_value_info(INPUT, onnx.TensorProto.FLOAT, shape)],
         list(graph.output),
-        [tensor for tensor in graph.initializer if tensor.name in read],
-        value_info=[value for value in graph.value_info if value.name in read and value.name != border],
+        [*before.tensors, *(tensor for tensor in graph.initializer if tensor.name in read)],
+        value_info=[value for value in graph.value_info if value.name in read],
     )
     del model.graph.node[:]
     model.graph.CopyFrom(made)

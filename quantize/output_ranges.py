@@ -7,7 +7,8 @@ error at the output: for each of several ranges ``r`` about that one the expecte
 
 with ``g_v`` the gradient at the activation ``a`` (:mod:`compress.quantize.perturbation`), is measured with the same
 inputs and draws, and the range that costs least is taken. A clipped peak that the output doesn't hear is clipped, an
-error that all positions share and that adds up is avoided.
+error that all positions share and that adds up is avoided. Where a tensor is nearly always zero the inputs say nothing
+of its peaks, and the range stays.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from compress.data import Task
 from compress.errors import NoGradient
 from compress.graph.interpret import Steps
 from compress.quantize.perturbation import perturbations
-from compress.quantize.ranges import activation_grid, scaled
+from compress.quantize.ranges import activation_grid, rarely_other_than_zero, scaled
 from compress.types import Grid, Signedness
 
 FACTORS = (1.0, 0.7, 0.8, 0.9, 1.1, 1.25, 1.4, 1.7)
@@ -66,7 +67,7 @@ def activation_ranges(
         tried[name] = {}
         for bits in widths:
             grid = activation_grid(values, bits, signedness)
-            for number, factor in enumerate(FACTORS):
+            for number, factor in enumerate(FACTORS[:1] if rarely_other_than_zero(values) else FACTORS):
                 tried[name][bits * SLOT + number] = scaled(grid, factor)
     measured: Mapping[tuple[str, int], float] = {}
     try:
@@ -79,7 +80,7 @@ def activation_ranges(
     costs: dict[tuple[str, int], float] = {}
     for name in samples:
         for bits in widths:
-            keys = [bits * SLOT + number for number in range(len(FACTORS))]
+            keys = [key for key in tried[name] if key // SLOT == bits]
             # A tensor that the output doesn't depend on costs nothing at any range, and isn't measured.
             best = min(keys, key=lambda key: measured.get((name, key), 0.0))
             grids[name][bits] = tried[name][best]

@@ -6,10 +6,19 @@ tensor the range is searched among shrunken versions of what was observed,
     scale* = argmin over f in F of  sum_i (x_i - Q(x_i; f * range))^2,
 
 which for 8 bits keeps nearly the whole range and for 4 bits cuts off its tails.
+
+A tensor that is nearly always zero shows few of its other values in a sample, and none of its largest. What lies beyond
+the sample's end h is taken to have a generalized Pareto tail (Pickands, *Annals of Statistics* 1975) of the shape 1/4
+and of the mean b, by which the largest values exceed the next. Another sample of that size is then expected to lose
+
+    3 b^2 / (1 + (c - h) / (3 b))^2
+
+by a range that ends at c, which may be beyond h.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -22,6 +31,12 @@ from compress.types import Grid, Signedness
 
 SHRINK = torch.linspace(1.0, 0.2, 41)
 """The factors F by which ranges are shrunk."""
+
+RARE = 0.05
+"""A tensor with fewer values other than zero has an unseen tail."""
+
+STRETCH = torch.linspace(1.0, 4.0, 31)
+"""The factors by which its range may grow."""
 
 SAMPLE = 1 << 15
 """How many values of one tensor the search looks at."""
@@ -66,20 +81,46 @@ def activation_grid(values: torch.Tensor, bits: int, signedness: Signedness) -> 
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
     if low == high:
         return Grid((1.0,), 0, bits, signedness == "signed")
+    rare = rarely_other_than_zero(values)
+    below, above = (_mean_excess(side) if rare else 0.0 for side in (-values, values))
 
     def error(ends: tuple[float, float]) -> float:
         grid = _grid(low * ends[0], high * ends[1], bits, signedness)
         step = torch.tensor(grid.scale[0])
         rounded = ((values / step).round() + grid.zero_point).clamp(grid.low, grid.high) - grid.zero_point
-        return float((values - rounded * step).double().square().sum())
+        unseen = _unseen(below, low - float(step) * (grid.low - grid.zero_point))
+        unseen += _unseen(above, float(step) * (grid.high - grid.zero_point) - high)
+        return float((values - rounded * step).double().square().sum()) + unseen
 
-    factors = SHRINK.tolist()
+    factors = SHRINK.tolist() + (STRETCH[1:].tolist() if rare else [])
     best = min(((factor, factor) for factor in factors), key=error)
     if signedness == "unsigned" and low < 0 < high:
         # Either end may have the longer tail.
         best = min([best, *((factor, best[1]) for factor in factors)], key=error)
         best = min([best, *((best[0], factor) for factor in factors)], key=error)
     return _grid(low * best[0], high * best[1], bits, signedness)
+
+
+def rarely_other_than_zero(values: torch.Tensor) -> bool:
+    """Whether a sample says too little of a tensor's largest values; see the module."""
+    return int(values.count_nonzero()) < RARE * values.numel()
+
+
+def _mean_excess(values: torch.Tensor) -> float:
+    """b of the module's tail: by how much the largest positive values exceed the one below them, on average; 0 where
+    there are too few to tell."""
+    positive = values[values > 0]
+    count = math.isqrt(len(positive))
+    if count < 2:
+        return 0.0
+    top = positive.topk(count + 1).values
+    return float((top[:-1] - top[-1]).mean())
+
+
+def _unseen(mean_excess: float, margin: float) -> float:
+    """What a range that ends ``margin`` beyond the sample is expected to lose of a tail."""
+    # With sigma = (1 - 1/4) b: P(beyond) = (1 + margin / (4 sigma))^-4, E excess^2 there = 16/3 (sigma + margin / 4)^2.
+    return 3 * mean_excess**2 / (1 + max(0.0, margin) / (3 * mean_excess)) ** 2 if mean_excess > 0 else 0.0
 
 
 def scaled(grid: Grid, factor: float) -> Grid:

@@ -10,6 +10,9 @@ other operand has collected on the way: so errors of earlier layers, of rounded 
 are corrected (Frantar et al., GPTQ, 2023, round against the quantized input only; Li et al., BRECQ, 2021, correct
 by descent). Then its weights are rounded by :mod:`compress.quantize.rounding` with the same second moments, the
 bias staying real, so that biases are corrected too.
+
+A weight that several operators share has to be rounded before all that they read is known: it is rounded to stay near
+the float weight on what all of them read in the float network, and isn't solved anew.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from torch import Tensor, fx
 
 from compress.graph.groups import PRODUCES
 from compress.graph.interpret import BATCH, Environment, Steps
-from compress.graph.moments import Reader, damped, normal_equations, reader_of
+from compress.graph.moments import Reader, collect, damped, normal_equations, reader_of
 from compress.graph.qdq import on_grid
 from compress.graph.segments import Segment, other_operand, segments
 from compress.graph.trace import argument, kind
@@ -49,6 +52,7 @@ class Layer:
         axis: the weight's output axis.
         reader: the layer as a matrix product; None where it isn't one, where the weight is used more than once, or
             where it lives in hardware.
+        shared: the uses of a weight that is used more than once, where all are matrix products with it; else empty.
         bias: the bias's parameter; None if it has none of its own.
         node: the first operator that uses the weight.
     """
@@ -58,6 +62,19 @@ class Layer:
     reader: Reader | None
     bias: str | None
     node: str
+    shared: tuple[Reader, ...] = ()
+
+    @property
+    def readers(self) -> tuple[Reader, ...]:
+        """All its uses as matrix products; none where it is rounded plainly."""
+        return self.shared if self.reader is None else (self.reader,)
+
+    def gram(self, grams: Mapping[str, Tensor]) -> Tensor:
+        """``G`` of what all its uses read, from node -> ``G``: the mean over their positions."""
+        if self.reader is not None:
+            return grams[self.reader.node.name]
+        parts = [grams[reader.node.name] * reader.positions for reader in self.shared]
+        return torch.stack(parts).sum(0) / sum(reader.positions for reader in self.shared)
 
 
 def layers_of(steps: Steps) -> dict[str, Layer]:
@@ -75,8 +92,16 @@ def layers_of(steps: Steps) -> dict[str, Layer]:
     for name, nodes in uses.items():
         bias = _bias(steps, nodes[0])
         alone = len(nodes) == 1 and (bias is None or biases[bias] == 1)
-        reader = reader_of(steps, nodes[0]) if alone and name not in steps.hardware else None
-        found[name] = Layer(name, PRODUCES[kind(nodes[0])], reader, bias if alone else None, nodes[0].name)
+        readers = [] if name in steps.hardware else [r for node in nodes if (r := reader_of(steps, node)) is not None]
+        same = len(readers) == len(nodes) and len({(reader.groups, reader.taps) for reader in readers}) == 1
+        found[name] = Layer(
+            name,
+            PRODUCES[kind(nodes[0])],
+            readers[0] if alone and readers else None,
+            bias if alone else None,
+            nodes[0].name,
+            tuple(readers) if same and len(nodes) > 1 else (),
+        )
     return found
 
 
@@ -86,12 +111,12 @@ def _bias(steps: Steps, node: fx.Node) -> str | None:
 
 
 def matrix(steps: Steps, layer: Layer) -> Tensor:
-    """Weight and, as the last column, bias of a layer that has a reader; (groups, out, K [+ 1]) float64, on the CPU."""
-    assert layer.reader is not None
-    weight = layer.reader.matrix(steps.parameters[layer.weight]).double().cpu()
+    """Weight and, as the last column, bias of a layer that is a product; (groups, out, K [+ 1]) float64, on the CPU."""
+    reader = layer.readers[0]
+    weight = reader.matrix(steps.parameters[layer.weight]).double().cpu()
     if layer.bias is None:
         return weight
-    return torch.cat([weight, steps.parameters[layer.bias].double().cpu().view(layer.reader.groups, -1, 1)], 2)
+    return torch.cat([weight, steps.parameters[layer.bias].double().cpu().view(reader.groups, -1, 1)], 2)
 
 
 def rounded_layer(
@@ -101,7 +126,7 @@ def rounded_layer(
 
     Args:
         steps: for the shapes.
-        layer: one with a reader.
+        layer: one that is a product.
         wanted: what to round, as :func:`matrix` gives it.
         gram: second moments of its inputs with a 1 behind them, (groups, K + 1, K + 1).
         bits: of the weights.
@@ -123,6 +148,21 @@ def nearest_layer(steps: Steps, layer: Layer, bits: int) -> tuple[Tensor, Grid]:
     weight = steps.parameters[layer.weight]
     grid = weight_grid(weight, bits, layer.axis)
     return on_grid(weight, grid), grid
+
+
+def rounded_ahead(steps: Steps, layer: Layer, grams: Mapping[str, Tensor], bits: int) -> tuple[Tensor, Grid]:
+    """Weight on its grid, and the grid, of a layer that isn't solved anew.
+
+    Args:
+        steps: the float network.
+        layer: the layer.
+        grams: node -> second moments of what it reads, for the uses of the layer that are products.
+        bits: of the weights.
+    """
+    if not layer.readers:
+        return nearest_layer(steps, layer, bits)
+    weight, _, grid = rounded_layer(steps, layer, matrix(steps, layer), layer.gram(grams), bits)
+    return weight, grid
 
 
 def rebuild(
@@ -149,9 +189,12 @@ def rebuild(
     layers = layers_of(whole)
     at = {layer.node: layer for layer in layers.values()}
     grids: dict[str, Grid] = {}
-    for name, width in bits.items():
-        if layers[name].reader is None:
-            made.steps.parameters[name], grids[name] = nearest_layer(whole, layers[name], width)
+    ahead = [layers[name] for name in bits if layers[name].reader is None]
+    products = [reader for layer in ahead for reader in layer.shared]
+    grams = collect(whole, products, inputs, batch, generator, progress) if products else {}
+    for layer in ahead:
+        weight, grid = rounded_ahead(whole, layer, grams, bits[layer.weight])
+        made.steps.parameters[layer.weight], grids[layer.weight] = weight, grid
     cut = segments(whole)
     before = [{whole.inputs[0]: part, BATCH: len(part)} for part in inputs.split(batch)]
     after = [made.start((part,)) for part in inputs.split(batch)]

@@ -18,11 +18,19 @@ a measurement); the first pattern all ones and ``y = 2 p x - 1 x`` for the other
 exposure a measurement and the same noise twice); or none, where the network takes ``P x`` as it is.
 
 The initial estimate is linear, ``E z + e``; :mod:`compress.quantize.sensing_start` has its closed form.
+
+Measurements have long tails, as edges may run along a whole pattern, and one grid of 8 bits either cuts them off or is
+coarse for all others. So evaluation, and with it every file, has them as three summands, each with a grid of its own,
+
+    z = clip(z, -r, r) + max(z - r, 0) + min(z + r, 0),
+
+of which the last two are nearly always zero and may be coarse. In float that changes nothing but the time: the patterns
+and E are applied to each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +41,7 @@ from compress.quantize.binary import Values
 from compress.quantize.detector import ROUNDED, Noise
 from compress.quantize.pattern_constraints import Constraint
 from compress.quantize.sensing_geometry import field_size, measurements, padded, smooth_rows
-from compress.quantize.sensing_patterns import BinaryPatterns, Differential
+from compress.quantize.sensing_patterns import INNER, BinaryPatterns, Differential
 
 
 class SensingLayer(BinaryPatterns):
@@ -165,13 +173,17 @@ class SensingLayer(BinaryPatterns):
         (N, C, H, W)."""
         return self.reexpand(self.standardize(y))
 
-    def reexpand(self, z: Tensor) -> Tensor:
-        """The linear estimate from the network's measurements ``z``, as :meth:`forward` gives them."""
-        return self._expanded(z, self.expand.bias)
+    def reexpand(self, *parts: Tensor) -> Tensor:
+        """The linear estimate from the network's measurements, as :meth:`forward` or :meth:`parts` gives them."""
+        found = self._expanded(parts[0], self.expand.bias)
+        return found + self.correction(*parts[1:]) if len(parts) > 1 else found
 
-    def correction(self, z: Tensor) -> Tensor:
+    def correction(self, *parts: Tensor) -> Tensor:
         """What a difference of measurements changes in the linear estimate: :meth:`reexpand` without its bias."""
-        return self._expanded(z, None)
+        found = self._expanded(parts[0], None)
+        for part in parts[1:]:
+            found = found + self._expanded(part, None)
+        return found
 
     def _expanded(self, z: Tensor, bias: Tensor | None) -> Tensor:
         parts = z.split(self.measurements, 1) if self.channels > 1 else (z,)
@@ -194,18 +206,43 @@ class SensingLayer(BinaryPatterns):
         self.check_images(images)
         return self._noisy(images) if self.training and self.noise is not None else self.exact(images)
 
+    def parts(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What :meth:`forward` gives as summands, one in training; those of evaluation bear 8 bits, see the module."""
+        if self.training:
+            return (self(images),)
+        self.check_images(images)
+        return self._inner_and_outer(images, self.shift, self.shift_above, self.shift_below)
+
+    def difference_parts(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What :meth:`difference` gives as summands, likewise."""
+        if self.training:
+            return (self.difference(images),)
+        return self._inner_and_outer(images, None, self.above, self.below)
+
+    def _inner_and_outer(
+        self, images: Tensor, shift: Tensor | None, above: Tensor, below: Tensor
+    ) -> tuple[Tensor, ...]:
+        # Each clip stands right behind its convolution, where integer kernels have it for nothing.
+        inner = self._channelwise(images, self.weight, shift, lambda z: F.hardtanh(z, -INNER, INNER))
+        over = self._channelwise(images, self.weight, above, F.relu)
+        under = self._channelwise(images, self.weight, below, lambda z: z.clamp(max=0))
+        return inner, over, under
+
     def exact(self, images: Tensor) -> Tensor:
         """``z`` without noise, (N, C m, H/b, W/b)."""
-        weight, shift = self.effective()
-        return self._channelwise(images, weight, shift)
+        return self._channelwise(images, *self.effective())
 
     def difference(self, images: Tensor) -> Tensor:
         """``S A d``: by how much images that differ by ``d`` (N, C, H, W) differ in ``z``."""
         return self._channelwise(images, self.effective()[0], None)
 
-    def _channelwise(self, images: Tensor, weight: Tensor, shift: Tensor | None) -> Tensor:
-        parts = images.split(1, 1) if self.channels > 1 else (images,)
-        found = [self._blockwise(part, weight, shift) for part in parts]
+    def _channelwise(
+        self, images: Tensor, weight: Tensor, shift: Tensor | None, clip: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        planes = images.split(1, 1) if self.channels > 1 else (images,)
+        found = [self._blockwise(plane, weight, shift) for plane in planes]
+        if clip is not None:
+            found = [clip(z) for z in found]
         return torch.cat(found, 1) if self.channels > 1 else found[0]
 
     def _noisy(self, images: Tensor) -> Tensor:

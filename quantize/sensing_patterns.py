@@ -6,7 +6,7 @@ times one factor a row, and its bias is ``-l S A 1``. Here are A, S and l; :mod:
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,10 @@ from compress.quantize.pattern_constraints import Constraint, FirstOfOnes, signs
 from compress.quantize.sensing_geometry import roughest_row, smooth_rows
 
 Differential = bool | Literal["mean"]
+
+INNER = 0.6
+"""r of :mod:`compress.quantize.sensing`, where the median pattern's range is 1. What 8 bits lose is least about here,
+and flat: 0.4 and 0.8 lose 0.02 dB more at a ratio of 25%."""
 
 
 class BinaryPatterns(nn.Module):
@@ -33,12 +37,18 @@ class BinaryPatterns(nn.Module):
         differential: how +1 and -1 come out of light, see :mod:`compress.quantize.sensing`.
         weight: (m, 1, height, width) float32, the operator's values times one factor a row.
         shift: (m,) the bias.
+        shift_above, shift_below, above, below: (m,) biases of what lies above and below :data:`INNER`, of measurements
+            and of differences.
         level: a number, what is taken off the light.
         learning: the latent weights while the patterns are learned.
         in_hardware: the parameters that pruning and quantization have to leave as they are.
     """
 
     in_hardware = ("weight",)
+    shift_above: Tensor
+    shift_below: Tensor
+    above: Tensor
+    below: Tensor
 
     def __init__(
         self,
@@ -70,6 +80,8 @@ class BinaryPatterns(nn.Module):
         self.weight = nn.Parameter(torch.zeros(count, 1, *size), requires_grad=False)
         self.shift = nn.Parameter(torch.zeros(count), requires_grad=False)
         self.level: Tensor
+        for name, end in (("shift_above", -INNER), ("shift_below", INNER), ("above", -INNER), ("below", INNER)):
+            self.register_buffer(name, torch.full((count,), end), persistent=False)
         self.register_buffer("level", torch.zeros(()))
         rows = smooth_rows(count, *size)
         if constraint is not None:
@@ -205,6 +217,17 @@ class BinaryPatterns(nn.Module):
             weight = self.operator_of(rows.to(self.weight)) * factor.to(self.weight)[:, None]
             self.weight.copy_(weight.view(self.weight.shape))
             self.shift.copy_(-self.level * weight.sum(1))
+        self._move_ends()
+
+    def _move_ends(self) -> None:
+        """To where the bias is."""
+        with torch.no_grad():
+            self.shift_above.copy_(self.shift - INNER)
+            self.shift_below.copy_(self.shift + INNER)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._move_ends()
 
     # --- as a layer --------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from compress.quantize.calibrate import activation_samples, calibration_inputs, 
 from compress.quantize.output_ranges import activation_ranges
 from compress.quantize.perturbation import Perturbations, perturbations
 from compress.quantize.placement import Placement, place
-from compress.quantize.rebuild import Layer, layers_of, matrix, nearest_layer, rounded_layer
+from compress.quantize.rebuild import Layer, layers_of, matrix, rounded_ahead, rounded_layer
 from compress.types import FIRST, Context, Grid, LayerPlan, Note, Plan, Precision, State
 
 BATCH_SIZE = 64
@@ -151,7 +151,7 @@ def _weight_costs(
     context: Context,
 ) -> dict[tuple[str, int], float]:
     """What rounding each layer to each of ``widths`` costs."""
-    readers = [layer.reader for layer in layers.values() if layer.reader is not None]
+    readers = [reader for layer in layers.values() for reader in layer.readers]
     grams = collect(whole, readers, inputs, batch, generator, context.progress)
     trials: dict[str, dict[int, tuple[Tensor, Tensor | None]]] = {}
     for number, (name, layer) in enumerate(layers.items(), start=1):
@@ -172,6 +172,6 @@ def _weight_costs(
 
 def _trial(whole: Steps, layer: Layer, grams: Mapping[str, Tensor], bits: int) -> tuple[Tensor, Tensor | None]:
     if layer.reader is None:
-        return nearest_layer(whole, layer, bits)[0], None
-    weight, bias, _ = rounded_layer(whole, layer, matrix(whole, layer), grams[layer.reader.node.name], bits)
+        return rounded_ahead(whole, layer, grams, bits)[0], None
+    weight, bias, _ = rounded_layer(whole, layer, matrix(whole, layer), layer.gram(grams), bits)
     return weight, bias

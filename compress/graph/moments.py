@@ -75,6 +75,12 @@ class Reader:
             return x.shape[-1], math.prod(x.shape[1:-1])
         return x.shape[1] // self.groups * self.taps, math.prod(shape(self.node)[2:])
 
+    @property
+    def positions(self) -> int:
+        """Of its output, for one input."""
+        size = shape(self.node)
+        return math.prod(size[1:-1] if kind(self.node) == "linear" else size[2:])
+
     def matrix(self, weight: Tensor) -> Tensor:
         """Weight as (groups, out, K)."""
         return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)

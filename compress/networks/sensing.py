@@ -54,8 +54,8 @@ class Reconstruction(nn.Module, ABC):
         self.sensing = sensing
 
     @abstractmethod
-    def recovered(self, z: Tensor) -> Tensor:
-        """Images (N, C, H, W), whole blocks, from the measurements ``z`` that the sensing layer gives."""
+    def recovered(self, *z: Tensor) -> Tensor:
+        """Images (N, C, H, W), whole blocks, from the summands of the measurements that the sensing layer gives."""
 
     def from_measurements(self, y: Tensor) -> Tensor:
         """Images (N, C, H, W), whole blocks, from measurements as the hardware gives them (N, C m, H/b, W/b)."""
@@ -66,22 +66,28 @@ class Reconstruction(nn.Module, ABC):
         height, width = images.shape[-2:]
         block = self.sensing.block
         if block is None or not (height % block or width % block):
-            return self.recovered(self.sensing(images))
+            return self.recovered(*self.sensing.parts(images))
         if height >= block and width >= block:
             images = padded(images, block)
-        return self.recovered(self.sensing(images))[:, :, :height, :width]
+        return self.recovered(*self.sensing.parts(images))[:, :, :height, :width]
 
-    def missing(self, images: Tensor, first: Tensor) -> Tensor:
-        """The linear estimate of what the measurements of ``images`` lack of those of ``first``; (N, C, H, W) all."""
-        return self.sensing.correction(self.sensing.difference(first - images))
+    def missing(self, images: Tensor, first: Tensor, *, finely: bool = False) -> Tensor:
+        """The linear estimate of what the measurements of ``images`` lack of those of ``first``; (N, C, H, W) all.
+
+        ``finely`` where no network follows that would mend what 8 bits lose of it.
+        """
+        lacking = first - images
+        if finely:
+            return self.sensing.correction(*self.sensing.difference_parts(lacking))
+        return self.sensing.correction(self.sensing.difference(lacking))
 
 
 class LinearReconstruction(Reconstruction):
     """The linear estimate alone."""
 
-    def recovered(self, z: Tensor) -> Tensor:
+    def recovered(self, *z: Tensor) -> Tensor:
         """``E z + e``."""
-        return self.sensing.reexpand(z)
+        return self.sensing.reexpand(*z)
 
 
 class Recursive(Reconstruction):
@@ -105,16 +111,16 @@ class Recursive(Reconstruction):
         self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(depth))
         self.tail = _silent(nn.Conv2d(width, sensing.channels * reduction**2, 3, padding=1))
 
-    def recovered(self, z: Tensor) -> Tensor:
+    def recovered(self, *z: Tensor) -> Tensor:
         """See :class:`Reconstruction`."""
-        first = images = self.sensing.reexpand(z)
+        first = images = self.sensing.reexpand(*z)
         state: Tensor | None = None
-        for _ in range(self.recursions):
+        for number in range(self.recursions):
             state = self.down(images) if state is None else state + self.down(images)
             for layer in self.layers:
                 state = state + layer(F.relu(state))
             images = images + F.pixel_shuffle(self.tail(F.relu(state)), self.reduction)
-            images = images + self.missing(images, first)
+            images = images + self.missing(images, first, finely=number == self.recursions - 1)
         return images
 
 
@@ -136,16 +142,16 @@ class Unfolded(Reconstruction):
         super().__init__(sensing)
         self.phases = nn.ModuleList(Phase(sensing.channels, width, depth, reduction) for _ in range(phases))
 
-    def recovered(self, z: Tensor) -> Tensor:
+    def recovered(self, *z: Tensor) -> Tensor:
         """See :class:`Reconstruction`."""
-        first = images = self.sensing.reexpand(z)
+        first = images = self.sensing.reexpand(*z)
         state: Tensor | None = None
         for number, phase in enumerate(self.phases):
             assert isinstance(phase, Phase)
             if number:
                 images = images + phase.rate * self.missing(images, first)
             images, state = phase(images, state)
-        return images + self.missing(images, first)
+        return images + self.missing(images, first, finely=True)
 
 
 class Phase(nn.Module):

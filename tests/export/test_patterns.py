@@ -305,16 +305,19 @@ def classifier(channels: int, block: int | None) -> nn.Module:
     return sensed(net, torch.rand(2, channels, 18, 16), 0.2, block=block).eval()
 
 
-def reconstruction() -> nn.Module:
+def reconstruction(channels: int = 1) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        return Recursive(SensingLayer(0.25, block=8), width=8, recursions=2, depth=1).eval()
+        layer = SensingLayer(0.25, block=8, channels=channels)
+        layer.set_range(torch.full((16,), 0.1), 0.5)  # some lie outside the inner range
+        return Recursive(layer, width=8, recursions=2, depth=1).eval()
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "classes from the whole field": (lambda: classifier(1, None), (1, 18, 16)),
     "classes from colour blocks": (lambda: classifier(3, 8), (3, 18, 16)),
     "images": (reconstruction, (1, 16, 24)),
+    "colour images": (lambda: reconstruction(3), (3, 16, 24)),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -156,6 +157,47 @@ def test_signed_activations_are_symmetric():
     grid = activation_grid(values, 8, "signed")
     assert grid.zero_point == 0
     assert grid.signed
+
+
+def rarely(scale: float, seed: int = 0) -> torch.Tensor:
+    """One value in a hundred isn't 0: an exponential tail."""
+    generator = torch.Generator().manual_seed(seed)
+    size = scale * torch.empty(30_000).exponential_(generator=generator)
+    return torch.where(torch.rand(30_000, generator=generator) < 0.01, size, 0.0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+def test_what_is_nearly_always_zero_keeps_room_for_peaks_that_no_sample_had(scale):
+    """The range is, of 31 up to four times the sample's, the one of least rounding error and expected loss of the tail
+    beyond it together, the latter by numerical integration of the tail's density."""
+    values = rarely(scale)
+    top, positive = float(values.max()), values[values > 0].double()
+    count = math.isqrt(len(positive))
+    largest = positive.sort(descending=True).values
+    mean = float((largest[:count] - largest[count]).mean())
+    sigma = 0.75 * mean
+    excess = torch.linspace(0, 4000 * mean, 4_000_001, dtype=torch.float64)
+    density = (1 + excess / (4 * sigma)) ** -5 / sigma
+
+    def loss(end: float) -> float:
+        step = end / 255
+        rounding = float(((positive / step).round().clamp(0, 255) * step - positive).square().sum())
+        return rounding + float(torch.trapezoid(density * (excess - (end - top)).clamp_min(0).square(), excess))
+
+    best = min((top * float(f) for f in torch.linspace(1, 4, 31)), key=loss)
+    grid = activation_grid(values, 8, "unsigned")
+    assert grid.scale[0] * 255 > top
+    assert loss(grid.scale[0] * 255) <= 1.0001 * loss(best)
+    dense = values + scale * 0.01 * torch.rand(len(values), generator=torch.Generator().manual_seed(1))
+    assert activation_grid(dense, 8, "unsigned").scale[0] * 255 <= float(dense.max()) * (1 + 1e-6)
+
+
+def test_both_ends_of_a_tensor_that_is_nearly_always_zero_have_their_own_room():
+    values = torch.cat([rarely(1.0), -rarely(0.1, 1)])
+    grid = activation_grid(values, 8, "unsigned")
+    below, above = (grid.scale[0] * abs(end - grid.zero_point) for end in (grid.low, grid.high))
+    assert above > float(values.max())
+    assert below < 0.5 * above
 
 
 def test_zero_is_always_on_the_grid_and_a_dead_tensor_has_one():

@@ -270,6 +270,74 @@ def test_a_layer_is_a_product_only_where_its_weight_and_bias_are_its_own():
     )
 
 
+class Recursion(nn.Module):
+    """One convolution three times, one linear layer twice and with two biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.cell = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.head, self.other = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.other.weight = self.head.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        for _ in range(3):
+            x = x + F.relu(self.cell(x))
+        return self.other(F.relu(self.head(x.mean((2, 3)))))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_weight_with_several_uses_is_rounded_by_what_all_of_them_read(bits):
+    """Its squared error there, summed use by use, is well below that of rounding to nearest."""
+    _, _, whole, _ = prepared(Recursion, bits)
+    x = images(64, 2)
+    layers = layers_of(whole)
+    shared = [name for name, layer in layers.items() if layer.shared]
+    assert [(name.split(".")[0], len(layers[name].shared)) for name in shared] in (
+        [("cell", 3), ("head", 2)],
+        [("cell", 3), ("other", 2)],
+    )
+    made, grids = rebuilt(whole, bits, x, {})
+    environment, read = whole.start((x,)), []
+    for node in whole.nodes:
+        name = next((name for name, each in layers.items() if any(r.node is node for r in each.shared)), None)
+        if name is not None:
+            read.append((name, node, environment[node.args[0].name]))
+        whole.run(environment, [node])
+
+    def errors(name: str, weight: Tensor) -> float:
+        difference, total = (weight - whole.parameters[name]).detach(), 0.0
+        for other, node, value in read:
+            if other == name:
+                each = F.linear(value, difference) if kind(node) == "linear" else F.conv2d(value, difference, padding=1)
+                total += float(each.detach().double().square().sum())
+        return total
+
+    for name in shared:
+        weight = made.steps.parameters[name]
+        assert torch.equal(on_grid(weight, grids[name]), weight)
+        assert errors(name, weight) < 0.8 * errors(name, nearest_layer(whole, layers[name], bits)[0])
+
+
+def test_uses_that_are_no_products_leave_a_shared_weight_rounded_to_nearest():
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 3, 3, padding="same"), nn.Conv2d(3, 3, 3, padding=1)
+            self.two.weight = self.one.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(F.relu(self.one(x)))
+
+    _, _, whole, _ = prepared(Half, 3)
+    (layer,) = layers_of(whole).values()
+    assert layer.readers == ()
+    made, grids = rebuilt(whole, 3, images(16), {})
+    weight, grid = nearest_layer(whole, layer, 3)
+    assert torch.equal(made.steps.parameters[layer.weight], weight)
+    assert grids[layer.weight] == grid
+
+
 class Plainly(nn.Module):
     """Layers that no reader is known for, each with a bias of its own."""
 

@@ -20,6 +20,7 @@ from compress.quantize import quantize
 from compress.quantize.pattern_constraints import ComplementaryPairs, ExactOnes, FractionOfOnes, Incoherent
 from compress.quantize.sensed import SensedClassifier, sensed
 from compress.quantize.sensing import Noise, SensingLayer, measurements, padded, smooth_rows
+from compress.quantize.sensing_patterns import INNER
 from compress.quantize.sensing_start import noise_covariance
 
 GEOMETRIES = {
@@ -64,6 +65,35 @@ def test_patterns_have_two_values_and_the_promised_shape(name):
     assert set(patterns.unique().tolist()) <= ({0.0, 1.0} if made.values == "01" else {-1.0, 1.0})
     assert made.measurements == round(0.25 * made.pixels)
     assert len(patterns.flatten(1).unique(dim=0)) == len(patterns)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_in_evaluation_the_measurements_and_their_differences_are_summands_with_ranges_of_their_own(name):
+    """Whatever lies outside the inner range is in the other two, one for each side, zero but for it."""
+    made = ranged(layer(name))
+    for parts, whole in (
+        (made.parts(light(made)), made(light(made))),
+        (made.difference_parts(light(made) - light(made, seed=1)), made.difference(light(made) - light(made, seed=1))),
+    ):
+        inner, over, under = parts
+        torch.testing.assert_close(inner, whole.clamp(-INNER, INNER))
+        torch.testing.assert_close(over, (whole - INNER).clamp_min(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(under, (whole + INNER).clamp_max(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(made.correction(*parts), made.correction(whole), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        made.reexpand(*made.parts(light(made))), made.reexpand(made(light(made))), atol=1e-4, rtol=1e-4
+    )
+    assert len(made.train().parts(light(made))) == len(made.difference_parts(light(made))) == 1
+
+
+def test_the_summands_follow_what_is_loaded_and_learned():
+    made, other = ranged(layer("block")), layer("block")
+    other.load_state_dict(made.state_dict())
+    for one, two in zip(made.parts(light(made)), other.parts(light(made)), strict=True):
+        assert torch.equal(one, two)
+    made.learn(torch.randn(made.measurements, *made.size, generator=torch.Generator().manual_seed(3)))
+    made.fix()
+    torch.testing.assert_close(sum(made.parts(light(made))), made(light(made)), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
