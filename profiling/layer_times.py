@@ -38,7 +38,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "Div": ("div",),
     "Relu": ("relu",),
     "LeakyRelu": ("leaky_relu",),
-    "Clip": ("relu6", "hardtanh", "clamp"),
+    "Clip": ("relu6", "hardtanh", "clamp", "clamp_min", "clamp_max"),
     "Sigmoid": ("sigmoid",),
     "HardSigmoid": ("hardsigmoid",),
     "HardSwish": ("hardswish",),

@@ -17,7 +17,8 @@ from compress.results import Estimate
 from compress.types import FLOAT32, Note, Precision, Target
 
 FUSIBLE = frozenset(
-    {"relu", "relu6", "leaky_relu", "prelu", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "clamp"}
+    {"relu", "relu6", "leaky_relu", "prelu", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu"}
+    | {"clamp", "clamp_min", "clamp_max"}
     | {"batch_norm"}
 )
 """Kinds that runtimes compute with the layer in front of them, unless something else reads that too."""

@@ -18,7 +18,7 @@ from compress.graph.groups import PRODUCES
 from compress.graph.trace import Network, kind, layer_name, module_path, shape
 from compress.types import Note, Plan
 
-CLIPS = frozenset({"relu", "relu6", "hardtanh", "clamp"})
+CLIPS = frozenset({"relu", "relu6", "hardtanh", "clamp", "clamp_min", "clamp_max"})
 """Activation functions that an integer kernel gets for free from its saturation."""
 
 CARRIERS = frozenset(

@@ -56,6 +56,8 @@ ACTIVATIONS = frozenset(
         "relu6",
         "hardtanh",
         "clamp",
+        "clamp_max",
+        "clamp_min",
         "leaky_relu",
         "hardswish",
         "silu",

@@ -35,6 +35,8 @@ FOLLOWS = frozenset(
         "hardswish",
         "tanh",
         "clamp",
+        "clamp_max",
+        "clamp_min",
         "prelu",
         "softplus",
         "batch_norm",
