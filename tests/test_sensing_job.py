@@ -223,3 +223,24 @@ def test_weights_that_come_along_are_loaded_by_ratio(tmp_path: Path, monkeypatch
         assert torch.equal(given.model.tail.bias, made.tail.bias)
     with pytest.raises(BadInput, match=r"weights come along for 0\.01"):
         models.load("sensing")
+
+
+def test_the_unfolded_network_goes_through_a_job_too(tmp_path: Path) -> None:
+    from compress.networks.sensing import Unfolded
+
+    found = models.load("sensing-unfolded", sensing=0.02)
+    assert isinstance(found.model, Unfolded)
+    assert not found.trained
+    assert found.model.sensing.differential is True
+    folder, out = str(photographs(tmp_path / "photos", size=(96, 64))), tmp_path / "run"
+    refuses(BadInput, "model sensing-unfolded has no trained weights", "sensing-unfolded", folder, sensing=0.02)
+    front = compress.run(
+        "sensing-unfolded", folder, target=device(), sensing=0.02, epochs=0, image_size=(64, 64), out=out, **QUICK
+    )
+    assert front.metric == PSNR
+    (candidate,) = front.candidates
+    assert candidate.accuracy is not None
+    assert front.baseline.accuracy is not None
+    assert front.baseline.accuracy.value > 45  # drawn, not photographed
+    assert candidate.accuracy.value > 40  # a few tensors of images in 8 bits, one of which alone gives 53
+    assert (out / "candidates" / candidate.id / "patterns" / "patterns.npy").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -55,18 +56,19 @@ BLOCK = 32
 """Side of what the reconstruction network measures at once."""
 
 
-def paired(num_classes: int = 0, in_channels: int = 1, ratio: float = 0.1) -> Reconstruction:
-    """The reconstruction network, whose patterns of -1 and +1 are shown as pairs of 0 and 1.
+def paired(num_classes: int = 0, in_channels: int = 1, ratio: float = 0.1, unfolded: bool = False) -> Reconstruction:
+    """A reconstruction network, whose patterns of -1 and +1 are shown as pairs of 0 and 1.
 
     Args:
         num_classes: none; other networks' factories take it.
         in_channels: of the images.
         ratio: measurements a pixel.
+        unfolded: the larger of the two.
 
     Raises:
         BadInput: a ratio that gives no measurement.
     """
-    made = sensing(ratio=ratio, in_channels=in_channels, block=BLOCK)
+    made = sensing(ratio=ratio, unfolded=unfolded, in_channels=in_channels, block=BLOCK)
     made.sensing.differential = True
     return made
 
@@ -162,6 +164,18 @@ NETWORKS: tuple[NetworkInfo, ...] = (
         "images from binary measurements, --sensing RATIO; any size of whole 32x32 blocks",
         block=BLOCK,
         by_ratio={ratio: file for ratio in RATIOS if (file := shipped(ratio)) is not None},
+    ),
+    NetworkInfo(
+        "sensing-unfolded",
+        partial(paired, unfolded=True),
+        (1, 128, 128),
+        0,
+        (0.0,),
+        (1.0,),
+        None,
+        None,
+        "the same, larger: an unfolded iterative algorithm; trained by --epochs",
+        block=BLOCK,
     ),
 )
 
