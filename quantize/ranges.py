@@ -107,13 +107,12 @@ def rarely_other_than_zero(values: torch.Tensor) -> bool:
 
 
 def _mean_excess(values: torch.Tensor) -> float:
-    """b of the module's tail: by how much the largest positive values exceed the one below them, on average; 0 where
-    there are too few to tell."""
+    """b of the module's tail: by how much the largest positive values exceed the one below them, or 0 where there are
+    fewer than four, on average."""
     positive = values[values > 0]
-    count = math.isqrt(len(positive))
-    if count < 2:
-        return 0.0
-    top = positive.topk(count + 1).values
+    if len(positive) < 4:
+        return float(positive.mean()) if len(positive) else 0.0
+    top = positive.topk(math.isqrt(len(positive)) + 1).values
     return float((top[:-1] - top[-1]).mean())
 
 

@@ -71,15 +71,9 @@ class Reconstruction(nn.Module, ABC):
             images = padded(images, block)
         return self.recovered(*self.sensing.parts(images))[:, :, :height, :width]
 
-    def missing(self, images: Tensor, first: Tensor, *, finely: bool = False) -> Tensor:
-        """The linear estimate of what the measurements of ``images`` lack of those of ``first``; (N, C, H, W) all.
-
-        ``finely`` where no network follows that would mend what 8 bits lose of it.
-        """
-        lacking = first - images
-        if finely:
-            return self.sensing.correction(*self.sensing.difference_parts(lacking))
-        return self.sensing.correction(self.sensing.difference(lacking))
+    def missing(self, images: Tensor, first: Tensor) -> Tensor:
+        """The linear estimate of what the measurements of ``images`` lack of those of ``first``; (N, C, H, W) all."""
+        return self.sensing.correction(*self.sensing.difference_parts(first - images))
 
 
 class LinearReconstruction(Reconstruction):
@@ -115,12 +109,12 @@ class Recursive(Reconstruction):
         """See :class:`Reconstruction`."""
         first = images = self.sensing.reexpand(*z)
         state: Tensor | None = None
-        for number in range(self.recursions):
+        for _ in range(self.recursions):
             state = self.down(images) if state is None else state + self.down(images)
             for layer in self.layers:
                 state = state + layer(F.relu(state))
             images = images + F.pixel_shuffle(self.tail(F.relu(state)), self.reduction)
-            images = images + self.missing(images, first, finely=number == self.recursions - 1)
+            images = images + self.missing(images, first)
         return images
 
 
@@ -151,7 +145,7 @@ class Unfolded(Reconstruction):
             if number:
                 images = images + phase.rate * self.missing(images, first)
             images, state = phase(images, state)
-        return images + self.missing(images, first, finely=True)
+        return images + self.missing(images, first)
 
 
 class Phase(nn.Module):

@@ -192,6 +192,14 @@ def test_what_is_nearly_always_zero_keeps_room_for_peaks_that_no_sample_had(scal
     assert activation_grid(dense, 8, "unsigned").scale[0] * 255 <= float(dense.max()) * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("few", [[0.5], [0.1, 0.7, 0.4]])
+def test_a_few_values_are_taken_for_the_first_of_more(few):
+    """Their mean is that of the tail, and the largest is no end."""
+    values = torch.zeros(10_000)
+    values[: len(few)] = torch.tensor(few)
+    assert activation_grid(values, 8, "unsigned").scale[0] * 255 > 1.5 * max(few)
+
+
 def test_both_ends_of_a_tensor_that_is_nearly_always_zero_have_their_own_room():
     values = torch.cat([rarely(1.0), -rarely(0.1, 1)])
     grid = activation_grid(values, 8, "unsigned")
