@@ -25,7 +25,8 @@ coarse for all others. So evaluation, and with it every file, has them as three 
     z = clip(z, -r, r) + max(z - r, 0) + min(z + r, 0),
 
 of which the last two are nearly always zero and may be coarse. In float that changes nothing but the time: the patterns
-and E are applied to each.
+and E are applied to each. Differences of measurements, which a network may put back, are split likewise, at an r of
+their own.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class SensingLayer(BinaryPatterns):
         noise: of training.
         light_mean, light_std: (channels,) what images of light were normalized by.
         expand: the learned initial estimate, a convolution of 1x1 from m to n.
+        watched: a list to keep differences of measurements in as they come; None keeps none.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class SensingLayer(BinaryPatterns):
         self.light_std: Tensor
         self.register_buffer("light_mean", torch.zeros(channels), persistent=False)
         self.register_buffer("light_std", torch.ones(channels), persistent=False)
+        self.watched: list[Tensor] | None = None
         self.expand = nn.utils.skip_init(nn.Conv2d, count, self.pixels, 1)
         _least_norm(self)
 
@@ -211,19 +214,21 @@ class SensingLayer(BinaryPatterns):
         if self.training:
             return (self(images),)
         self.check_images(images)
-        return self._inner_and_outer(images, self.shift, self.shift_above, self.shift_below)
+        return self._inner_and_outer(images, INNER, self.shift, self.shift_above, self.shift_below)
 
     def difference_parts(self, images: Tensor) -> tuple[Tensor, ...]:
         """What :meth:`difference` gives as summands, likewise."""
         if self.training:
             return (self.difference(images),)
-        return self._inner_and_outer(images, None, self.above, self.below)
+        if self.watched is not None:
+            self.watched.append(self.difference(images))
+        return self._inner_and_outer(images, self.inner_range, None, self.above, self.below)
 
     def _inner_and_outer(
-        self, images: Tensor, shift: Tensor | None, above: Tensor, below: Tensor
+        self, images: Tensor, r: float, shift: Tensor | None, above: Tensor, below: Tensor
     ) -> tuple[Tensor, ...]:
         # Each clip stands right behind its convolution, where integer kernels have it for nothing.
-        inner = self._channelwise(images, self.weight, shift, lambda z: F.hardtanh(z, -INNER, INNER))
+        inner = self._channelwise(images, self.weight, shift, lambda z: F.hardtanh(z, -r, r))
         over = self._channelwise(images, self.weight, above, F.relu)
         under = self._channelwise(images, self.weight, below, lambda z: z.clamp(max=0))
         return inner, over, under

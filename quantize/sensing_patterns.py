@@ -37,14 +37,16 @@ class BinaryPatterns(nn.Module):
         differential: how +1 and -1 come out of light, see :mod:`compress.quantize.sensing`.
         weight: (m, 1, height, width) float32, the operator's values times one factor a row.
         shift: (m,) the bias.
-        shift_above, shift_below, above, below: (m,) biases of what lies above and below :data:`INNER`, of measurements
-            and of differences.
+        inner: r of differences of measurements, see :mod:`compress.quantize.sensing`; a number.
+        shift_above, shift_below, above, below: (m,) biases of what lies above and below the inner range, of
+            measurements and of differences.
         level: a number, what is taken off the light.
         learning: the latent weights while the patterns are learned.
         in_hardware: the parameters that pruning and quantization have to leave as they are.
     """
 
     in_hardware = ("weight",)
+    inner: Tensor
     shift_above: Tensor
     shift_below: Tensor
     above: Tensor
@@ -80,8 +82,9 @@ class BinaryPatterns(nn.Module):
         self.weight = nn.Parameter(torch.zeros(count, 1, *size), requires_grad=False)
         self.shift = nn.Parameter(torch.zeros(count), requires_grad=False)
         self.level: Tensor
-        for name, end in (("shift_above", -INNER), ("shift_below", INNER), ("above", -INNER), ("below", INNER)):
-            self.register_buffer(name, torch.full((count,), end), persistent=False)
+        self.register_buffer("inner", torch.tensor(INNER))
+        for name in ("shift_above", "shift_below", "above", "below"):
+            self.register_buffer(name, torch.zeros(count), persistent=False)
         self.register_buffer("level", torch.zeros(()))
         rows = smooth_rows(count, *size)
         if constraint is not None:
@@ -220,13 +223,24 @@ class BinaryPatterns(nn.Module):
         self._move_ends()
 
     def _move_ends(self) -> None:
-        """To where the bias is."""
+        """To where the bias and the inner range are."""
+        self.inner_range = float(self.inner)
         with torch.no_grad():
             self.shift_above.copy_(self.shift - INNER)
             self.shift_below.copy_(self.shift + INNER)
+            self.above.copy_(-self.inner)
+            self.below.copy_(self.inner)
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def set_inner(self, r: float) -> None:
+        """Set r of differences, above 0."""
+        if not 0 < r < float("inf"):
+            raise BadInput(f"an inner range of {r:g}: give a number above 0")
+        self.inner.fill_(r)
+        self._move_ends()
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *args: Any) -> None:
+        state.setdefault(f"{prefix}inner", torch.tensor(INNER))  # earlier files have none
+        super()._load_from_state_dict(state, prefix, *args)
         self._move_ends()
 
     # --- as a layer --------------------------------------------------------------------------------------------------

@@ -34,6 +34,10 @@ FOLLOWED_EVERY = 10
 """Steps from one look at the patterns to the next, for the linear estimate to follow them."""
 
 
+SETTLING = 64
+"""Patches by which a trained network is settled."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Hyperparameters of :func:`train`.
@@ -148,6 +152,7 @@ def train(
     state.follow()
     sensing.fix()
     network.eval()
+    network.settle(Patches(images, schedule.patch, sensing.channels, seed)(SETTLING).to(device))
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     turned = float((sensing.signs().cpu() != begun.cpu()).float().mean())

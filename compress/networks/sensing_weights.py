@@ -5,6 +5,7 @@ A ``.safetensors`` with
     sensing.bits     uint8 (m, ceil(n / 8)): the patterns, a one a bit, the first pixel in the highest bit
     sensing.factors  float32 (m,): the factors of the measurements
     sensing.level    float32 (): what is taken off the light
+    sensing.inner    float32 (): where differences of measurements are split; earlier files have none
     sensing.expand   int8 (n, m), and sensing.expand.scale float32 (m,): the linear estimate, a scale a pattern
     others           float16, by their names in the network
 
@@ -53,6 +54,7 @@ def packed(network: Reconstruction) -> bytes:
         "sensing.bits": torch.from_numpy(bits),
         "sensing.factors": layer.factors().cpu(),
         "sensing.level": layer.level.detach().cpu(),
+        "sensing.inner": layer.inner.cpu(),
         "sensing.expand": (matrix / scale).round().to(torch.int8),
         "sensing.expand.scale": scale,
     }
@@ -79,9 +81,11 @@ def load_packed(network: Reconstruction, path: str | Path) -> None:
             f"it has {bits.shape[0]} patterns of {bits.shape[1]} bytes, the network {wanted[0]} of {wanted[1]}",
             "give the weights of the same ratio and block",
         )
+    state.setdefault("sensing.inner", layer.inner)
     shapes = {
         "sensing.factors": layer.shift.shape,
         "sensing.level": layer.level.shape,
+        "sensing.inner": layer.inner.shape,
         "sensing.expand": layer.expand.weight.shape[:2],
         "sensing.expand.scale": layer.shift.shape,
         **{name: value.shape for name, value in others.items()},
@@ -95,6 +99,7 @@ def load_packed(network: Reconstruction, path: str | Path) -> None:
     ones = np.unpackbits(bits.numpy(), axis=1, count=layer.pixels)
     layer.set_patterns(torch.from_numpy(ones.astype(bool)).view(layer.measurements, *layer.size))
     layer.set_range(state["sensing.factors"].float(), float(state["sensing.level"]))
+    layer.set_inner(float(state["sensing.inner"]))
     with torch.no_grad():
         layer.expand.weight.copy_((state["sensing.expand"].float() * state["sensing.expand.scale"])[:, :, None, None])
         for name, value in others.items():

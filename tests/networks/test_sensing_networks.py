@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -21,6 +22,7 @@ from compress.prune import prune
 from compress.quantize import quantize
 from compress.quantize.pattern_constraints import ExactOnes
 from compress.quantize.sensing import Noise, SensingLayer
+from compress.quantize.sensing_patterns import INNER
 from compress.quantize.sensing_start import closed_form, start
 
 NETWORKS = {
@@ -97,6 +99,37 @@ def test_what_was_measured_is_put_back(name):
         assert (made(x) - without).abs().max() > 1e-3
         wanted, found = made.sensing.exact(without), made.sensing.exact(made(x))
         assert (found - wanted).square().mean() < 1e-4 * wanted.square().mean()
+
+
+@pytest.mark.parametrize("name", LEARNED)
+@pytest.mark.parametrize("training", [False, True])
+def test_settling_splits_differences_at_their_quantile_and_changes_nothing_else(name, training):
+    made = stirred(network(name)).train(training)
+    x = torch.stack(images())[:, None]
+    changed = copy.deepcopy(made)
+    changed.settle(x)
+    assert changed.training == training
+    found, layer = [], made.eval().sensing
+    difference = layer.difference_parts
+
+    def kept(lacking: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found.append(layer.difference(lacking).flatten())
+        return difference(lacking)
+
+    layer.difference_parts = kept
+    with torch.no_grad():
+        before = made(x)
+        torch.testing.assert_close(changed.eval()(x), before, atol=1e-5, rtol=1e-5)
+    assert len(found) == 2
+    sizes = torch.cat(found).abs()
+    assert float(changed.sensing.inner) == float(sizes.sort().values[round(0.998 * len(sizes)) - 1])
+    assert changed.sensing.watched is None
+
+
+def test_settling_what_puts_nothing_back_leaves_it():
+    made = network("linear")
+    made.settle(torch.stack(images())[:, None])
+    assert float(made.sensing.inner) == pytest.approx(INNER)
 
 
 def test_a_network_that_recovers_nothing_cant_be_made():
@@ -244,11 +277,13 @@ def test_it_is_pruned_quantized_and_exported_with_its_patterns_as_they_are(name)
 
 def test_packed_weights_come_back_with_their_patterns_exact(tmp_path):
     made = stirred(network("recursive"))
+    made.sensing.set_inner(0.25)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(packed(made))
     other = network("recursive", seed=7)
     load_packed(other, path)
     assert torch.equal(other.sensing.patterns(), made.sensing.patterns())
+    assert torch.equal(other.sensing.inner, made.sensing.inner)
     x = torch.stack(images())[:, None]
     with torch.no_grad():
         assert (other(x) - made(x)).abs().max() < 0.02

@@ -71,14 +71,16 @@ def test_patterns_have_two_values_and_the_promised_shape(name):
 def test_in_evaluation_the_measurements_and_their_differences_are_summands_with_ranges_of_their_own(name):
     """Whatever lies outside the inner range is in the other two, one for each side, zero but for it."""
     made = ranged(layer(name))
-    for parts, whole in (
-        (made.parts(light(made)), made(light(made))),
-        (made.difference_parts(light(made) - light(made, seed=1)), made.difference(light(made) - light(made, seed=1))),
+    made.set_inner(0.2)
+    change = light(made) - light(made, seed=1)
+    for r, parts, whole in (
+        (INNER, made.parts(light(made)), made(light(made))),
+        (0.2, made.difference_parts(change), made.difference(change)),
     ):
         inner, over, under = parts
-        torch.testing.assert_close(inner, whole.clamp(-INNER, INNER))
-        torch.testing.assert_close(over, (whole - INNER).clamp_min(0), atol=1e-5, rtol=0)
-        torch.testing.assert_close(under, (whole + INNER).clamp_max(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(inner, whole.clamp(-r, r))
+        torch.testing.assert_close(over, (whole - r).clamp_min(0), atol=1e-5, rtol=0)
+        torch.testing.assert_close(under, (whole + r).clamp_max(0), atol=1e-5, rtol=0)
         torch.testing.assert_close(made.correction(*parts), made.correction(whole), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
         made.reexpand(*made.parts(light(made))), made.reexpand(made(light(made))), atol=1e-4, rtol=1e-4
@@ -88,9 +90,13 @@ def test_in_evaluation_the_measurements_and_their_differences_are_summands_with_
 
 def test_the_summands_follow_what_is_loaded_and_learned():
     made, other = ranged(layer("block")), layer("block")
+    made.set_inner(0.3)
     other.load_state_dict(made.state_dict())
-    for one, two in zip(made.parts(light(made)), other.parts(light(made)), strict=True):
-        assert torch.equal(one, two)
+    for way in ("parts", "difference_parts"):
+        for one, two in zip(getattr(made, way)(light(made)), getattr(other, way)(light(made)), strict=True):
+            assert torch.equal(one, two)
+    with pytest.raises(BadInput, match="inner range of 0"):
+        made.set_inner(0)
     made.learn(torch.randn(made.measurements, *made.size, generator=torch.Generator().manual_seed(3)))
     made.fix()
     torch.testing.assert_close(sum(made.parts(light(made))), made(light(made)), atol=1e-5, rtol=1e-5)
@@ -212,12 +218,22 @@ def test_the_gradient_reaches_latent_weights_as_through_the_matrix():
 
 def test_the_keys_of_a_state_are_those_of_the_files_that_there_are():
     made = layer("mean of exact ones", channels=3)
-    keys = ["weight", "shift", "level", "expand.weight", "expand.bias"]
+    keys = ["weight", "shift", "inner", "level", "expand.weight", "expand.bias"]
     assert list(made.state_dict()) == keys
     made.learn()
     assert list(made.state_dict()) == [*keys, "learning.latent", "learning.factor"]
     made.fix()
     assert list(made.state_dict()) == keys
+
+
+def test_files_from_before_differences_were_split_are_taken():
+    made = ranged(layer("block"))
+    state = {name: value for name, value in made.state_dict().items() if name != "inner"}
+    other = layer("block")
+    other.load_state_dict(state)
+    assert torch.equal(other(light(made)), made(light(made)))
+    assert float(other.inner) == pytest.approx(INNER)
+    assert "inner" not in state
 
 
 def test_a_saved_layer_comes_back():
