@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +31,11 @@ SHARES = (1.0, 0.85, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 SMALL = ("resnet8", "resnet", "resnet20")
 """What a microcontroller's emulated board holds."""
 CORES = ("cortex-m4", "cortex-m7")
+MOST_MEDIAN, MOST_90TH = 10.0, 20.0
+"""Percent that predicted latencies may be off."""
+MOST_COUNTED = 5.0
+"""Percent that a predicted count of instructions may be off."""
+DRIFT = 1.15
 ROUNDS = 12
 SIZE: Any = None
 """How many networks a calibration draws; None for its own number."""
@@ -185,7 +190,7 @@ def section(document: Mapping[str, Any]) -> str:
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in document["rows"]:
         groups.setdefault((row["runtime"], row["numbers"]), []).append(row)
-    lines = []
+    lines, verdicts = [], []
     for (runtime, kind), rows in groups.items():
         errors = [row["error_percent"] for row in rows]
         within = sum(row["within_interval"] for row in rows)
@@ -196,6 +201,14 @@ def section(document: Mapping[str, Any]) -> str:
             max(errors),
             rows[0]["interval_percent"],
         )
+        counted = what == "instructions"
+        kept = max(errors) < MOST_COUNTED if counted else figures[0] < MOST_MEDIAN and figures[1] < MOST_90TH
+        target = (
+            f"every error below {MOST_COUNTED:g}%"
+            if counted
+            else f"median below {MOST_MEDIAN:g}%, 90th percentile {MOST_90TH:g}%"
+        )
+        verdicts.append(f"- {what}, {runtime} {kind}: {target}: {'kept' if kept else 'missed'}\n")
         lines.append([runtime, kind, what, str(len(rows)), *(common.shown(f, 1) for f in figures), f"{within}"])
     header = [
         "runtime or core",
@@ -212,7 +225,25 @@ def section(document: Mapping[str, Any]) -> str:
         f"saw: {', '.join(BASES)}, units removed at random to between {min(SHARES):.0%} and all of their "
         "multiply-accumulates. Latencies are those of this machine, batch 1; instructions are counted by QEMU. The "
         "interval is the one that the calibration gave for itself, from networks of its own that it hadn't fitted.\n\n"
+        + "".join(verdicts)
+        + "\n"
         + table
+        + drifted(document["rows"])
+    )
+
+
+def drifted(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What was measured over what was predicted, early and late in the run, where that moved: it may be the machine."""
+    ratios = [row["measured_ms"] / row["predicted_ms"] for row in rows if row["measured_ms"]]
+    if len(ratios) < 2:
+        return ""
+    early, late = (statistics.median(part) for part in (ratios[: len(ratios) // 2], ratios[len(ratios) // 2 :]))
+    if max(early, late) < DRIFT * min(early, late):
+        return ""
+    return (
+        f"\nMeasured over predicted latency was {early:.2f} (median) in the first half of the run and {late:.2f} in "
+        "the second, whose networks have fewer units: either these are slower than predicted, or the machine was "
+        "slower then. This run can't tell.\n"
     )
 
 

@@ -14,6 +14,8 @@ def row(runtime: str, numbers: str, error: float, counted: int | None = None) ->
         "numbers": numbers,
         "predicted_instructions": counted,
         "counted_instructions": counted,
+        "predicted_ms": None if counted else 1.0,
+        "measured_ms": None if counted else 1.0,
         "error_percent": error,
         "interval_percent": 12.0,
         "within_interval": error <= 12.0,
@@ -30,6 +32,18 @@ def test_each_runtime_has_a_line_with_its_own_errors() -> None:
         "onnxruntime", "float", "latency", "5", "4.0", p90, "16.0", "12.0", "4"
     ]  # fmt: skip
     assert [cell.strip("| ") for cell in lines[3]][:4] == ["cortex-m4", "integer", "instructions", "1"]
+    assert "latency, onnxruntime float: median below 10%, 90th percentile 20%: kept" in text
+    assert "instructions, cortex-m4 integer: every error below 5%: kept" in text
+    assert "can't tell" not in text
+
+
+def test_a_figure_that_falls_short_and_a_machine_that_may_have_changed_are_said() -> None:
+    rows = [row("tvm", "integer", each) for each in (1.0, 11.0, 12.0, 13.0)]
+    late = [{**each, "measured_ms": 1.5} for each in rows]
+    text = latency_prediction.section({"rows": [*rows, *late, row("cortex-m7", "integer", 5.0, 1000)]})
+    assert "latency, tvm integer: median below 10%, 90th percentile 20%: missed" in text
+    assert "instructions, cortex-m7 integer: every error below 5%: missed" in text
+    assert "was 1.00 (median) in the first half of the run and 1.50 in the second" in text
 
 
 def test_networks_that_are_predicted_differ_from_one_another() -> None:
