@@ -171,6 +171,25 @@ def _behind(graph: Any, borders: set[str]) -> list[Any]:
     return kept[::-1]
 
 
+def as_read(file: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``inputs`` (N, ...) as ``file`` rounds them, on the grid of the QuantizeLinear that reads them, if one does."""
+    import onnx
+    from onnx import numpy_helper
+
+    graph = onnx.load(file).graph
+    start = graph.input[0].name
+    node = next((n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == start), None)
+    if node is None or len(node.input) < 3:
+        return inputs
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    held |= {n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in graph.node if n.op_type == "Constant"}
+    step, zero = held[node.input[1]], held[node.input[2]]
+    ends = np.iinfo(zero.dtype)
+    levels = np.clip(np.rint(inputs / step) + zero.astype(np.float32), ends.min, ends.max)
+    rounded: NDArray[np.float32] = ((levels - zero.astype(np.float32)) * step).astype(np.float32)
+    return rounded
+
+
 def _constant(graph: Any, name: str) -> NDArray[np.float32]:
     """A tensor that the file gives, through casts and dequantization."""
     from onnx import numpy_helper
@@ -212,4 +231,4 @@ def _written(model: Any, kept: list[Any], before: _Before, patterns: Patterns) -
     return content
 
 
-__all__ = ["INPUT", "Cut", "cut"]
+__all__ = ["INPUT", "Cut", "as_read", "cut"]

@@ -21,7 +21,7 @@ import numpy as np
 
 from compress.errors import CheckFailed
 from compress.export import measuring
-from compress.export.cut_network import Cut, cut
+from compress.export.cut_network import Cut, as_read, cut
 from compress.export.manifest import MODEL
 from compress.export.measuring import Patterns, WrongPatterns
 from compress.serial import write_atomic, write_json
@@ -247,7 +247,8 @@ def check(
     if not path.is_file() or path.read_bytes() != made.network:
         raise CheckFailed(str(bundle), [f"{FOLDER}/{NETWORK} isn't model.onnx from the measurements on"])
     predict = opened(path)
-    found = np.concatenate([predict(measured(patterns, x)[None]) for x in inputs])
+    # Measured is the image that the file measures, on its grid: else all that is rounded behind would differ too.
+    found = np.concatenate([predict(measured(patterns, x)[None]) for x in as_read(bundle / MODEL, inputs)])
     scale = float(np.abs(outputs).max()) or 1.0
     return f"{said} are what model.onnx measures with", float(np.abs(found - outputs).max()) / scale
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +20,7 @@ from torch import nn
 from compress.errors import CheckFailed
 from compress.export import measuring, patterns
 from compress.export import onnx as interchange
-from compress.export.cut_network import cut
+from compress.export.cut_network import as_read, cut
 from compress.export.measuring import WrongPatterns
 from compress.networks.sensing import Recursive
 from compress.profiling.session import open_session, runner
@@ -349,6 +351,30 @@ def test_the_network_from_the_measurements_gives_what_the_whole_does(name: str, 
     (tmp_path / "patterns" / "network.onnx").write_bytes(b"")
     with pytest.raises(CheckFailed, match=r"network.onnx isn't model.onnx from the measurements on"):
         patterns.check(tmp_path, inputs, outputs, lambda path: runner(open_session(path)))
+
+
+@pytest.mark.parametrize("bits", [32, 8])
+def test_what_is_measured_is_the_image_as_the_file_reads_it(bits: int, tmp_path: Path) -> None:
+    """On the grid of its first QuantizeLinear, as ONNX Runtime puts it there."""
+    x = torch.rand(6, 1, 16, 24, generator=torch.Generator().manual_seed(1))
+    state = State(reconstruction())
+    if bits == 8:
+        state = quantize(reconstruction(), x, weight_bits=8, method="uniform", target="cpu").state
+    file = tmp_path / "model.onnx"
+    interchange.export(state, x[:2], file)
+    outside = 3 * x.numpy() - 1
+    found = as_read(file, outside)
+    if bits == 32:
+        assert found is outside
+        return
+    model = onnx.load(file)
+    rounded = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    back = next(node for node in model.graph.node if rounded.output[0] in node.input)
+    assert rounded.input[0] == model.graph.input[0].name
+    model.graph.output.append(onnx.helper.make_tensor_value_info(back.output[0], onnx.TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (wanted,) = session.run([back.output[0]], {rounded.input[0]: outside})
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_a_network_that_reads_the_image_elsewhere_cant_be_cut(tmp_path: Path) -> None:
