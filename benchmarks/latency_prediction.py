@@ -231,7 +231,7 @@ def section(document: Mapping[str, Any]) -> str:
 
 def drifted(rows: Sequence[Mapping[str, Any]]) -> str:
     """What was measured over what was predicted, early and late in the run, where that moved: it may be the machine."""
-    ratios = [row["measured_ms"] / row["predicted_ms"] for row in rows if row["measured_ms"]]
+    ratios = [row["measured_ms"] / row["predicted_ms"] for row in rows if row["measured_ms"] is not None]
     if len(ratios) < 2:
         return ""
     early, late = (statistics.median(part) for part in (ratios[: len(ratios) // 2], ratios[len(ratios) // 2 :]))

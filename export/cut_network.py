@@ -75,6 +75,7 @@ def cut(file: Path, patterns: Patterns) -> Cut | str:
     ends = [each.end for each in convolutions]
     joined = next((n for n in graph.node if n.op_type == "Concat" and list(n.input) == ends), None)
     if joined is not None and all(readers[end] == [joined] for end in ends):
+        # Nothing to take apart first: the measurements are what the operator gives.
         names, before = {joined.output[0]: INPUT}, _Before([], [])
     else:
         names, before = _from_input(graph, convolutions, channels, patterns)
@@ -174,29 +175,32 @@ def _behind(graph: Any, borders: set[str]) -> list[Any]:
 def as_read(file: Path, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """``inputs`` (N, ...) as ``file`` rounds them, on the grid of the QuantizeLinear that reads them, if one does."""
     import onnx
-    from onnx import numpy_helper
 
     graph = onnx.load(file).graph
     start = graph.input[0].name
     node = next((n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == start), None)
     if node is None or len(node.input) < 3:
         return inputs
-    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    held |= {n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in graph.node if n.op_type == "Constant"}
-    step, zero = held[node.input[1]], held[node.input[2]]
+    step, zero = (_held(graph)[name] for name in node.input[1:3])
     ends = np.iinfo(zero.dtype)
     levels = np.clip(np.rint(inputs / step) + zero.astype(np.float32), ends.min, ends.max)
     rounded: NDArray[np.float32] = ((levels - zero.astype(np.float32)) * step).astype(np.float32)
     return rounded
 
 
-def _constant(graph: Any, name: str) -> NDArray[np.float32]:
-    """A tensor that the file gives, through casts and dequantization."""
+def _held(graph: Any) -> dict[str, NDArray[Any]]:
+    """The tensors that the file holds, in their own types."""
     from onnx import numpy_helper
 
-    held = {tensor.name: tensor for tensor in graph.initializer}
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return held | {n.output[0]: numpy_helper.to_array(n.attribute[0].t) for n in graph.node if n.op_type == "Constant"}
+
+
+def _constant(graph: Any, name: str) -> NDArray[np.float32]:
+    """A tensor that the file gives, through casts and dequantization."""
+    held = _held(graph)
     if name in held:
-        return np.asarray(numpy_helper.to_array(held[name]), dtype=np.float32)
+        return held[name].astype(np.float32)
     node = next(each for each in graph.node if name in each.output)
     if node.op_type in ("Cast", "Identity"):
         return _constant(graph, node.input[0])

@@ -141,13 +141,13 @@ def _translations() -> Mapping[Any, Any]:
     def weight(q, scale, axis: int):  # type: ignore[no-untyped-def]  # traced
         return op.DequantizeLinear(q, scale, axis=axis)
 
-    def end(value, x):  # type: ignore[no-untyped-def]  # traced
+    def bound(value, x):  # type: ignore[no-untyped-def]  # traced
         number = isinstance(value, (int, float))
         return op.Constant(value=ir.tensor(np.array(value, x.dtype.numpy()))) if number else value
 
     def clip(x, min=None, max=None):  # type: ignore[no-untyped-def]  # noqa: A002  # traced; the operator's names
         # torch's own makes a Min or Max of a clip with one end, which no runtime puts into the kernel in front.
-        low, high = (end(each, x) for each in (min, max))  # type: ignore[no-untyped-call]
+        low, high = (bound(each, x) for each in (min, max))  # type: ignore[no-untyped-call]
         if all(each is None or each.shape is None or len(each.shape) == 0 for each in (low, high)):
             return op.Clip(x, low, high)
         x = x if low is None else op.Max(x, low)

@@ -59,7 +59,6 @@ class SensingLayer(BinaryPatterns):
         noise: of training.
         light_mean, light_std: (channels,) what images of light were normalized by.
         expand: the learned initial estimate, a convolution of 1x1 from m to n.
-        watched: a list to keep differences of measurements in as they come; None keeps none.
     """
 
     def __init__(
@@ -101,7 +100,6 @@ class SensingLayer(BinaryPatterns):
         self.light_std: Tensor
         self.register_buffer("light_mean", torch.zeros(channels), persistent=False)
         self.register_buffer("light_std", torch.ones(channels), persistent=False)
-        self.watched: list[Tensor] | None = None
         self.expand = nn.utils.skip_init(nn.Conv2d, count, self.pixels, 1)
         _least_norm(self)
 
@@ -220,8 +218,6 @@ class SensingLayer(BinaryPatterns):
         """What :meth:`difference` gives as summands, likewise."""
         if self.training:
             return (self.difference(images),)
-        if self.watched is not None:
-            self.watched.append(self.difference(images))
         return self._inner_and_outer(images, self.inner_range, None, self.above, self.below)
 
     def _inner_and_outer(

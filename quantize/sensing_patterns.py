@@ -37,7 +37,8 @@ class BinaryPatterns(nn.Module):
         differential: how +1 and -1 come out of light, see :mod:`compress.quantize.sensing`.
         weight: (m, 1, height, width) float32, the operator's values times one factor a row.
         shift: (m,) the bias.
-        inner: r of differences of measurements, see :mod:`compress.quantize.sensing`; a number.
+        inner: r of differences of measurements, see :mod:`compress.quantize.sensing`; a number, which a state holds.
+        inner_range: the same as Python's number, which a traced clip needs.
         shift_above, shift_below, above, below: (m,) biases of what lies above and below the inner range, of
             measurements and of differences.
         level: a number, what is taken off the light.

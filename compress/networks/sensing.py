@@ -55,6 +55,7 @@ class Reconstruction(nn.Module, ABC):
     def __init__(self, sensing: SensingLayer) -> None:
         super().__init__()
         self.sensing = sensing
+        self._watched: list[Tensor] | None = None
 
     @abstractmethod
     def recovered(self, *z: Tensor) -> Tensor:
@@ -76,26 +77,28 @@ class Reconstruction(nn.Module, ABC):
 
     def missing(self, images: Tensor, first: Tensor) -> Tensor:
         """The linear estimate of what the measurements of ``images`` lack of those of ``first``; (N, C, H, W) all."""
-        return self.sensing.correction(*self.sensing.difference_parts(first - images))
+        lacking = first - images
+        if self._watched is not None:
+            self._watched.append(self.sensing.difference(lacking))
+        return self.sensing.correction(*self.sensing.difference_parts(lacking))
 
     def settle(self, images: Tensor) -> None:
         """Split differences of measurements where few lie outside, in place: at the :data:`INSIDE` quantile of those of
         ``images`` (N, C, H, W). What is computed stays the same; 8 bits lose less of it."""
-        training, sensing = self.training, self.sensing
+        training = self.training
         self.eval()
-        sensing.watched = []
+        found = self._watched = []
         try:
             with torch.no_grad():
                 self(images)
-            found = sensing.watched
         finally:
-            sensing.watched = None
+            self._watched = None
             self.train(training)
         if found:
             sizes = torch.cat([each.abs().flatten() for each in found])
             r = float(sizes.kthvalue(max(1, round(INSIDE * len(sizes)))).values)
             if r > 0:
-                sensing.set_inner(r)
+                self.sensing.set_inner(r)
 
 
 class LinearReconstruction(Reconstruction):

@@ -24,6 +24,7 @@ from torch import Tensor
 from compress.checkpoints import check_finite, read_checkpoint
 from compress.errors import BadWeights
 from compress.networks.sensing import Reconstruction
+from compress.quantize.sensing_patterns import INNER
 
 FOLDER = Path(__file__).parent / "weights"
 RATIOS = (0.01, 0.04, 0.1, 0.25)
@@ -81,7 +82,7 @@ def load_packed(network: Reconstruction, path: str | Path) -> None:
             f"it has {bits.shape[0]} patterns of {bits.shape[1]} bytes, the network {wanted[0]} of {wanted[1]}",
             "give the weights of the same ratio and block",
         )
-    state.setdefault("sensing.inner", layer.inner)
+    state.setdefault("sensing.inner", torch.tensor(INNER))
     shapes = {
         "sensing.factors": layer.shift.shape,
         "sensing.level": layer.level.shape,

@@ -123,7 +123,6 @@ def test_settling_splits_differences_at_their_quantile_and_changes_nothing_else(
     assert len(found) == 2
     sizes = torch.cat(found).abs()
     assert float(changed.sensing.inner) == float(sizes.sort().values[round(0.998 * len(sizes)) - 1])
-    assert changed.sensing.watched is None
 
 
 def test_settling_what_puts_nothing_back_leaves_it():

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 
+from benchmarks.sensing import files
 from compress import models
 from compress.data.image_files import decode, images_in
-from compress.export.onnx import serialize
 from compress.networks.sensing_training import Patches
 from compress.networks.sensing_weights import RATIOS, shipped
 from compress.quality import psnr
@@ -61,12 +60,4 @@ def test_its_file_of_eight_bits_loses_at_most_a_fifth_of_a_decibel(ratio: float,
     images = [decode("BSD400", f, 1)[0].float() / 255 for f in images_in(shared_data / "recon" / "BSD400")]
     patches = Patches(images, 96, 1, 0)(128)
     state = quantize(network, (patches, patches), weight_bits=8, activation_bits=8).state
-    sessions: dict[tuple[int, ...], onnxruntime.InferenceSession] = {}
-
-    def recover(x: torch.Tensor) -> torch.Tensor:
-        if x.shape not in sessions:
-            sessions[x.shape] = onnxruntime.InferenceSession(serialize(state, torch.cat([x, x])))
-        session = sessions[x.shape]
-        return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
-
-    assert set11(recover, shared_data) >= set11(network, shared_data) - MOST_LOST
+    assert set11(files(state), shared_data) >= set11(network, shared_data) - MOST_LOST

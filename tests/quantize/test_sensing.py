@@ -4,57 +4,17 @@ from __future__ import annotations
 
 import copy
 import io
-import math
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 from compress.errors import BadInput, UnknownName
-from compress.export.onnx import serialize
-from compress.graph.trace import kind, trace
-from compress.prune import prune
-from compress.quantize import quantize
-from compress.quantize.pattern_constraints import ComplementaryPairs, ExactOnes, FractionOfOnes, Incoherent
-from compress.quantize.sensed import SensedClassifier, sensed
+from compress.quantize.pattern_constraints import ComplementaryPairs, ExactOnes, Incoherent
+from compress.quantize.sensed import sensed
 from compress.quantize.sensing import Noise, SensingLayer, measurements, padded, smooth_rows
 from compress.quantize.sensing_patterns import INNER
-from compress.quantize.sensing_start import noise_covariance
-
-GEOMETRIES = {
-    "block": {"block": 8},
-    "small block": {"block": 4},
-    "odd block": {"block": 5},
-    "colour": {"block": 8, "channels": 3},
-    "field": {"block": None, "size": (6, 10)},
-    "colour field": {"block": None, "size": (7, 5), "channels": 3},
-    "zeros and ones": {"block": 8, "values": "01"},
-    "pairs of exposures": {"block": 8, "values": "01", "differential": True},
-    "signed pairs": {"block": 8, "values": "+-1", "differential": True},
-    "mean": {"block": 8, "values": "01", "differential": "mean"},
-    "exact ones": {"block": 8, "constraint": ExactOnes(20)},
-    "mean of exact ones": {"block": 8, "values": "01", "differential": "mean", "constraint": ExactOnes(20)},
-    "half of ones": {"block": 8, "values": "01", "constraint": FractionOfOnes(0.5)},
-    "complements": {"block": 8, "constraint": ComplementaryPairs(), "values": "01"},
-}
-
-
-def layer(name: str, ratio: float = 0.25, **more) -> SensingLayer:
-    return SensingLayer(ratio, **{**GEOMETRIES[name], **more}).eval()
-
-
-def light(of: SensingLayer, n: int = 2, seed: int = 0) -> torch.Tensor:
-    height, width = (side if of.block is None else 2 * side for side in of.size)
-    return torch.rand(n, of.channels, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def ranged(of: SensingLayer) -> SensingLayer:
-    """With factors that differ, and a level."""
-    generator = torch.Generator().manual_seed(5)
-    of.set_range(0.1 + torch.rand(of.measurements, generator=generator), 0.4)
-    return of
+from tests.quantize.sensing_layers import GEOMETRIES, layer, light, ranged
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
@@ -254,91 +214,6 @@ def test_a_saved_layer_comes_back():
     assert torch.equal(made.train().signs(), layer("exact ones").signs())
 
 
-# --- noise -----------------------------------------------------------------------------------------------------------
-
-NOISES = {
-    "shot": Noise(photons=40.0),
-    "read": Noise(photons=50.0, read=12.0),
-    "read alone": Noise(read=0.7),
-    "adc": Noise(photons=200.0, read=20.0, adc_bits=8),
-}
-
-
-@pytest.mark.parametrize("noise", NOISES.values(), ids=NOISES)
-@pytest.mark.parametrize("name", ["block", "zeros and ones", "pairs of exposures", "signed pairs", "mean"])
-def test_the_variance_of_the_noise_is_the_formulas(name, noise):
-    made = layer(name, 0.1, noise=noise)
-    draws, level = 12000, 0.4
-    x = torch.full((draws, 1, 8, 8), level)
-    y = made.measure(x, noise=noise, generator=torch.Generator().manual_seed(3)).double()[:, :, 0, 0]
-    exact = made.measure(x[:1])[:, :, 0, 0].double()
-    spread = noise_covariance(made, level)
-    if noise.adc_bits is None:
-        assert ((y.mean(0) - exact[0]).abs() < 4 * (spread.diagonal() / draws).sqrt() + 1e-3).all()
-    found = torch.cov(y.T)
-    if noise.adc_bits is not None:
-        # The complement of a pattern of ones gets no light: what its ADC clips isn't in the formula.
-        found, spread = found[1:, 1:], spread[1:, 1:]
-    assert (found.diagonal() / spread.diagonal()).log().abs().max() < 4.5 * math.sqrt(2 / draws)
-    scale = spread.diagonal().sqrt()
-    assert ((found - spread) / scale[:, None] / scale).abs().max() < 5 * math.sqrt(2 / draws)
-
-
-def test_an_adc_has_so_many_levels_and_clips():
-    made = layer("zeros and ones", 0.1)
-    noise = Noise(adc_bits=3)
-    full = float(made.patterns().sum((1, 2)).max())
-    y = made.measure(light(made, 200), noise=noise)
-    steps = y / (full / 7)
-    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-4)
-    assert len(steps.round().unique()) <= 8
-    assert (steps - made.measure(light(made, 200)) / (full / 7)).abs().max() <= 0.5 + 1e-4
-    bright = Noise(photons=5.0, read=1000.0, adc_bits=4).of(torch.full((500,), 3.0), 4.0)
-    assert bright.min() == 0
-    assert bright.max() == 4.0
-
-
-def test_noise_is_the_generators_and_only_training_has_it_unasked():
-    noise = Noise(photons=10.0, read=1.0)
-    made = layer("block", noise=noise)
-    x = light(made)
-    first, again, other = (
-        made.measure(x, noise=noise, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert torch.equal(made(x), made(x))
-    made.train()
-    assert not torch.equal(made(x), made(x))
-    assert torch.equal(made.exact(x), made.exact(x))
-
-
-def test_the_noise_of_normalized_images_is_that_of_their_light():
-    noise = Noise(photons=30.0)
-    plain, normalized = (layer("colour", noise=noise).train() for _ in range(2))
-    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-    normalized.set_light(mean, std)
-    m, s = (torch.tensor(v).view(1, 3, 1, 1) for v in (mean, std))
-    x = light(plain)
-    torch.manual_seed(0)
-    wanted = plain(x)
-    torch.manual_seed(0)
-    found = normalized((x - m) / s)
-    sums = plain.operator().sum(1) * plain.factors()
-    shifted = (wanted.view(2, 3, -1, 2, 2) - m[..., None] * sums.view(1, 1, -1, 1, 1)) / s[..., None]
-    torch.testing.assert_close(found.view(shifted.shape), shifted, rtol=1e-3, atol=1e-3)
-
-
-def test_noise_leaves_the_gradient_as_it_is():
-    made = layer("pairs of exposures")
-    x = light(made).requires_grad_()
-    made.measure(x, noise=Noise(photons=5.0, read=2.0, adc_bits=6)).sum().backward()
-    with_noise = x.grad.clone()
-    x.grad = None
-    made.measure(x).sum().backward()
-    torch.testing.assert_close(with_noise, x.grad)
-
-
 # --- refused ---------------------------------------------------------------------------------------------------------
 
 
@@ -419,71 +294,3 @@ def test_padding_is_on_the_right_and_at_the_bottom():
     assert found.shape == (1, 1, 32, 48)
     assert torch.equal(found[:, :, :30, :33], x)
     assert float(found.sum()) == pytest.approx(float(x.sum()), rel=1e-5)
-
-
-# --- as a layer of a network -----------------------------------------------------------------------------------------
-
-
-class Classifier(nn.Module):
-    def __init__(self, channels: int = 1) -> None:
-        super().__init__()
-        self.first, self.second = nn.Conv2d(channels, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-        self.last = nn.Linear(8, 5)
-
-    def forward(self, x):
-        x = torch.relu(self.second(torch.relu(self.first(x))))
-        return self.last(x.mean((2, 3)))
-
-
-def classifier(channels: int = 1, side: int = 16, **more) -> SensedClassifier:
-    torch.manual_seed(0)
-    return sensed(Classifier(channels).eval(), torch.rand(2, channels, side, side), 0.25, **more)
-
-
-@pytest.mark.parametrize("name", ["block", "colour", "field", "zeros and ones", "mean"])
-def test_it_traces_as_an_ordinary_convolution_and_onnx_runtime_agrees(name):
-    made = ranged(layer(name))
-    x = light(made)
-    nodes = trace(made, (x,)).nodes
-    assert {kind(node) for node in nodes} <= {"conv2d", "cat", "split", "getitem", "slice"}
-    assert sum(kind(node) == "conv2d" for node in nodes) == made.channels
-    program = io.BytesIO()
-    torch.onnx.export(made, (x,), program, dynamo=True, verbose=False)
-    session = onnxruntime.InferenceSession(program.getvalue())
-    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    np.testing.assert_allclose(found, made(x).detach().numpy(), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("options", [{}, {"channels": 3, "values": "01", "block": 8}], ids=["field", "colour blocks"])
-def test_a_classifier_behind_measurements_is_pruned_and_quantized_but_its_patterns_are_not(options):
-    made = classifier(**options)
-    x = torch.rand(48, made.sensing.channels, 16, 16, generator=torch.Generator().manual_seed(1))
-    labels = torch.arange(48) % 5
-    with torch.no_grad():
-        z = made.sensing(x)
-        torch.testing.assert_close(made(x), made.network(made.sensing.reexpand(z)))
-    small = prune(made, x[:2], macs=0.9, data=(x, labels), seed=0)
-    assert small.model.network.first.out_channels < 8
-    assert torch.equal(small.model.sensing.weight, made.sensing.weight)
-    assert any(note.where == "sensing" and note.why == "they are made in hardware" for note in small.report.notes)
-    for method in ("hessian", "uniform"):
-        quantized = quantize(small.model, (x, labels), weight_bits=8, method=method)
-        rows = quantized.model.sensing.weight.flatten(1)
-        assert torch.equal(quantized.model.sensing.signs(), made.sensing.signs())
-        levels = {0.0, 1.0} if made.sensing.values == "01" else {1.0}
-        assert all(set((row.abs() / row.abs().max()).tolist()) <= levels for row in rows)
-    file = serialize(quantized.state, x[:2])
-    session = onnxruntime.InferenceSession(file)
-    (found,) = session.run(None, {session.get_inputs()[0].name: x[:2].numpy()})
-    with torch.no_grad():
-        wanted = small.model(x[:2]).numpy()
-    assert np.abs(found - wanted).max() < 0.1 * max(1.0, np.abs(wanted).max())
-
-
-def test_a_wrapper_takes_fields_and_blocks_as_the_images_size_says():
-    assert classifier().sensing.size == (16, 16)
-    assert classifier().sensing.block is None
-    large = classifier(side=40)
-    assert large.sensing.block == 32
-    with torch.no_grad():
-        assert large(torch.rand(2, 1, 40, 40)).shape == (2, 5)
