@@ -2,9 +2,8 @@
 
 A case that is finished is kept as a file, and a training as a checkpoint and, when it is through, as the network's
 weights, in ``$COMPRESS_SENSING_FOLDER`` (``runs/sensing`` by default), so that a run that is stopped goes on where it
-was. ``$COMPRESS_SENSING_CASES`` names the
-cases to make, separated by commas, each as the program prints them; all by default. The rows of a run are those of
-every case that is finished by then.
+was. ``$COMPRESS_SENSING_CASES`` names the cases to make, separated by commas, each as the program prints them; all by
+default. The rows of a run are those of every case that is finished by then.
 """
 
 from __future__ import annotations

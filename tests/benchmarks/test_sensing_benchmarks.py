@@ -61,6 +61,22 @@ def test_one_case_of_reconstruction_has_its_rows_and_is_kept(tiny: Path, monkeyp
     assert "| 1% | recursive | W8A8 |" in sensing.section(document(sensing.BENCHMARK, rows))
 
 
+def test_a_network_that_is_trained_is_measured_again_without_training(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is measured is its file; of another schedule it is refused."""
+    monkeypatch.setattr(sensing, "QUANTIZED", {})
+    monkeypatch.setenv(reconstruction.CASES, "0.01 recursive")
+    rows = sensing.measure()
+    (tiny / "kept" / "sensing" / "0.01-recursive.json").unlink()
+    monkeypatch.setattr(reconstruction, "trained", lambda *_, **__: pytest.fail("trained again"))
+    assert sensing.measure() == rows
+    (tiny / "kept" / "sensing" / "0.01-recursive.json").unlink()
+    monkeypatch.setenv(reconstruction.STEPS, "3")
+    with pytest.raises(ValueError, match="recursive-sensing-01.safetensors is of 2 steps, not 3; remove it"):
+        sensing.measure()
+
+
 def test_the_peers_have_a_row_a_ratio() -> None:
     rows = sensing.peers()
     assert len(rows) == 12
