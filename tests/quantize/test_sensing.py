@@ -276,6 +276,23 @@ def test_bad_input_is_refused_in_one_line(make, said):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("ratio", [0.01, 0.04, 0.3, 0.5])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("block", [16, None])
+def test_from_one_to_fifty_percent_it_measures_by_its_matrix_and_back(ratio, channels, block):
+    made = SensingLayer(ratio, block=block, size=None if block else (20, 12), channels=channels).eval()
+    assert made.measurements == round(ratio * made.pixels)
+    x, a = light(made).double(), made.operator().double()
+    height, width = made.size
+    blocks = x.unfold(2, height, height).unfold(3, width, width).flatten(4)
+    wanted = torch.einsum("mp,ncijp->ncmij", a, blocks).flatten(1, 2)
+    y = made.measure(x.float())
+    torch.testing.assert_close(y.double(), wanted, rtol=1e-4, atol=1e-3)
+    back = made.adjoint(y)
+    torch.testing.assert_close((back.double() * x).sum(), (wanted**2).sum(), rtol=1e-4, atol=0)
+    assert made.initial(y).shape == x.shape
+
+
 def test_the_number_of_measurements_is_the_rounded_share():
     assert [measurements(r, 1024) for r in (0.01, 0.04, 0.1, 0.25, 0.5)] == [10, 41, 102, 256, 512]
     assert measurements(1 / 64, 64) == 1
