@@ -21,6 +21,7 @@ from compress.search import SMALLEST
 from compress.types import Budget, Precision, State, Target
 from tests.graph.networks import Plain, Residual, build
 from tests.profiling.synthetic import PRICES, calibration
+from tests.rosters import some
 from tests.support import random_data
 
 
@@ -68,7 +69,7 @@ def test_what_is_smaller_is_damaged_more() -> None:
         assert other.rounding > one.rounding
 
 
-@pytest.mark.parametrize("method", sorted(set(roster.METHODS) - {"learned-coreset"}))
+@some("method", sorted(set(roster.METHODS) - {"learned-coreset"}), quick=["coreset", "norm", "reconstruct"])
 def test_the_network_that_is_made_is_about_as_large_as_was_forecast(method: str) -> None:
     asked = job(method, quantize=None)
     found = [forecast for forecast in of(asked) if forecast.proposal.shrinks]

@@ -225,6 +225,7 @@ def test_weights_that_come_along_are_loaded_by_ratio(tmp_path: Path, monkeypatch
         models.load("sensing")
 
 
+@pytest.mark.slow
 def test_the_unfolded_network_goes_through_a_job_too(tmp_path: Path) -> None:
     from compress.networks.sensing import Unfolded
 

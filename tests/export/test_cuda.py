@@ -57,7 +57,7 @@ MACHINES = {
 
 
 @needs_nvcc
-@some("name", MACHINES, quick=("jetson-orin-nano", "jetson-agx-thor", "gpu"))
+@some("name", MACHINES, quick=("jetson-orin-nano", "gpu"))
 def test_machine_code_for_the_gpu_and_for_its_host(name, tmp_path):
     gpu, machine = MACHINES[name]
     target = targets.load(name)
@@ -147,7 +147,7 @@ def test_a_network_in_float(name, tmp_path):
 
 FLOATS = [f for f in ARCHITECTURES if f not in (transformers.Recurrent, transformers.Text, transformers.TwoInputs)]
 """All but those that can't be lowered, or whose module would take two inputs."""
-SOME = (Plain, Attention, Depthwise)
+SOME = (Plain, Attention)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from tests.rosters import crossed, some
 from tests.support import context, file_of, quantized
 
 networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
+FEW = (Plain, Residual, UNet, Attention)
 
 
 def run(content: bytes, x: torch.Tensor) -> torch.Tensor:
@@ -47,13 +48,13 @@ def optimized_operators(path) -> list[str]:
     return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
-@networks
+@some("factory", ROSTER, quick=FEW)
 def test_a_float_file_computes_what_the_network_computes(factory):
     model = build(factory)
     torch.testing.assert_close(run(serialize(State(model), images(2)), images()), model(images()), rtol=1e-3, atol=1e-4)
 
 
-@some("factory", ROSTER, quick=(Plain, Residual, UNet, Attention))
+@some("factory", ROSTER, quick=FEW)
 def test_a_pruned_file_computes_what_the_pruned_network_computes(factory):
     result = prune(build(factory), images(2), macs=0.8)
     got = run(serialize(result.state, images(2)), images())

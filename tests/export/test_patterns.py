@@ -30,6 +30,7 @@ from compress.quantize.pattern_constraints import ExactOnes
 from compress.quantize.sensed import sensed
 from compress.quantize.sensing import SensingLayer
 from compress.types import State
+from tests.rosters import crossed
 
 WAYS: dict[str, dict[str, Any]] = {
     "single": {"values": "01"},
@@ -323,8 +324,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("bits", [32, 8])
+@crossed(("name", "bits"), NETWORKS, [32, 8])
 def test_the_network_from_the_measurements_gives_what_the_whole_does(name: str, bits: int, tmp_path: Path) -> None:
     make, shape = NETWORKS[name]
     x = torch.rand(6, *shape, generator=torch.Generator().manual_seed(1))

@@ -10,8 +10,9 @@ from torch import nn
 from compress.errors import Untraceable
 from compress.graph.interpret import Steps
 from compress.graph.trace import trace
-from tests.graph.networks import ARCHITECTURES, build, images, inputs_of
+from tests.graph.networks import ARCHITECTURES, ROSTER, build, images, inputs_of
 from tests.graph.traced import traced
+from tests.rosters import some
 
 
 class Sequence(nn.Module):
@@ -111,7 +112,7 @@ def run(steps: Steps, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
     return environment[steps.output]
 
 
-@pytest.mark.parametrize("factory", ARCHITECTURES, ids=lambda factory: factory.__name__)
+@some("factory", ARCHITECTURES, quick=ROSTER)
 def test_steps_compute_what_the_module_computes_for_any_batch_size(factory):
     model, network = traced(factory)
     steps = Steps.of(network)

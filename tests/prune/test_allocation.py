@@ -40,6 +40,7 @@ from tests.graph.networks import (
     build,
     images,
 )
+from tests.rosters import crossed
 
 DEVICES = ("cortex-m7", "raspberry-pi-4", "jetson-orin-nano")
 NETWORKS = (Plain, Residual, Dense, UNet, Attention)
@@ -151,8 +152,7 @@ def test_what_costs_nothing_is_the_first_to_go():
     assert allocate(counter, Goal(rest / full), 1, curves) == (1, 8, 5)
 
 
-@pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
-@pytest.mark.parametrize("share", [0.8, 0.5])
+@crossed(("factory", "share"), ROSTER, [0.8, 0.5])
 def test_macs_are_within_two_percent_of_what_was_asked_or_one_more_unit_is_too_much(factory, share):
     model, dependencies, counter = counted(factory)
     kept = allocate(counter, Goal(share), 1, random_curves(counter, 0))

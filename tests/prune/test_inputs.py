@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from compress.errors import BadData, BadInput
 from compress.prune import prune
 from tests.graph import transformers
 from tests.graph.networks import Plain, build, images, inputs_of
+from tests.rosters import crossed
 
 
 class Sound(nn.Sequential):
@@ -56,15 +56,13 @@ def text(n: int) -> torch.Tensor:
     return inputs_of(transformers.Text, n)[0]
 
 
-CASES = [(Sound, sound), (Volume, volume), (Table, table), (transformers.Text, text)]
+CASES = {Sound: sound, Volume: volume, Table: table, transformers.Text: text}
+"""Network -> so many of its inputs."""
 
 
-@pytest.mark.parametrize("method", ["reconstruct", "norm", "taylor", "coreset"])
-@pytest.mark.parametrize(("factory", "inputs"), CASES)
-def test_networks_of_other_inputs_are_pruned(
-    factory: type[nn.Module], inputs: Callable[[int], torch.Tensor], method: str
-) -> None:
-    model, x = build(factory), inputs(24)
+@crossed(("method", "factory"), ["reconstruct", "norm", "taylor", "coreset"], CASES)
+def test_networks_of_other_inputs_are_pruned(method: str, factory: type[nn.Module]) -> None:
+    model, x = build(factory), CASES[factory](24)
     result = prune(model, x[:2], macs=0.6, method=method, data=x)
     share = result.report.after.macs / result.report.before.macs
     assert share <= 0.6
@@ -73,9 +71,9 @@ def test_networks_of_other_inputs_are_pruned(
         assert result.model(x).shape == model(x).shape
 
 
-@pytest.mark.parametrize(("factory", "inputs"), CASES)
-def test_without_data_the_example_is_enough(factory: type[nn.Module], inputs: Callable[[int], torch.Tensor]) -> None:
-    result = prune(build(factory), inputs(2), macs=0.6)
+@pytest.mark.parametrize("factory", CASES)
+def test_without_data_the_example_is_enough(factory: type[nn.Module]) -> None:
+    result = prune(build(factory), CASES[factory](2), macs=0.6)
     assert result.report.after.macs <= 0.6 * result.report.before.macs
 
 

@@ -26,6 +26,7 @@ from compress.types import Budget, Context, State
 from tests.graph.networks import Depthwise, Plain, Residual, UNet, build, images
 from tests.prune.design import designs, least_squares
 from tests.prune.design import targets as rows_of
+from tests.rosters import crossed
 
 
 class TwoBlocks(nn.Module):
@@ -124,17 +125,18 @@ def duplicated(factory: type[nn.Module], pairs: tuple[tuple[str, ...], ...]) -> 
     return model
 
 
-@pytest.mark.parametrize("iterations", [0, 10])
-@pytest.mark.parametrize(
-    ("factory", "layers", "macs"),
-    [
-        (Plain, (("conv1", "bn1"), ("conv2", "bn2"), ("linear1",)), 0.4),
-        (Residual, (("a.0", "a.1"), ("c.0", "c.1")), 0.7),
-        (UNet, (("down1",), ("down2",), ("merge",)), 0.55),
-        (TwoBlocks, (("a1",), ("a2",)), 0.55),
-    ],
-)
-def test_channels_that_are_there_twice_go_without_a_trace(factory, layers, macs, iterations):
+TWICE: dict[type[nn.Module], tuple[tuple[tuple[str, ...], ...], float]] = {
+    Plain: ((("conv1", "bn1"), ("conv2", "bn2"), ("linear1",)), 0.4),
+    Residual: ((("a.0", "a.1"), ("c.0", "c.1")), 0.7),
+    UNet: ((("down1",), ("down2",), ("merge",)), 0.55),
+    TwoBlocks: ((("a1",), ("a2",)), 0.55),
+}
+"""Network -> which layers' channels are there twice, and the share of MACs without them."""
+
+
+@crossed(("factory", "iterations"), TWICE, [0, 10])
+def test_channels_that_are_there_twice_go_without_a_trace(factory, iterations):
+    layers, macs = TWICE[factory]
     model = duplicated(factory, layers)
     names = {name for pair in layers for name in pair}
     trained = (nn.Conv2d, nn.Linear, nn.ConvTranspose2d)

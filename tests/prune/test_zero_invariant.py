@@ -16,9 +16,11 @@ from compress.graph.surgery import remove
 from compress.graph.trace import trace
 from compress.prune.otov2 import zero_invariant, zeroed
 from compress.prune.prunable import prunable
+from tests.graph import networks
 from tests.graph.networks import ARCHITECTURES, Depthwise, Plain, Residual, build, images
 from tests.graph.traced import traced
 from tests.graph.transformers import Text, TwoInputs
+from tests.rosters import some
 
 ROSTER = tuple(factory for factory in ARCHITECTURES if factory not in (Text, TwoInputs))
 
@@ -39,7 +41,7 @@ def slots_by_name(zero):
     return {group.name: slots for group, slots in zip(zero.dependencies.groups, zero.slots, strict=True)}
 
 
-@pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
+@some("factory", ROSTER, quick=networks.ROSTER)
 def test_zeroing_a_group_is_removing_its_unit(factory):
     model, (dependencies, zero) = traced(factory)[0], found_of(factory)
     # A mean over the channels counts a zero, but not a channel that isn't there.

@@ -13,7 +13,7 @@ from compress.quantize.hessian import top_eigenvalues, traces
 from tests.graph import networks
 from tests.graph.traced import traced
 from tests.quantize.curved import NETWORKS, ConvNet, Gated, Shared, Tokens, agrees, build, data, dense, own, seeded
-from tests.rosters import crossed
+from tests.rosters import crossed, some
 
 # --- traces by weights -----------------------------------------------------------------------------------------------
 
@@ -38,7 +38,7 @@ def test_a_trace_is_the_dense_hessians(factory, name):
             assert estimate.method == "gauss-newton + hutchinson"
 
 
-@pytest.mark.parametrize("factory", networks.ARCHITECTURES)
+@some("factory", networks.ARCHITECTURES, quick=networks.ROSTER)
 def test_every_layer_of_every_architecture_has_traces(factory):
     model, inputs = networks.build(factory), networks.inputs_of(factory, 3)
     batch = (inputs if len(inputs) > 1 else inputs[0], torch.zeros_like(model(*inputs)))

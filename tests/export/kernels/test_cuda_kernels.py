@@ -15,7 +15,7 @@ from tests.export.kernels import laws, roster
 
 NAMES = tuple(roster.CASES)
 FEW = tuple(
-    n for k, n in enumerate(NAMES) if k % 12 == 0 or ("conv" not in n and k % 5 == 0) or n.startswith("float_conv_g")
+    n for k, n in enumerate(NAMES) if k % 24 == 0 or ("conv" not in n and k % 10 == 0) or n.startswith("float_conv_g")
 )
 EVERY = [pytest.param(NAMES, id="every", marks=pytest.mark.slow), pytest.param(FEW, id="few")]
 

@@ -76,7 +76,7 @@ ISAS = [X86_VNNI, X86_VNNI_256, X86_AVX2, CORTEX_A76, CORTEX_A72]
 
 @pytest.mark.parametrize(
     "isa",
-    [pytest.param(isa, id=isa.dot, marks=() if isa.dot in ("vnni512", "sdot") else pytest.mark.slow) for isa in ISAS],
+    [pytest.param(isa, id=isa.dot, marks=() if isa.dot == "vnni512" else pytest.mark.slow) for isa in ISAS],
 )
 def test_every_case_of_the_roster(isa, tmp_path, monkeypatch):
     check({name: case(name, isa.signed) for name in NAMES}, isa, tmp_path, monkeypatch)

@@ -25,7 +25,7 @@ MOST = tuple(
     n for k, n in enumerate(NAMES) if k % 5 == 0 or (not n.startswith("float_conv") and n[-3:-1] != "_w") or "w8" in n
 )
 """All but most of the repeats in narrow weights and float32, which are slow tests."""
-FEW = NAMES[::6]
+FEW = NAMES[::12]
 
 
 def obeys(name: str, back_end: laws.BackEnd) -> None:
