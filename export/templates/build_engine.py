@@ -23,11 +23,14 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 FOLDER = HERE / "engine"
 WARM_UP_S, STEADY = 0.5, 0.05
 """Seconds of warm-up; the share by which a clock may move before that is reported."""
+PROFILED = 20
+"""Runs that each layer is timed in, apart from the others: a run with a profiler is slower."""
 
 
 class Problem(Exception):
@@ -146,7 +149,9 @@ def main(arguments=None):
         return run(options)
     except Problem as problem:
         print("error: %s" % problem, file=sys.stderr)
-        return 2
+    except OSError as problem:
+        print("error: %s: %s" % (problem.filename or FOLDER, problem.strerror or problem), file=sys.stderr)
+    return 2
 
 
 def run(options):
@@ -156,7 +161,10 @@ def run(options):
         raise Problem("numpy is missing: pip install numpy") from None
     if options.batch < 1 or options.workspace < 1 or options.seconds <= 0:
         raise Problem("--batch, --workspace and --seconds must be above 0")
-    manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads((HERE / "manifest.json").read_text(encoding="utf-8"))
+    except ValueError:
+        raise Problem("manifest.json has been changed: copy the bundle again") from None
     for entry in manifest["files"]:
         path = HERE / entry["path"]
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
@@ -166,10 +174,13 @@ def run(options):
     if not source.is_file():
         raise Problem("there is no %s in this bundle: its target has no DLA; leave --dla out" % source.name)
     golden = np.load(str(HERE / "golden.npz"), allow_pickle=False)
+    data = labelled(np, options, manifest)
     before = clocks()
     trt = None if options.trtexec else tensorrt()
     if trt is not None:
-        measured = with_bindings(np, trt, options, manifest, source, golden)
+        measured = with_bindings(np, trt, options, manifest, source, golden, data)
+    elif data is not None:
+        raise Problem("trtexec runs one batch, so it can't tell an accuracy: leave --data out, or %s" % how_to_get_it())
     else:
         measured = with_trtexec(np, options, manifest, source, golden)
     after = clocks()
@@ -208,7 +219,7 @@ def how_to_get_it():
 # With the Python bindings
 
 
-def with_bindings(np, trt, options, manifest, source, golden):
+def with_bindings(np, trt, options, manifest, source, golden, data):
     cuda = Cuda()
     logger = trt.Logger(trt.Logger.WARNING)
     key = {
@@ -244,7 +255,7 @@ def with_bindings(np, trt, options, manifest, source, golden):
         "device": "%s (compute capability %s)" % (cuda.device, cuda.capability),
         "runtime": "tensorrt",
         "golden": compare(np, runner.all(golden["inputs"]), golden["outputs"], manifest),
-        "accuracy": accuracy(np, runner, options, manifest),
+        "accuracy": accuracy(runner, data),
         "engine_bytes": len(content),
         "build_s": built_s,
         "dla_fallback": fallback,
@@ -260,6 +271,7 @@ def with_bindings(np, trt, options, manifest, source, golden):
     measured["arena_bytes"] = int(engine.device_memory_size_v2) if hasattr(engine, "device_memory_size_v2") else None
     measured["peak_device_bytes"] = max(0, free - cuda.free_bytes())
     measured["peak_host_bytes"] = peak_host_bytes()
+    measured["layer_times"] = runner.layer_times(trt)
     return measured
 
 
@@ -435,6 +447,23 @@ class Runner:
         found.update({"runs": len(total), "cuda_graph": graph is not None})
         return found
 
+    def layer_times(self, trt):
+        """Each layer's mean milliseconds, in the order in which they run. The profiler stays, so this comes last."""
+        times = {}
+
+        class Profiler(trt.IProfiler):
+            def __init__(self):
+                trt.IProfiler.__init__(self)
+
+            def report_layer_time(self, layer_name, ms):
+                times[layer_name] = times.get(layer_name, 0.0) + ms
+
+        self.profiler = self.context.profiler = Profiler()  # kept here too: TensorRT holds no reference
+        for _ in range(PROFILED):
+            self.enqueue()
+            self.cuda.synchronize(self.stream)
+        return [{"name": name, "ms": total / PROFILED} for name, total in times.items()]
+
 
 def layers(trt, engine):
     """What the inspector says of each layer."""
@@ -512,6 +541,7 @@ def with_trtexec(np, options, manifest, source, golden):
         "build_s": time.perf_counter() - start - options.seconds,
         "dla_fallback": None,
         "layers": json.loads((FOLDER / "layers.json").read_text(encoding="utf-8")).get("Layers"),
+        "layer_times": None,
         "runs": len(times),
         "cuda_graph": True,
         "arena_bytes": None,
@@ -560,18 +590,29 @@ def compare(np, found, wanted, manifest):
     }
 
 
-def accuracy(np, runner, options, manifest):
+def labelled(np, options, manifest):
+    """Inputs and labels of --data; None without it. Looked at before anything is built, which may take minutes."""
     if not options.data:
         return None
-    data = np.load(options.data, allow_pickle=False)
-    if "inputs" not in data or "labels" not in data:
-        raise Problem("%s must hold the arrays inputs and labels" % options.data)
-    inputs, labels = data["inputs"].astype(np.float32), data["labels"]
-    if inputs.shape[1:] != tuple(manifest["input"]["shape"][1:]):
-        raise Problem(
-            "%s holds inputs of %s, the network takes %s"
-            % (options.data, inputs.shape[1:], manifest["input"]["shape"][1:])
-        )
+    if manifest["task"] != "classification":
+        raise Problem("--data is for classes, and this network's task is %s: leave it out" % manifest["task"])
+    try:
+        with np.load(options.data, allow_pickle=False) as data:
+            inputs, labels = data["inputs"].astype(np.float32), data["labels"]
+    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile):
+        raise Problem("%s must be an .npz with the arrays inputs and labels" % options.data) from None
+    wanted = tuple(manifest["input"]["shape"][1:])
+    if inputs.shape[1:] != wanted:
+        raise Problem("%s holds inputs of %s, the network takes %s" % (options.data, inputs.shape[1:], wanted))
+    if labels.shape != inputs.shape[:1] or not len(labels):
+        raise Problem("%s holds labels of %s for %d inputs: give each one" % (options.data, labels.shape, len(inputs)))
+    return inputs, labels
+
+
+def accuracy(runner, data):
+    if data is None:
+        return None
+    inputs, labels = data
     right = int((runner.all(inputs).argmax(1) == labels).sum())
     return {"value": 100.0 * right / len(labels), "n": len(labels), "metric": "top1_percent"}
 

@@ -71,6 +71,8 @@ def test_it_builds_checks_and_times(bundle, run, capsys, version):
     assert found["cuda_graph"] is True
     assert found["runs"] >= 10
     assert found["layers"] == [{"Name": "conv", "Precision": "INT8"}]
+    assert found["layer_times"] == [{"name": "conv", "ms": 0.25}, {"name": "head", "ms": 0.125}]
+    assert "profiled" in trt.log
     assert found["arena_bytes"] == 4096
     assert found["conditions"]["runtime"] == f"tensorrt {version}"
     assert "workspace 1024" in trt.log
@@ -102,6 +104,73 @@ def test_batches_and_accuracy(bundle, run, tmp_path):
     assert run("--batch", "3", "--data", str(tmp_path / "data.npz"))[0] == 0
     assert measured(bundle)["accuracy"] == {"value": 75.0, "n": 8, "metric": "top1_percent"}
     assert measured(bundle)["conditions"]["batch"] == 3
+
+
+def test_runs_with_a_profiler_are_none_of_those_that_are_timed(run):
+    log = run()[1].log
+    assert log.count("profiled") == 20
+    assert log[-20:] == ["profiled"] * 20
+    assert log.count("ran") > 20
+
+
+DATA = {
+    "nothing.npz": (None, "No such file or directory"),
+    "text.npz": (b"inputs, labels", "must be an .npz with the arrays inputs and labels"),
+    "one.npy": ({"": np.zeros(3)}, "must be an .npz with the arrays inputs and labels"),
+    "other.npz": ({"inputs": np.zeros((2, 3, 16, 16))}, "must be an .npz with the arrays inputs and labels"),
+    "small.npz": (
+        {"inputs": np.zeros((2, 3, 4, 4)), "labels": np.zeros(2)},
+        "inputs of (3, 4, 4), the network takes (3, 16, 16)",
+    ),
+    "short.npz": ({"inputs": np.zeros((2, 3, 16, 16)), "labels": np.zeros(3)}, "labels of (3,) for 2 inputs"),
+    "empty.npz": ({"inputs": np.zeros((0, 3, 16, 16)), "labels": np.zeros(0)}, "labels of (0,) for 0 inputs"),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_data_that_cant_be_used_is_refused_before_anything_is_built(bundle, run, capsys, tmp_path, name):
+    content, says = DATA[name]
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content is not None and name.endswith("npy"):
+        np.save(tmp_path / name, content[""])
+    elif content is not None:
+        np.savez(tmp_path / name, **content)
+    status, trt = run("--data", str(tmp_path / name))
+    said = capsys.readouterr().err
+    assert status == 2
+    assert said.startswith("error: ")
+    assert says in said
+    assert said.count("\n") == 1
+    assert "built" not in trt.log
+
+
+def test_networks_that_give_no_classes_have_no_accuracy(bundle, run, capsys, tmp_path):
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    (bundle / "manifest.json").write_text(json.dumps({**manifest, "task": "regression"}), encoding="utf-8")
+    assert run("--data", str(tmp_path / "data.npz"))[0] == 2
+    assert "--data is for classes, and this network's task is regression" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_one_line(bundle, run, capsys, monkeypatch):
+    write = Path.write_bytes
+
+    def full(path, content):
+        if path.name == "model.engine":
+            raise OSError(28, "No space left on device", str(path))
+        return write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert run()[0] == 2
+    assert capsys.readouterr().err == f"error: {bundle / 'engine' / 'model.engine'}: No space left on device\n"
+    assert not (bundle / "measured.json").exists()
+
+
+def test_a_manifest_that_is_cut_off_is_one_line(bundle, run, capsys):
+    path = bundle / "manifest.json"
+    path.write_text(path.read_text(encoding="utf-8")[:100], encoding="utf-8")
+    assert run()[0] == 2
+    assert capsys.readouterr().err == "error: manifest.json has been changed: copy the bundle again\n"
 
 
 def test_wrong_outputs_exit_with_4(bundle, run, capsys):
@@ -202,3 +271,13 @@ def test_trtexec_takes_over_where_there_are_no_bindings(bundle, monkeypatch, tmp
     assert found["golden_equal"]
     assert (found["latency_s"], found["gpu_s"]) == (2e-3, 1.5e-3)
     assert found["golden"]["n"] == 2
+
+
+def test_trtexec_tells_no_accuracy_and_says_so(bundle, monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    builder = script(bundle)
+    monkeypatch.setattr(builder, "trtexec", lambda: "trtexec")
+    golden = np.load(bundle / "golden.npz")
+    np.savez(tmp_path / "data.npz", inputs=golden["inputs"], labels=golden["outputs"].argmax(1))
+    assert builder.main(["--data", str(tmp_path / "data.npz")]) == 2
+    assert "leave --data out, or " in capsys.readouterr().err
