@@ -68,6 +68,8 @@ def write(folder: Path, target: Target) -> CudaModule:
     write_atomic(folder / FOLDER / REFERENCE, content.getvalue())
     about = {
         "gpu": made.gpu,
+        "triple": target.triple,
+        "cpu": target.cpu,
         "input": to_json(inputs[0]),
         "output": to_json(outputs[0]),
         "tolerance": FLOAT_TOLERANCE if in_float(program) else 0.0,

@@ -21,7 +21,7 @@ from compress.errors import BadInput, CheckFailed, CompressError
 from compress.export import bundle as bundles
 from compress.export import checked
 from compress.export.manifest import GOLDEN, MANIFEST, MODEL, FileEntry, Manifest, read_manifest
-from compress.profiling import device_program, local
+from compress.profiling import device_cuda, device_program, local
 from compress.profiling.device_address import RpcDevice, SshDevice
 from compress.profiling.ssh import Sent, Session
 
@@ -151,6 +151,8 @@ def _no_library(bundle: Path, manifest: Manifest, device: SshDevice, probe: Mapp
     from compress.export.library import building, toolchain
     from compress.profiling.rebuilt import FOLDER
 
+    if TVM in manifest.runtimes and device_cuda.there(bundle):
+        return device_cuda.missing(bundle, device.python, probe)
     if TVM not in manifest.runtimes or not (bundle / FOLDER).is_dir():
         return "the bundle holds no compiled library for it"
     isa = building.load(bundle / FOLDER).isa
@@ -190,6 +192,8 @@ def _prepared(
         return [Sent(MODEL, bundle / MODEL), Sent(GOLDEN, bundle / GOLDEN)], spec, None
     if runtime == TENSORRT:
         return [*_engine_files(bundle), *_evaluation(manifest)], spec, None
+    if device_cuda.there(bundle):
+        return device_cuda.files(bundle, folder), spec | {"runtime": "cuda"}, None
     inputs, _ = checked.golden(bundle)
     made = device_program.make(bundle, inputs, folder)
     built = made.compiled.library
@@ -299,6 +303,9 @@ def _profile(
         conditions["latency"] = "none: an emulator's time is no device's"
     built = program.compiled.library if program is not None else None
     sizes = {ONNXRUNTIME: (bundle / MODEL).stat().st_size, TENSORRT: measured.get("engine_bytes")}
+    if runtime == TVM and built is None:
+        conditions["library"] = device_cuda.HOW
+        sizes[TVM] = (bundle / manifest.runtimes[TVM]).stat().st_size
     flash = built.flash_bytes if built is not None else sizes[runtime]
     return local.Profile(
         device=measured.get("device") or f"{probe['model']}, {probe['cores']} cores, {probe['machine']}",

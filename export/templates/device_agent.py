@@ -89,7 +89,7 @@ def probe(request):
     names = [line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith(("model name", "Model"))]
     model = text("/proc/device-tree/model") or (names[0] if names else platform.machine())
     memory = text("/proc/meminfo") or ""
-    packages = {name: version(name) for name in ("numpy", "onnxruntime", "tensorrt")}
+    packages = {name: version(name) for name in ("numpy", "onnxruntime", "tensorrt", "apache-tvm")}
     packages["onnxruntime"] = packages["onnxruntime"] or version("onnxruntime-gpu")
     trtexec = shutil.which("trtexec") or (
         "/usr/src/tensorrt/bin/trtexec" if os.access("/usr/src/tensorrt/bin/trtexec", os.X_OK) else None

@@ -34,6 +34,7 @@ def measure(job):
             "onnxruntime": with_onnxruntime,
             "tvm": with_program,
             "tensorrt": with_tensorrt,
+            "cuda": with_cuda,
             "designs": with_designs,
         }
         found = ways[spec["runtime"]](spec)
@@ -171,6 +172,20 @@ def with_program(spec):
     if spec.get("launcher"):
         found["conditions"]["launcher"] = " ".join(spec["launcher"])
     return found
+
+
+def with_cuda(spec):
+    """The CUDA module, in a process of its own: a GPU's driver that crashes takes that one along."""
+    command = [sys.executable, "run_cuda.py", "--seconds", "%g" % spec["seconds"], "--json", "measured.json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    wrong = [line[len("error: ") :] for line in lines if line.startswith("error: ")] or lines[-1:] or ["no message"]
+    if done.returncode == 2:
+        raise Refused("runtime", wrong[-1])
+    if done.returncode != 0:
+        raise Refused("failed", "the CUDA module ended with %d: %s" % (done.returncode, wrong[-1][:200]))
+    with open("measured.json", encoding="utf-8") as file:
+        return json.load(file)
 
 
 def with_tensorrt(spec):

@@ -2,8 +2,12 @@
 
 Needs python, numpy and TVM's runtime (apache-tvm of the version in cuda/network.json, and CUDA 13's libcudart), and
 neither a compiler nor the ONNX file. Exit status: 0 "ok", 2 something is missing, 4 the outputs differ.
+
+python run_cuda.py                     check and time
+python run_cuda.py --json FILE         and write what was found to FILE
 """
 
+import argparse
 import json
 import pathlib
 import sys
@@ -13,7 +17,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 WARM_UP_S, SECONDS = 0.5, 2.0
 
 
-def main():
+def main(arguments=None):
+    given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given.add_argument("--json", metavar="FILE", help="write what was found to FILE too")
+    given.add_argument("--seconds", type=float, default=SECONDS, help="of timing (default: %g)" % SECONDS)
+    options = given.parse_args(arguments)
     try:
         import numpy as np
         import tvm
@@ -34,11 +42,11 @@ def main():
         )
         return 2
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(HERE / "cuda" / "network.so")), device)
-    given, result = about["input"], about["output"]
+    entry, result = about["input"], about["output"]
     golden = np.load(str(HERE / "golden.npz"), allow_pickle=False)
 
     def run(x):
-        return machine["main"](tvm.runtime.tensor(to_module(np, x, given), device)).numpy()
+        return machine["main"](tvm.runtime.tensor(to_module(np, x, entry), device)).numpy()
 
     outputs = np.stack([from_module(np, run(x), result) for x in golden["inputs"]])
     wanted = np.load(str(HERE / "cuda" / "reference.npy"), allow_pickle=False)
@@ -48,18 +56,28 @@ def main():
     if not difference <= allowed:
         print("error: the outputs differ from the reference", file=sys.stderr)
         return 4
-    x = tvm.runtime.tensor(to_module(np, golden["inputs"][0], given), device)
-    times, end = [], time.perf_counter() + WARM_UP_S + SECONDS
+    x = tvm.runtime.tensor(to_module(np, golden["inputs"][0], entry), device)
+    times, end = [], time.perf_counter() + WARM_UP_S + options.seconds
     while time.perf_counter() < end or len(times) < 10:
         begun = time.perf_counter()
         machine["main"](x)
         device.sync()
         times.append((begun, time.perf_counter() - begun))
-    late = sorted(t for begun, t in times if begun > end - SECONDS) or sorted(t for _, t in times)
-    print(
-        "latency: median %.3f ms, p90 %.3f ms, %d runs"
-        % (1e3 * late[len(late) // 2], 1e3 * late[int(0.9 * len(late))], len(late))
-    )
+    late = sorted(t for begun, t in times if begun > end - options.seconds) or sorted(t for _, t in times)
+    median, p90, p99 = (late[int(share * len(late))] for share in (0.5, 0.9, 0.99))
+    print("latency: median %.3f ms, p90 %.3f ms, %d runs" % (1e3 * median, 1e3 * p90, len(late)))
+    if options.json:
+        found = {
+            "device": "%s (compute capability %s)" % (device.device_name, device.compute_version),
+            "golden_equal": True,
+            "difference": difference,
+            "latency_s": median,
+            "latency_p90_s": p90,
+            "latency_p99_s": p99,
+            "runs": len(late),
+            "conditions": {"runtime": "CUDA module on TVM %s" % tvm.__version__, "batch": 1},
+        }
+        pathlib.Path(options.json).write_text(json.dumps(found), encoding="utf-8")
     print("ok")
     return 0
 
