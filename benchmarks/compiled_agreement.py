@@ -25,16 +25,17 @@ from compress.integer import reference
 
 NETWORK = "resnet20"
 CALIBRATION, FEW, BATCH = 1024, 200, 50
-OURS_X86, OURS_ARM, PEER = "compress, unsigned", "compress, signed", "onnxruntime quantize_static"
+ZERO_POINT, SYMMETRIC, PEER = "compress, zero point", "compress, symmetric", "onnxruntime quantize_static"
 LIBRARIES: tuple[tuple[str, str, Isa, int | None], ...] = (
-    (OURS_X86, "x86-64, AVX-512 VNNI", isa.X86_VNNI, None),
-    (OURS_X86, "x86-64, AVX2", isa.X86_AVX2, None),
+    (ZERO_POINT, "x86-64, AVX-512 VNNI", isa.X86_VNNI, None),
+    (ZERO_POINT, "x86-64, AVX2", isa.X86_AVX2, None),
     (PEER, "x86-64, AVX-512 VNNI", isa.X86_VNNI, None),
-    (OURS_ARM, "Cortex-A72, NEON", isa.CORTEX_A72, FEW),
-    (OURS_ARM, "Cortex-A76, dot product", isa.CORTEX_A76, FEW),
-    (OURS_ARM, "Cortex-M7", isa.CORTEX_M7, FEW),
-    (OURS_ARM, "Cortex-M4", isa.CORTEX_M4, FEW),
-    (OURS_ARM, "RV64GC", isa.RV64_LINUX, FEW),
+    (ZERO_POINT, "Cortex-A72, NEON", isa.CORTEX_A72, FEW),
+    (ZERO_POINT, "Cortex-A76, dot product", isa.CORTEX_A76, FEW),
+    (ZERO_POINT, "Cortex-M7", isa.CORTEX_M7, FEW),
+    (ZERO_POINT, "Cortex-M4", isa.CORTEX_M4, FEW),
+    (SYMMETRIC, "RV64GC", isa.RV64_LINUX, FEW),
+    (SYMMETRIC, "Cortex-M7", isa.CORTEX_M7, FEW),
 )
 
 
@@ -59,8 +60,8 @@ def measure() -> list[common.Row]:
     rows: list[common.Row] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        files = {name: folder / f"{index}.onnx" for index, name in enumerate((OURS_X86, OURS_ARM, PEER))}
-        for name, target in ((OURS_X86, "cpu"), (OURS_ARM, "cortex-m7")):
+        files = {name: folder / f"{index}.onnx" for index, name in enumerate((ZERO_POINT, SYMMETRIC, PEER))}
+        for name, target in ((ZERO_POINT, "cpu"), (SYMMETRIC, "visionfive-2")):
             made = quantize(model, images, weight_bits=8, target=target, method="uniform")
             interchange.export(made.state, images[:2], files[name])
         interchange.export(State(model, Plan()), images[:2], folder / "float.onnx")

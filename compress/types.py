@@ -92,7 +92,8 @@ class Target:
         flash_bytes: limit for the shipped file; None where storage is no limit.
         weights_in_ram: True where the weights are loaded to RAM, False where they are read in place.
         channel_multiple: channel counts that the device's kernels like.
-        activations: unsigned with a zero point, or signed symmetric.
+        activations: of the files: unsigned with a zero point, or signed symmetric. What a library computes with is the
+            instruction set's affair: integers and zero points less 128 are the same.
         triple, cpu: what compiled code is made for; None where the runtime decides.
         gpu: NVIDIA's name of the GPU's architecture (``"sm_87"``), which CUDA code is compiled for; None without one.
         accelerators: what else runs networks there: ``"dla"``.

@@ -1,9 +1,9 @@
 """Reconstruction from binary measurements: a small recursive network, and an unfolded one.
 
 Both measure with a :class:`compress.quantize.sensing.SensingLayer`, whose weights are binary and live in the optics,
-and have real weights behind it. They start from the layer's linear estimate x_0 = E z + e and add to it; the last
-convolution before each addition starts at zero, so an untrained network gives the linear estimate exactly, and training
-learns what is missing.
+and have real weights behind it. They start from the layer's linear estimate E z + e and add to it; the last convolution
+before each addition starts at zero, so an untrained network gives the linear estimate exactly, and training learns what
+is missing.
 
 **Recursive** (after Bai et al., *LSHR-Net*, Neurocomputing 406, 2020, whose parts are a binary sensing layer trained
 with real-valued ones behind it, low-resolution maps, recursions with shared weights and sub-pixel upsampling). One
@@ -13,7 +13,11 @@ cell works on maps of 1/r of the image's height and width and is applied T times
     u_t = x_{t-1} + shuffle_r(tail(relu(h_t)))      Shi et al., sub-pixel convolution, CVPR 2016
     x_t = u_t + E S A (x_0 - u_t)                   what was measured is put back
 
-The last line isn't in the paper. ``E`` is the linear estimate's, the patterns are the layer's own, so it adds no
+Images are carried about e, which is nearly what the layer takes off the light: x_0 = E z, and the result is x_T + e. So
+they lie about zero, symmetric grids of 8 bits use both halves of their integers, and the zeros outside the border, which
+convolutions see, are grey and not black.
+
+The line that puts back isn't in the paper. ``E`` is the linear estimate's, the patterns are the layer's own, so it adds no
 weights. As E starts, ``A x_t`` is nearly ``A x_0``, whatever the cell did: what was measured, as far as noise lets the
 linear estimate believe it. The difference has a small range, which 8 bits divide finely.
 
@@ -24,9 +28,9 @@ shrinkage-thresholding algorithm, each with weights of its own, and binary patte
     x_k = r_k + shuffle(backward_k(soft_k(forward_k(r_k))))   the proximal step
     soft(v) = relu(v - theta) - relu(-v - theta)              one theta a channel
 
-with E in place of ``A^T``, as preconditioner (for orthogonal patterns and white images they are the same). It departs
-from the paper in that the transforms work on maps of 1/r and carry a state from phase to phase, and in that no loss
-asks them to be each other's inverse.
+with x_0 = E z + e, what was measured put back at the end, and E in place of ``A^T``, as preconditioner (for
+orthogonal patterns and white images they are the same). It departs from the paper in that the transforms work on maps
+of 1/r and carry a state from phase to phase, and in that no loss asks them to be each other's inverse.
 
 Images that aren't whole blocks are padded with zeros on the right and at the bottom, and the result is cropped.
 """
@@ -75,12 +79,16 @@ class Reconstruction(nn.Module, ABC):
             images = padded(images, block)
         return self.recovered(*self.sensing.parts(images))[:, :, :height, :width]
 
-    def missing(self, images: Tensor, first: Tensor) -> Tensor:
-        """The linear estimate of what the measurements of ``images`` lack of those of ``first``; (N, C, H, W) all."""
+    def missing(self, images: Tensor, first: Tensor, *, whole: bool = False) -> Tensor:
+        """The linear estimate of what the measurements of ``images`` lack of those of ``first``; (N, C, H, W) all.
+
+        ``whole`` adds e, so that images about it become whole ones.
+        """
         lacking = first - images
         if self._watched is not None:
             self._watched.append(self.sensing.difference(lacking))
-        return self.sensing.correction(*self.sensing.difference_parts(lacking))
+        parts = self.sensing.difference_parts(lacking)
+        return self.sensing.reexpand(*parts) if whole else self.sensing.correction(*parts)
 
     def settle(self, images: Tensor) -> None:
         """Split differences of measurements where few lie outside, in place: at the :data:`INSIDE` quantile of those of
@@ -132,14 +140,14 @@ class Recursive(Reconstruction):
 
     def recovered(self, *z: Tensor) -> Tensor:
         """See :class:`Reconstruction`."""
-        first = images = self.sensing.reexpand(*z)
+        first = images = self.sensing.correction(*z)
         state: Tensor | None = None
-        for _ in range(self.recursions):
+        for number in range(self.recursions):
             state = self.down(images) if state is None else state + self.down(images)
             for layer in self.layers:
                 state = state + layer(F.relu(state))
             images = images + F.pixel_shuffle(self.tail(F.relu(state)), self.reduction)
-            images = images + self.missing(images, first)
+            images = images + self.missing(images, first, whole=number == self.recursions - 1)
         return images
 
 

@@ -101,6 +101,21 @@ def test_what_was_measured_is_put_back(name):
         assert (found - wanted).square().mean() < 1e-4 * wanted.square().mean()
 
 
+def test_the_recursive_networks_convolutions_read_images_about_the_mean():
+    """Light that measures nothing is zero to them, as the outside of the border is, and comes back as e."""
+    made = network("recursive")
+    seen: list[torch.Tensor] = []
+    made.down.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    grey = torch.full((1, 1, 16, 24), float(made.sensing.level))
+    with torch.no_grad():
+        recovered = made(grey)
+    assert len(seen) == 2
+    assert max(float(each.abs().max()) for each in seen) < 1e-5
+    blocks = F.pixel_unshuffle(recovered, 8)
+    assert made.sensing.expand.bias is not None
+    torch.testing.assert_close(blocks, made.sensing.expand.bias.detach().view(1, -1, 1, 1).expand_as(blocks))
+
+
 @pytest.mark.parametrize("name", LEARNED)
 @pytest.mark.parametrize("training", [False, True])
 def test_settling_splits_differences_at_their_quantile_and_changes_nothing_else(name, training):

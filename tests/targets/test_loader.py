@@ -148,9 +148,9 @@ def test_limits_fit_in_the_memories(target: Target) -> None:
     assert not known or target.bandwidth_bytes_per_s <= max(known)
 
 
-def test_tensorrt_and_arm_want_signed_activations(target: Target) -> None:
-    x86 = target.host or (target.triple or "").startswith("x86")
-    assert target.activations == ("unsigned" if x86 else "signed")
+def test_zero_points_cost_nothing_on_x86_and_arm_and_tensorrt_takes_none(target: Target) -> None:
+    free = target.host or (target.triple or "").startswith(("x86", "aarch64", "thumb"))
+    assert target.activations == ("unsigned" if free and target.gpu is None else "signed")
 
 
 def test_a_target_survives_json(target: Target) -> None:
