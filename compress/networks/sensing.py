@@ -14,12 +14,12 @@ cell works on maps of 1/r of the image's height and width and is applied T times
     x_t = u_t + E S A (x_0 - u_t)                   what was measured is put back
 
 Images are carried about e, which is nearly what the layer takes off the light: x_0 = E z, and the result is x_T + e. So
-they lie about zero, symmetric grids of 8 bits use both halves of their integers, and the zeros outside the border, which
-convolutions see, are grey and not black.
+they lie about zero, symmetric grids of 8 bits use both halves of their integers, and the zeros outside the border,
+which convolutions see, are grey and not black.
 
-The line that puts back isn't in the paper. ``E`` is the linear estimate's, the patterns are the layer's own, so it adds no
-weights. As E starts, ``A x_t`` is nearly ``A x_0``, whatever the cell did: what was measured, as far as noise lets the
-linear estimate believe it. The difference has a small range, which 8 bits divide finely.
+The line that puts back isn't in the paper. ``E`` is the linear estimate's, the patterns are the layer's own, so it adds
+no weights. As E starts, ``A x_t`` is nearly ``A x_0``, whatever the cell did: what was measured, as far as noise lets
+the linear estimate believe it. The difference has a small range, which 8 bits divide finely.
 
 **Unfolded** (Zhang et al., *OPINE-Net*, IEEE JSTSP 2020, on ISTA-Net, CVPR 2018: the phases of the iterative
 shrinkage-thresholding algorithm, each with weights of its own, and binary patterns trained with them):
