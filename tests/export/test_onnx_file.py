@@ -73,7 +73,7 @@ def test_a_quantized_file_computes_what_the_simulation_computes(factory, bits):
 
 def test_signed_values_move_into_a_float_operator():
     """A layout that only an LSTM reads: ONNX Runtime repeats the pair behind it."""
-    result = quantize(build(Recurrent), images(32), target="cortex-m7")
+    result = quantize(build(Recurrent), images(32), target="visionfive-2")
     assert any(grid.signed for grid in result.state.quantization.activations.values())
     expected = result.simulation(images(8, 9))
     got = run(serialize(result.state, images(2)), images(8, 9))

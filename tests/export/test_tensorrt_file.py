@@ -29,7 +29,7 @@ def run(content: bytes, x: np.ndarray) -> np.ndarray:
 def file_for(factory, bits, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(
-        serialize(quantized_for("jetson" if bits == 8 else "raspberry-pi-4", factory, bits), inputs_of(factory, 2)[0])
+        serialize(quantized_for("jetson" if bits == 8 else "visionfive-2", factory, bits), inputs_of(factory, 2)[0])
     )
     return path
 
