@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 os.environ["COMPRESS_CACHE_BYTES"] = "0"
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--until", type=float, help="seconds since 1970: tests that would begin later are skipped")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    until = item.config.getoption("--until")
+    if until is not None and time.time() > until:
+        pytest.skip("no time is left for it: --until")
 
 
 @pytest.fixture(scope="session")
