@@ -174,16 +174,22 @@ def with_program(spec):
     return found
 
 
-def with_cuda(spec):
-    """The CUDA module, in a process of its own: a GPU's driver that crashes takes that one along."""
-    command = [sys.executable, "run_cuda.py", "--seconds", "%g" % spec["seconds"], "--json", "measured.json"]
+def of_bundle(command):
+    """Run a program that a bundle has too: its exit status, and the last of what it says is wrong."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     wrong = [line[len("error: ") :] for line in lines if line.startswith("error: ")] or lines[-1:] or ["no message"]
-    if done.returncode == 2:
-        raise Refused("runtime", wrong[-1])
-    if done.returncode != 0:
-        raise Refused("failed", "the CUDA module ended with %d: %s" % (done.returncode, wrong[-1][:200]))
+    return done.returncode, wrong[-1]
+
+
+def with_cuda(spec):
+    """The CUDA module, in a process of its own: a GPU's driver that crashes takes that one along."""
+    command = [sys.executable, "run_cuda.py", "--seconds", "%g" % spec["seconds"], "--json", "measured.json"]
+    status, wrong = of_bundle(command)
+    if status == 2:
+        raise Refused("runtime", wrong)
+    if status != 0:
+        raise Refused("failed", "the CUDA module ended with %d: %s" % (status, wrong[:200]))
     with open("measured.json", encoding="utf-8") as file:
         return json.load(file)
 
@@ -192,11 +198,9 @@ def with_tensorrt(spec):
     command = [sys.executable, "build_engine.py", "--quiet", "--seconds", "%g" % spec["seconds"]]
     if os.path.isfile("evaluation.npz"):
         command += ["--data", "evaluation.npz"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    if done.returncode not in (0, 4) or not os.path.isfile("measured.json"):
-        wrong = [line[len("error: ") :] for line in lines if line.startswith("error: ")] or lines[-1:] or ["no message"]
-        raise Refused("runtime", wrong[-1])
+    status, wrong = of_bundle(command)
+    if status not in (0, 4) or not os.path.isfile("measured.json"):
+        raise Refused("runtime", wrong)
     with open("measured.json", encoding="utf-8") as file:
         return json.load(file)
 
