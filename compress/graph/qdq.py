@@ -138,10 +138,16 @@ def _dequantized(
 ) -> fx.Node:
     path, _, attribute = name.rpartition(".")
     owner = module.get_submodule(path)
+    stored, number = attribute, 1
+    # A layer that is applied again shares its weight, but has a bias on the grid of each of its inputs.
+    while (known := getattr(owner, f"{stored}_scale", None)) is not None and not torch.equal(known, scale):
+        number += 1
+        stored = f"{attribute}_{number}"
     for suffix, tensor in (("quantized", values), ("scale", scale)):
-        owner.register_buffer(f"{attribute}_{suffix}", tensor)
+        owner.register_buffer(f"{stored}_{suffix}", tensor)
     with module.graph.inserting_before(user):
-        parts = [module.graph.get_attr(f"{name}_{suffix}") for suffix in ("quantized", "scale")]
+        prefix = f"{path}.{stored}" if path else stored
+        parts = [module.graph.get_attr(f"{prefix}_{suffix}") for suffix in ("quantized", "scale")]
         return module.graph.call_function(torch.ops.compress.dequantize.default, (*parts, axis))
 
 

@@ -102,6 +102,45 @@ def test_every_layer_runs_as_an_integer_kernel_also_from_packed_weights(tmp_path
         assert "Conv" not in operators
 
 
+class Twice(nn.Module):
+    """One convolution, applied to images and to what it makes of them, which is larger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.again(torch.relu(self.again(x)))))
+
+
+def test_a_layer_that_is_applied_again_has_a_bias_on_each_inputs_grid(tmp_path):
+    """One bias for both would be wrong in integers at one of them, or leave it in float."""
+    model = build(Twice)
+    with torch.no_grad():
+        model.again.weight.mul_(9)
+        model.again.bias.copy_(torch.tensor([2.0, -1.0, 0.5]))
+    result = quantize(model, images(32))
+    content = serialize(result.state, images(2))
+    file = onnx.load_from_string(content)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
+    made = {name: node for node in file.graph.node for name in node.output}
+    layers = [node for node in file.graph.node if node.op_type == "Conv"][:2]
+    assert len({layer.input[1] for layer in layers}) == 1
+    steps = []
+    for layer in layers:
+        bias, source, weight = (made[layer.input[i]] for i in (2, 0, 1))
+        integers, step = (tensors[name] for name in bias.input[:2])
+        assert np.array_equal(step, tensors[source.input[1]] * tensors[weight.input[1]])
+        assert np.abs(integers * step.astype(np.float64) - model.again.bias.detach().numpy()).max() <= step.max() / 2
+        steps.append(step)
+    assert (steps[1] > 2 * steps[0]).all()
+    (tmp_path / FILE).write_bytes(content)
+    operators = optimized_operators(tmp_path / FILE)
+    assert (operators.count("QLinearConv"), operators.count("Conv")) == (2, 1)
+    got, expected = run(content, images(32, 9)), result.simulation(images(32, 9))
+    assert float((got - expected).norm() / expected.norm()) < 0.02
+
+
 def test_four_bit_weights_take_half_the_bytes():
     wide, narrow = (
         sum(
