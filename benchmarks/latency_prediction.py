@@ -3,7 +3,8 @@
 The machine is calibrated anew (``compress calibrate cpu``, its result isn't kept), and predicts networks that the
 calibration never saw and that weren't drawn by what drew its own: the built-in networks, their units removed at random
 to several shares of their multiply-accumulates, traced and exported as every candidate of a run is. Each is timed in
-ONNX Runtime in float and with 8-bit numbers, and as the compiled 8-bit library; all of one network in turns.
+ONNX Runtime in float and with 8-bit numbers, and as the compiled 8-bit library; all of one network in turns, and beside
+them the calibration's reference network in each: it says how fast the machine is then, against when it was calibrated.
 Instructions of the compiled library are predicted and counted likewise, in QEMU.
 """
 
@@ -72,46 +73,85 @@ def cases(count: int, bases: tuple[str, ...], target: str) -> Iterator[Case]:
 
 def latencies(calibration: Calibration, target: Target, count: int, bases: tuple[str, ...] = BASES) -> list[common.Row]:
     """Predicted and measured latency of each network in each runtime that was calibrated."""
-    from compress.export import onnx as interchange
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        beside = references(calibration, folder, stack)
+        return [row for case in cases(count, bases, target.name) for row in _timed(case, calibration, target, beside)]
+
+
+def references(calibration: Calibration, folder: Path, stack: ExitStack) -> dict[str, Callable[[], Any]]:
+    """A run of the reference network in each runtime and kind of numbers, by :func:`_pace`."""
+    from compress.profiling import calibrating, pace
+    from compress.types import FLOAT32
+
+    found = {}
+    for fit in calibration.fits:
+        drawn = pace.network(FLOAT32 if fit.kind == "float" else calibrating.W8A8)
+        path = folder / f"pace-{fit.runtime}-{fit.kind}.onnx"
+        path.write_bytes(drawn.file)
+        x = np.random.default_rng(0).random(drawn.shape, np.float32)
+        found[_pace(fit.runtime, fit.kind)] = _job(path, fit.runtime, x, stack)
+    return found
+
+
+def _pace(runtime: str, kind: str) -> str:
+    return f"pace of {runtime} {kind}"
+
+
+def _job(path: Path, runtime: str, x: Any, stack: ExitStack) -> Callable[[], Any]:
+    """One run of a file."""
     from compress.export.compiled import compile_file
     from compress.export.kernels import backends
+    from compress.profiling import artifacts, session
+
+    if runtime == "onnxruntime":
+        run = session.runner(session.open_session(path))
+        return lambda: run(x)
+    isa = backends.host()
+    assert isa is not None
+    linked = compile_file(path, isa, path.with_suffix("")).library.linked_path
+    assert linked is not None
+    return artifacts.compiled_job(linked, x, stack)[0]
+
+
+def _timed(
+    case: Case, calibration: Calibration, target: Target, beside: Mapping[str, Callable[[], Any]]
+) -> list[common.Row]:
+    from compress.export import onnx as interchange
     from compress.job import assess
-    from compress.profiling import artifacts, session, timer
+    from compress.profiling import timer
 
     calibrated = replace(target, calibration=calibration)
     rows: list[common.Row] = []
-    for case in cases(count, bases, target.name):
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            x = case.example[:1].numpy().astype(np.float32)
-            jobs: dict[tuple[str, str], Callable[[], Any]] = {}
-            predicted = {}
-            for kind, state in (("float", case.state), ("integer", case.quantized)):
-                path = folder / f"{kind}.onnx"
-                interchange.export(state, case.example, path)
-                assessed = assess(state, calibrated, case.example)
-                for runtime in ("onnxruntime", "tvm"):
-                    if calibration.fit(runtime, kind) is None:
-                        continue
-                    predicted[runtime, kind] = assessed.estimate(0, runtime)
-                    if runtime == "onnxruntime":
-                        run = session.runner(session.open_session(path))
-                        jobs[runtime, kind] = lambda run=run, x=x: run(x)  # type: ignore[misc]
-                        continue
-                    isa = backends.host()
-                    assert isa is not None
-                    linked = compile_file(path, isa, folder / "library").library.linked_path
-                    assert linked is not None
-                    jobs[runtime, kind] = artifacts.compiled_job(linked, x, stack)[0]
-            named = {" ".join(key): job for key, job in jobs.items()}
-            measured, others = common.quietly(
-                lambda named=named: timer.interleaved(named, "", {}, rounds=ROUNDS),  # type: ignore[misc]
-                attempts=3,
-                wait_s=30,
-            )
-            for (runtime, kind), estimate in predicted.items():
-                found = measured[f"{runtime} {kind}"]
-                rows.append(_row(case, runtime, kind, estimate.latency_s, found.latency_s, estimate.error, others))
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        x = case.example[:1].numpy().astype(np.float32)
+        jobs: dict[tuple[str, str], Callable[[], Any]] = {}
+        predicted = {}
+        for kind, state in (("float", case.state), ("integer", case.quantized)):
+            path = folder / f"{kind}.onnx"
+            interchange.export(state, case.example, path)
+            assessed = assess(state, calibrated, case.example)
+            for runtime in ("onnxruntime", "tvm"):
+                if calibration.fit(runtime, kind) is None:
+                    continue
+                predicted[runtime, kind] = assessed.estimate(0, runtime)
+                jobs[runtime, kind] = _job(path, runtime, x, stack)
+        named = {" ".join(key): job for key, job in jobs.items()} | dict(beside)
+        measured, others = common.quietly(
+            lambda named=named: timer.interleaved(named, "", {}, rounds=ROUNDS),  # type: ignore[misc]
+            attempts=3,
+            wait_s=30,
+        )
+        for (runtime, kind), estimate in predicted.items():
+            found, fit = measured[f"{runtime} {kind}"].latency_s, calibration.fit(runtime, kind)
+            assert fit is not None
+            assert fit.pace_s is not None
+            slower = measured[_pace(runtime, kind)].latency_s / fit.pace_s
+            row = _row(case, runtime, kind, estimate.latency_s, found / slower, estimate.error, others)
+            raw = round(100 * abs(estimate.latency_s / found - 1), 2)
+            row |= {"measured_ms": round(1e3 * found, 4), "slower_ratio": round(slower, 3)}
+            rows.append(row | {"at_pace_ms": round(1e3 * found / slower, 4), "uncorrected_error_percent": raw})
     return rows
 
 
@@ -124,8 +164,11 @@ def _row(
         "numbers": kind,
         "predicted_ms": round(1e3 * predicted_s, 4),
         "measured_ms": round(1e3 * measured_s, 4),
+        "at_pace_ms": None,
         "predicted_instructions": None,
         "counted_instructions": None,
+        "slower_ratio": None,
+        "uncorrected_error_percent": None,
         "error_percent": round(100 * abs(predicted_s / measured_s - 1), 2),
         "interval_percent": round(100 * interval, 1),
         "within_interval": abs(measured_s - predicted_s) <= interval * predicted_s,
@@ -165,6 +208,7 @@ def instructions(core: str, count: int, bases: tuple[str, ...] = SMALL) -> list[
             | {
                 "predicted_ms": None,
                 "measured_ms": None,
+                "uncorrected_error_percent": row["error_percent"],
                 "predicted_instructions": estimate.instructions,
                 "counted_instructions": counted,
             }
@@ -193,12 +237,15 @@ def section(document: Mapping[str, Any]) -> str:
     lines, verdicts = [], []
     for (runtime, kind), rows in groups.items():
         errors = [row["error_percent"] for row in rows]
+        raw = [row["uncorrected_error_percent"] for row in rows]
         within = sum(row["within_interval"] for row in rows)
         what = "instructions" if rows[0]["counted_instructions"] is not None else "latency"
         figures = (
             statistics.median(errors),
             float(np.percentile(errors, 90)),
             max(errors),
+            statistics.median(raw),
+            float(np.percentile(raw, 90)),
             rows[0]["interval_percent"],
         )
         counted = what == "instructions"
@@ -215,23 +262,35 @@ def section(document: Mapping[str, Any]) -> str:
         "median error, %",
         "90th percentile, %",
         "largest, %",
+        "median as the clock had it, %",
+        "its 90th percentile, %",
     ]
     table = common.markdown_table([*header, "its own interval, ± %", "networks within"], lines, text_columns=3)
     return (
         "Calibrated predictions (`compress calibrate`) against measurements, on networks that the calibration never "
         f"saw: {', '.join(BASES)}, units removed at random to between {min(SHARES):.0%} and all of their "
-        "multiply-accumulates. Latencies are those of this machine, batch 1; instructions are counted by QEMU. The "
-        "interval is the one that the calibration gave for itself, from networks of its own that it hadn't fitted.\n\n"
-        + "".join(verdicts)
-        + "\n"
-        + table
-        + drifted(document["rows"])
+        "multiply-accumulates. Latencies are those of this machine, batch 1; instructions are counted by QEMU. "
+        + paces(document["rows"])
+        + "The interval is the one that the calibration gave for itself, from networks of its own that it hadn't "
+        "fitted.\n\n" + "".join(verdicts) + "\n" + table + drifted(document["rows"])
+    )
+
+
+def paces(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the reference networks said of the machine's speed."""
+    found = [row["slower_ratio"] for row in rows if row["slower_ratio"] is not None]
+    if not found:
+        return ""
+    return (
+        "A network of fixed work was timed in turns with every other, in the calibration and afterwards; errors are "
+        "those of times brought to the calibration's pace by it, and those of times as the clock had them have columns "
+        f"of their own. The fixed one took from {min(found):.2f} to {max(found):.2f} times as long as at that pace. "
     )
 
 
 def drifted(rows: Sequence[Mapping[str, Any]]) -> str:
     """What was measured over what was predicted, early and late in the run, where that moved: it may be the machine."""
-    ratios = [row["measured_ms"] / row["predicted_ms"] for row in rows if row["measured_ms"] is not None]
+    ratios = [row["at_pace_ms"] / row["predicted_ms"] for row in rows if row["at_pace_ms"] is not None]
     if len(ratios) < 2:
         return ""
     early, late = (statistics.median(part) for part in (ratios[: len(ratios) // 2], ratios[len(ratios) // 2 :]))

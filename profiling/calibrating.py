@@ -6,6 +6,9 @@ What is timed where:
   threads that a run of ``compress`` gives them, by the timer that measures its candidates;
 - a device over SSH: the ONNX files in ONNX Runtime there, all in one job (:mod:`compress.profiling.remote_designs`);
 - a microcontroller that QEMU has a board for: the compiled library's instructions are counted, which is no time.
+
+Each group that is timed in turns has a reference network in it, by which all times are brought to one pace
+(:mod:`compress.profiling.pace`).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import numpy as np
 from compress import __version__
 from compress.calibration import SCHEMA, Calibration, Fit, Kind, Unit
 from compress.errors import BadInput, CheckFailed
-from compress.profiling import artifacts, designs, features, fitting, session, timer
+from compress.profiling import artifacts, designs, features, fitting, pace, session, timer
 from compress.profiling.drawing import Drawn
 from compress.profiling.latency import network_terms, works
 from compress.types import FLOAT32, Precision, Target
@@ -77,7 +80,10 @@ class Stand(Protocol):
         """The runtimes and kinds of numbers that it measures."""
 
     def measure(self, drawn: Sequence[Drawn], runtime: str, tell: Callable[[int], None]) -> dict[str, float]:
-        """Seconds or instructions of each network by name; one that the device can't run is left out."""
+        """Seconds or instructions of each network by name; one that the device can't run is left out.
+
+        Where it knows the pace that the seconds are at, that is among them.
+        """
 
 
 def calibrate(target: Target, stand: Stand, progress: Progress, size: Size | None = None) -> Calibration:
@@ -113,7 +119,7 @@ def calibrate(target: Target, stand: Stand, progress: Progress, size: Size | Non
                 "too few to calibrate by: see compress doctor"
             )
         ridge = fitting.RIDGE if stand.unit == "s" else fitting.RIDGE_OF_COUNTS
-        fits.append(fitting.fit(runtime, kind, rows[0], rows[1], ridge))
+        fits.append(fitting.fit(runtime, kind, rows[0], rows[1], ridge, found.get(pace.NAME)))
     return Calibration(
         schema=SCHEMA,
         terms=features.VERSION,
@@ -185,25 +191,43 @@ class Here:
         return found
 
     def measure(self, drawn: Sequence[Drawn], runtime: str, tell: Callable[[int], None]) -> dict[str, float]:
-        """Seconds by name, timed in turns of :data:`TOGETHER`."""
-        found: dict[str, float] = {}
-        for first in range(0, len(drawn), TOGETHER):
-            with ExitStack() as stack:
-                part = drawn[first : first + TOGETHER]
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                jobs = {each.name: job for each in part if (job := _job(each, runtime, folder, stack)) is not None}
-                if jobs:
+        """Seconds by name at one pace, timed in turns of :data:`TOGETHER` and the reference."""
+        groups: list[dict[str, float]] = []
+        with ExitStack() as whole:
+            home = Path(whole.enter_context(tempfile.TemporaryDirectory()))
+            beside = _job(reference(drawn), runtime, home, whole)
+            assert beside is not None  # of operators that every back end has
+            for first in range(0, len(drawn), TOGETHER):
+                with ExitStack() as stack:
+                    part = drawn[first : first + TOGETHER]
+                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                    jobs = {each.name: job for each in part if (job := _job(each, runtime, folder, stack)) is not None}
+                    jobs[pace.NAME] = beside
                     measured = timer.interleaved(jobs, self.device, {}, ROUNDS, SLICE_S, WARM_UP_S)
-                    found |= {name: each.latency_s for name, each in measured.items()}
-                    self._notice(next(iter(measured.values())).conditions)
-            tell(min(first + TOGETHER, len(drawn)))
-        return found
+                    groups.append({name: each.latency_s for name, each in measured.items()})
+                    self._notice(measured[pace.NAME].conditions)
+                tell(min(first + TOGETHER, len(drawn)))
+        self.warnings += said_of(groups)
+        return pace.at_one_pace(groups)
 
     def _notice(self, conditions: Mapping[str, Any]) -> None:
         if "other_programs" in conditions:
             self.warnings.append("other programs used the machine meanwhile")
         if "throttled" in conditions:
             self.warnings.append("the processor's clock fell meanwhile")
+
+
+def reference(drawn: Sequence[Drawn]) -> Drawn:
+    """The reference network in the numbers of those that are timed; of narrow weights in 8 bits."""
+    return pace.network(FLOAT32 if drawn[0].precision.kind == "float" else W8A8)
+
+
+def said_of(groups: Sequence[Mapping[str, float]]) -> list[str]:
+    """What to say of a pace that moved."""
+    moved = pace.moved(groups)
+    if moved <= pace.MOVED:
+        return []
+    return [f"the machine was up to {100 * moved:.0f}% slower at times; all times are brought to one pace"]
 
 
 def _job(each: Drawn, runtime: str, folder: Path, stack: ExitStack) -> Callable[[], Any] | None:
@@ -277,4 +301,16 @@ class Counted:
             return None  # the board's memory is too small for it
 
 
-__all__ = ["Counted", "Here", "Progress", "Size", "Stand", "calibrate", "drawn", "terms_of", "versions"]
+__all__ = [
+    "Counted",
+    "Here",
+    "Progress",
+    "Size",
+    "Stand",
+    "calibrate",
+    "drawn",
+    "reference",
+    "said_of",
+    "terms_of",
+    "versions",
+]

@@ -67,6 +67,7 @@ def fit(
     fitted: Sequence[tuple[Terms, float]],
     checked: Sequence[tuple[Terms, float]],
     ridge: float = RIDGE,
+    pace_s: float | None = None,
 ) -> Fit:
     """Fit prices to the one set of networks and find the error on the other.
 
@@ -74,11 +75,12 @@ def fit(
         runtime, kind: what was measured.
         fitted, checked: terms and measured value of each network; no network is in both.
         ridge: see the module.
+        pace_s: see :class:`compress.calibration.Fit`.
     """
     by = prices([row for row, _ in fitted], [value for _, value in fitted], ridge)
     errors = [abs(value - predicted(row, by)) / predicted(row, by) for row, value in checked]
     median, p90 = (float(np.percentile(errors, q)) for q in (50, 90))
-    return Fit(runtime, kind, by, interval(errors), median, p90, len(fitted), len(checked))
+    return Fit(runtime, kind, by, interval(errors), median, p90, len(fitted), len(checked), pace_s)
 
 
 __all__ = ["fit", "interval", "predicted", "prices"]

@@ -10,7 +10,7 @@ from typing import Any
 from compress import __version__
 from compress.calibration import Kind, Unit
 from compress.errors import BadInput
-from compress.profiling import calibrating
+from compress.profiling import calibrating, pace
 from compress.profiling.device_address import SshDevice
 from compress.profiling.drawing import Drawn
 from compress.profiling.remote import MACHINES, awaited
@@ -63,11 +63,14 @@ class There:
         return [(calibrating.ONNXRUNTIME, "float"), (calibrating.ONNXRUNTIME, "integer")]
 
     def measure(self, drawn: Sequence[Drawn], runtime: str, tell: Callable[[int], None]) -> dict[str, float]:
-        """Seconds by name."""
+        """Seconds by name at one pace, timed in turns of so many and the reference."""
+        beside = calibrating.reference(drawn).file
+        reference = Sent("pace.onnx", beside)
         files = [Sent(f"{number:04}.onnx", each.file) for number, each in enumerate(drawn)]
         spec: dict[str, Any] = {
             "runtime": "designs",
             "files": [each.path for each in files],
+            "beside": reference.path,
             "threads": 0,
             "together": calibrating.TOGETHER,
             "rounds": calibrating.ROUNDS,
@@ -79,15 +82,18 @@ class There:
             done = re.search(r"timed (\d+) of", message)
             tell(int(done[1])) if done else self.tell(message)
 
-        named = hashlib.sha256(b"".join(each.file for each in drawn)).hexdigest()
+        named = hashlib.sha256(b"".join([beside, *(each.file for each in drawn)])).hexdigest()
         with Session(self.where, self._job(named), self.tell) as session:
             self.tell(f"copy {len(files)} files")
-            session.send(files)
+            session.send([*files, reference])
             session.start(spec)
             found = awaited(session, heard)
         if found["conditions"].get("moved"):
             self.warnings.append("the device's clocks moved meanwhile: fix them and calibrate again")
-        return {each.name: float(found["seconds"][sent.path]) for each, sent in zip(drawn, files, strict=True)}
+        names = {sent.path: each.name for each, sent in zip(drawn, files, strict=True)} | {reference.path: pace.NAME}
+        groups = [{names[path]: float(seconds) for path, seconds in group.items()} for group in found["groups"]]
+        self.warnings += calibrating.said_of(groups)
+        return pace.at_one_pace(groups)
 
     def _job(self, what: str) -> str:
         return hashlib.sha256(f"calibrate; {self.where}; {what}".encode()).hexdigest()[:16]

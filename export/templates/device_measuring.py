@@ -81,17 +81,18 @@ def with_onnxruntime(spec):
 
 
 def with_designs(spec):
-    """A calibration's networks in ONNX Runtime, so many at a time in turns: the median of each."""
+    """A calibration's networks in ONNX Runtime, so many at a time in turns beside a reference: medians by group."""
     import numpy as np
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = spec.get("threads", 0)
     options.log_severity_level = 3
-    random, seconds = np.random.default_rng(0), {}
+    random, groups, done = np.random.default_rng(0), [], 0
     for first in range(0, len(spec["files"]), spec["together"]):
         runs = {}
-        for path in spec["files"][first : first + spec["together"]]:
+        part = spec["files"][first : first + spec["together"]]
+        for path in [spec["beside"]] + part:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             given = session.get_inputs()[0]
             x = random.random(given.shape, np.float32)
@@ -109,10 +110,10 @@ def with_designs(spec):
                     run()
                     times[path].append(time.perf_counter() - begun)
                     count += 1
-        for path in times:
-            seconds[path] = of(times[path])["latency_s"]
-        print("timed %d of %d" % (len(seconds), len(spec["files"])), flush=True)
-    return {"seconds": seconds, "threads": spec.get("threads", 0), "onnxruntime": onnxruntime.__version__}
+        groups.append({path: of(times[path])["latency_s"] for path in times})
+        done += len(part)
+        print("timed %d of %d" % (done, len(spec["files"])), flush=True)
+    return {"groups": groups, "threads": spec.get("threads", 0), "onnxruntime": onnxruntime.__version__}
 
 
 def timed(run, seconds, warm_up_s=WARM_UP_S):

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from compress.errors import BadInput
-from compress.profiling import calibrating, designs
+from compress.profiling import calibrating, designs, pace
 from compress.profiling.calibrating import Counted, Here, Size
 from compress.profiling.device_address import SshDevice, parse
 from compress.profiling.drawing import Drawing
@@ -31,7 +31,7 @@ def test_this_machine_times_files_and_compiled_libraries(quick) -> None:
     drawn, told = designs.chains(W8A8, 2, 1e5), []
     for runtime in {runtime for runtime, _ in stand.groups()}:
         found = stand.measure(drawn, runtime, told.append)
-        assert set(found) == {each.name for each in drawn}
+        assert set(found) == {each.name for each in drawn} | {pace.NAME}
         assert all(seconds > 0 for seconds in found.values())
     assert set(told) == {2}
 
@@ -50,7 +50,8 @@ def test_a_device_over_ssh_times_the_files_and_is_left_clean(server, quick, monk
     assert stand.versions["onnxruntime"]
     drawn, told = designs.chains(FLOAT32, 3, 1e5), []
     found = stand.measure(drawn, "onnxruntime", told.append)
-    assert set(found) == {each.name for each in drawn}
+    assert set(found) == {each.name for each in drawn} | {pace.NAME}
+    assert told == [2, 3]
     assert all(seconds > 0 for seconds in found.values())
     assert any("copy 3 files" in line for line in said)
     assert left_behind(server) == []
