@@ -60,7 +60,7 @@ def write(folder: Path, target: Target) -> CudaModule:
         raise BadInput("a CUDA module takes one input and gives one output")
     made = build(program, target, folder / FOLDER)
     program = made.program
-    inputs, outputs = ends(cuda.assemble(program), program.file_shapes)
+    inputs, outputs = ends(cuda.assemble(program, made.gpu), program.file_shapes)
     golden = np.load(folder / GOLDEN, allow_pickle=False)["inputs"]
     wanted = np.stack([outputs_of(program, {program.inputs[0]: x})[program.outputs[0]] for x in golden])
     content = io.BytesIO()

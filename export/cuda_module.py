@@ -16,7 +16,7 @@ from typing import Any
 
 from compress.errors import BadInput
 from compress.export import cuda_runtime
-from compress.export.kernels import cuda
+from compress.export.kernels import cuda, cuda_tensor
 from compress.export.kernels.code import Call, Code, Constant
 from compress.integer.program import Program
 from compress.integer.signedness import with_signedness
@@ -63,7 +63,7 @@ def build(program: Program, target: Target, folder: Path) -> CudaModule:
     assert target.gpu is not None
     compiler = find_compiler()
     signed = with_signedness(program, True)
-    code = cuda.assemble(signed)
+    code = cuda.assemble(signed, target.gpu)
     module = as_relax(code)
     sources: list[str] = []
     device = tvm.target.Target({"kind": "cuda", "arch": target.gpu, "max_num_threads": 1024}, host=_host(target))
@@ -143,6 +143,8 @@ class _compiling:  # noqa: N801  # a context
 
         def compiled(code: Any, kind: str, functions: Any, sources: Any) -> Any:
             text = code.decode() if isinstance(code, bytes) else str(code)
+            if cuda_tensor.NAME in text:
+                text = cuda_tensor.HELPER + text
             self.sources.append(text)
             if self.compiler == "nvcc":
                 try:

@@ -16,20 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.export.kernels.building import (
-    Rescaling,
-    constant,
-    function,
-    pointer,
-    registers,
-    requantized,
-    unravelled,
-)
+from compress.export.kernels.building import constant, function, registers, unravelled
 from compress.export.kernels.code import Placed
 from compress.export.kernels.convolutions import folded_bias, image
+from compress.export.kernels.cuda_ending import Ending, parameters
 from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
-from compress.export.kernels.vectors import clamp, load, put
+from compress.export.kernels.vectors import load, put
 from compress.integer.program import Convolution, FloatConvolution, Op
 
 PIXELS, CHANNELS = 4, 4
@@ -84,52 +77,6 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
     return _Products(op, x, y).emitted(symbol)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Ending:
-    """What stands behind a convolution's sums: constants of each channel, and what they make of a sum."""
-
-    op: Convolution | FloatConvolution
-    dtype: str
-
-    @property
-    def factors(self) -> Rescaling | None:
-        """Of an output of 8 bits."""
-        if isinstance(self.op, FloatConvolution) or self.op.requantize is None:
-            return None
-        return Rescaling.of(self.op.requantize, self.op.weight.shape[0])
-
-    @property
-    def constants(self) -> tuple[NDArray[Any], ...]:
-        """One number a channel in each."""
-        if isinstance(self.op, FloatConvolution):
-            return ()
-        factors = self.factors
-        if factors is not None:
-            return factors.tables
-        assert self.op.scale is not None
-        return (np.broadcast_to(self.op.scale, self.op.weight.shape[:1]).astype(np.float32),)
-
-    def result(self, total: Any, channel: Any, tables: list[Any]) -> Any:
-        """What is stored for a channel's sum."""
-        from tvm.tirx.script import builder as T
-
-        if isinstance(self.op, FloatConvolution):
-            if not (np.isfinite(self.op.low) or np.isfinite(self.op.high)):
-                return total
-            return clamp(total, *(constant(limit, "float32") for limit in (self.op.low, self.op.high)))
-        numbers = tuple(table[channel] for table in tables)
-        factors = self.factors
-        if self.op.requantize is not None and factors is not None:
-            return requantized(total, numbers, self.op.requantize, factors.high, self.dtype)
-        return T.cast(total, "float32") * numbers[0]
-
-
-def _parameters(x: Placed, y: Placed, constants: list[NDArray[Any]]) -> list[tuple[str, str, int]]:
-    """A kernel's parameters: input, output, constants."""
-    named = [(f"constant{k}", str(each.dtype), each.size) for k, each in enumerate(constants)]
-    return [pointer("x", x), pointer("y", y), *named]
-
-
 class _Products:
     """Writes the kernel of a convolution whose outputs are sums over several channels."""
 
@@ -142,7 +89,7 @@ class _Products:
         self.apart = self.per_group // self.channels
         self.pixels = min(PIXELS, self.out[1])
         self.across = -(-self.out[1] // self.pixels)
-        self.ending = _Ending(op, y.tensor.dtype)
+        self.ending = Ending(op, y.tensor.dtype)
         self.zero = x.tensor.zero_point
         self.words: Words | None = None
         self.bias: NDArray[Any] = op.bias
@@ -160,7 +107,7 @@ class _Products:
     def emitted(self, symbol: str) -> Emitted:
         constants = [self.weight.ravel(), self.bias, *self.ending.constants]
         threads = self.out[0] * self.across * (self.outputs // self.channels)
-        with function(symbol, _parameters(self.x, self.y, constants), threads) as body:
+        with function(symbol, parameters(self.x, self.y, constants), threads) as body:
             self._write(body.buffers, body.first)
         return Emitted(body.done, tuple(np.ascontiguousarray(each) for each in constants))
 
@@ -287,10 +234,10 @@ def _depthwise(op: Convolution | FloatConvolution, x: Placed, y: Placed, symbol:
 
     (height, width, channels), out = image(x.tensor.shape), image(y.tensor.shape)
     outputs, rows, columns, _ = op.weight.shape
-    ending, kind = _Ending(op, y.tensor.dtype), "float32" if isinstance(op, FloatConvolution) else "int32"
+    ending, kind = Ending(op, y.tensor.dtype), "float32" if isinstance(op, FloatConvolution) else "int32"
     weight = np.ascontiguousarray(op.weight[..., 0].transpose(1, 2, 0))
     constants: list[NDArray[Any]] = [weight.ravel(), op.bias, *ending.constants]
-    with function(symbol, _parameters(x, y, constants), out[0] * out[1] * outputs) as body:
+    with function(symbol, parameters(x, y, constants), out[0] * out[1] * outputs) as body:
         source, target, weights, bias, *tables = body.buffers
         row, column, channel = unravelled(body.first, (out[0], out[1], outputs))
         acc = registers(1, kind)

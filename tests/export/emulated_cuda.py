@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from compress.export import cuda_module
+from compress.export.kernels import cuda_tensor
 
 SHIM = r"""
 #include <cstdint>
@@ -38,6 +39,62 @@ using std::max; using std::min;
 static int __dp4a(int a, int b, int c) {
     for (int k = 0; k < 4; ++k) c += int(int8_t(a >> 8 * k)) * int(int8_t(b >> 8 * k));
     return c;
+}
+"""
+WARPS = r"""
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+#include <ucontext.h>
+// A warp's lanes take turns, and meet where an instruction is the whole warp's.
+struct Lane { ucontext_t here; std::vector<char> stack; Index place; int *d, a[4], b[2]; bool waiting, done; };
+static thread_local Lane lanes[32];
+static thread_local ucontext_t outside;
+static thread_local int active;
+static thread_local void (*work)(void **);
+static thread_local void **parameters;
+static void lane() { work(parameters); lanes[active].done = true; }
+static void compress_mma_s8(int *d, int a0, int a1, int a2, int a3, int b0, int b1) {
+    Lane &me = lanes[active];
+    me.d = d; me.waiting = true;
+    me.a[0] = a0; me.a[1] = a1; me.a[2] = a2; me.a[3] = a3; me.b[0] = b0; me.b[1] = b1;
+    swapcontext(&me.here, &outside);
+}
+// The numbers of the rows and columns that a lane's registers hold are the PTX ISA's for mma.m16n8k32 with .s8.
+static void multiply() {
+    static thread_local int a[16][32], b[32][8];
+    for (int l = 0; l < 32; ++l) for (int r = 0; r < 4; ++r) for (int k = 0; k < 4; ++k)
+        a[l / 4 + (r % 2 ? 8 : 0)][l % 4 * 4 + k + (r / 2 ? 16 : 0)] = int8_t(lanes[l].a[r] >> 8 * k);
+    for (int l = 0; l < 32; ++l) for (int r = 0; r < 2; ++r) for (int k = 0; k < 4; ++k)
+        b[l % 4 * 4 + k + (r ? 16 : 0)][l / 4] = int8_t(lanes[l].b[r] >> 8 * k);
+    for (int l = 0; l < 32; ++l) for (int r = 0; r < 4; ++r) {
+        int row = l / 4 + (r / 2 ? 8 : 0), column = l % 4 * 2 + r % 2;
+        unsigned sum = lanes[l].d[r];
+        for (int k = 0; k < 32; ++k) sum += unsigned(a[row][k] * b[k][column]);
+        lanes[l].d[r] = sum;
+    }
+}
+static void warp(void (*f)(void **), void **p, int block, int first) {
+    work = f; parameters = p;
+    for (int l = 0; l < 32; ++l) {
+        Lane &one = lanes[l];
+        one.stack.resize(1 << 16); one.waiting = one.done = false; one.place = {first + l, 0, 0};
+        getcontext(&one.here);
+        one.here.uc_stack.ss_sp = one.stack.data(); one.here.uc_stack.ss_size = one.stack.size();
+        one.here.uc_link = &outside;
+        makecontext(&one.here, lane, 0);
+    }
+    for (;;) {
+        int waiting = 0, done = 0;
+        for (int l = 32; l-- > 0;) if (!lanes[l].done) {
+            active = l; blockIdx = {block, 0, 0}; threadIdx = lanes[l].place; lanes[l].waiting = false;
+            swapcontext(&outside, &lanes[l].here);
+        }
+        for (int l = 0; l < 32; ++l) { waiting += lanes[l].waiting && !lanes[l].done; done += lanes[l].done; }
+        if (done == 32) return;
+        if (waiting != 32) { fprintf(stderr, "a warp's instruction, but only %d of its lanes\n", waiting); abort(); }
+        multiply();
+    }
 }
 """
 RUNTIME = r"""
@@ -115,19 +172,33 @@ def empty_cubin(source: str, gpu: str) -> bytes:
 def kernels(source: str, target: Path) -> None:
     """The CUDA source for this machine, and a loop over all threads for each kernel, the last one first."""
     start = source.index('extern "C" __global__')
+    bodies = {}
+    for part in source.split('extern "C" __global__ void ')[1:]:
+        named = re.match(r"(?:__launch_bounds__\(\d+\) )?(\w+)\(", part)
+        assert named
+        bodies[named[1]] = bodies.get(named[1], "") + part
     wrappers = []
     for name, parameters in re.findall(r"__global__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(([^)]*)\) \{", source):
         kinds = [
             parameter.rpartition(" ")[0].replace("__restrict__", "").strip() for parameter in parameters.split(",")
         ]
         given = ", ".join(f"*({kind} *)p[{k}]" for k, kind in enumerate(kinds))
+        if cuda_tensor.NAME in bodies[name]:
+            wrappers.append(
+                f"static void all_{name}(void **p) {{ {name}({given}); }}\n"
+                f'extern "C" void run_{name}(unsigned grid, unsigned block, void **p) {{\n'
+                'if (block % 32) { fprintf(stderr, "a block without whole warps\\n"); abort(); }\n'
+                f"for (unsigned b = grid; b-- > 0;) for (unsigned t = block; t > 0; t -= 32) "
+                f"warp(all_{name}, p, b, t - 32); }}\n"
+            )
+            continue
         wrappers.append(
             f'extern "C" void run_{name}(unsigned grid, unsigned block, void **p) {{\n'
             f"for (unsigned b = grid; b-- > 0;) for (unsigned t = block; t-- > 0;) {{ blockIdx = {{int(b), 0, 0}}; "
             f"threadIdx = {{int(t), 0, 0}}; {name}({given}); }} }}\n"
         )
     assert wrappers
-    compiled(SHIM + source[start:] + "\n".join(wrappers), target)
+    compiled(SHIM + WARPS + source[start:] + "\n".join(wrappers), target)
 
 
 def runtime(folder: Path, gpu: str) -> None:

@@ -1,0 +1,109 @@
+"""Convolutions on tensor cores, on the emulated CUDA: a warp's lanes meet at the instruction, as the PTX ISA has it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compress import targets
+from compress.export import cuda_module
+from compress.export.kernels import cuda, cuda_tensor
+from compress.export.kernels.cuda_tensor import CHANNELS, PIXELS, TILES, WARP, Fragments
+from compress.integer import reference
+from compress.integer.program import Convolution
+from compress.integer.signedness import with_signedness
+from tests.export import emulated_cuda
+from tests.export.kernels import laws, roster
+
+WIDE = {
+    "conv_wide_w8": (64, 32),
+    "conv_wide_w4": (64, 32),
+    "conv_wide_w3": (64, 32),
+    "conv_wide_w2": (64, 32),
+    "conv_wide_w1": (64, 32),
+    "conv_plain_w8": (16, 16),
+    "conv_plain_w4": (16, 16),
+    "conv_plain_w2": (16, 16),
+    "conv_plain_w1": (16, 16),
+    "conv_stride_2_even_w8": (32, 16),
+    "conv_zero_255": (12, 8),
+    "conv_to_float": (12, 8),
+    "conv_shifts_mixed": (12, 8),
+    "conv_wraps": (12, 8),
+}
+"""Cases of the roster that fill tensor cores: outputs and inputs of their convolution."""
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    monkeypatch.setattr(cuda_module, "find_compiler", lambda: "nvcc")
+    monkeypatch.setattr(cuda_module, "cubin", emulated_cuda.empty_cubin)
+
+
+def agree(names, folder):
+    target, modules, cases = targets.load("gpu"), {}, {}
+    for name in names:
+        program, inputs = roster.case(name, True)
+        modules[name] = cuda_module.build(program, target, folder / name)
+        assert cuda_tensor.NAME in modules[name].source, name
+        cases[name] = reference.run(program, inputs), [inputs[each] for each in program.inputs]
+    found = emulated_cuda.outputs(modules, {name: inputs for name, (_, inputs) in cases.items()}, folder)
+    for name, (wanted, _) in cases.items():
+        (value,) = wanted.values()
+        laws.agree({"y": value}, {"y": found[name].reshape(value.shape)})
+
+
+def test_kernels_equal_the_reference(emulated, tmp_path):
+    for name, (outputs, inputs) in WIDE.items():
+        (op,) = (op for op in roster.case(name, True)[0].ops if isinstance(op, Convolution))
+        assert (op.weight.shape[0], op.weight.shape[3]) == (outputs, inputs)
+    agree(WIDE, tmp_path)
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+def test_every_size_of_a_warps_part(emulated, tile, tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda_tensor, "TILES", (tile,))
+    agree(["conv_wide_w8", "conv_wide_w2"], tmp_path)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2, 1])
+@pytest.mark.parametrize(("outputs", "depth"), [(8, 32), (12, 36), (17, 100), (64, 288)])
+def test_lanes_find_their_weights(bits, outputs, depth):
+    """By the PTX ISA's register numbers: word w of step s is byte 4 w + k of its 32, here in the order of memory."""
+    rng = np.random.default_rng(bits)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    weight = rng.integers(low, high + 1, (outputs, depth)) if bits > 1 else rng.choice([-1, 1], (outputs, depth))
+    packed = Fragments.of(weight.astype(np.int8), bits)
+    assert packed.words.shape[0] == -(-outputs // CHANNELS)
+    assert packed.words.shape[1] == -(-packed.steps // packed.steps_a_part)
+    words = packed.words.astype(np.int64) & 0xFFFFFFFF
+    count = 8 // bits
+    for channel in range(outputs):
+        for k in range(depth):
+            step, byte = divmod(k, 32)
+            part, within = divmod(step, packed.steps_a_part)
+            t, e = divmod(byte // 4, 2)
+            word = within * 2 + e
+            held = int(words[channel // 8, part, channel % 8 * 4 + t, word // count])
+            field = held >> (8 * (byte % 4) + bits * (word % count)) & ((1 << bits) - 1)
+            found = (1 - 2 * field) if bits == 1 else field - (1 << bits) * (field >> (bits - 1))
+            assert found == weight[channel, k]
+
+
+def test_older_gpus_and_thin_layers_have_none():
+    def kernels(name: str, gpu: str) -> str:
+        code = cuda.assemble(with_signedness(roster.case(name, True)[0], True), gpu)
+        return " ".join(str(call.kernel.function) for call in code.calls)
+
+    assert cuda_tensor.NAME in kernels("conv_wide_w8", "sm_87")
+    assert cuda_tensor.NAME not in kernels("conv_wide_w8", "sm_75")
+    assert "dp4a" in kernels("conv_wide_w8", "sm_75")
+    assert [cuda.capability(gpu) for gpu in ("sm_87", "sm_110", "sm_90a", "?")] == [87, 110, 90, 0]
+
+
+def test_blocks_hold_whole_warps():
+    assert cuda.BLOCK % WARP == 0
+    code = cuda.assemble(with_signedness(roster.case("conv_wide_w8", True)[0], True), "sm_87")
+    (rows,) = {call.kernel.rows for call in code.calls if cuda_tensor.NAME in str(call.kernel.function)}
+    assert rows % WARP == 0
+    assert rows >= WARP * (4 * 12 / (2 * PIXELS)) * (64 / (4 * CHANNELS))
