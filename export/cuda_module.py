@@ -18,6 +18,7 @@ from compress.errors import BadInput
 from compress.export import cuda_runtime
 from compress.export.kernels import cuda, cuda_tensor
 from compress.export.kernels.code import Call, Code, Constant
+from compress.integer.half import with_half
 from compress.integer.program import Program
 from compress.integer.signedness import with_signedness
 from compress.types import Target
@@ -34,7 +35,8 @@ class CudaModule:
 
     Attributes:
         path: the shared library.
-        program: what it computes, all 8-bit tensors signed.
+        program: what it computes, all 8-bit tensors signed, and float convolutions on float16 where tensor cores do
+            them.
         gpu: the architecture of its machine code.
         source: the CUDA source that was compiled.
     """
@@ -63,6 +65,8 @@ def build(program: Program, target: Target, folder: Path) -> CudaModule:
     assert target.gpu is not None
     compiler = find_compiler()
     signed = with_signedness(program, True)
+    if cuda.capability(target.gpu) >= cuda_tensor.LEAST:
+        signed = with_half(signed, cuda_tensor.fills)
     code = cuda.assemble(signed, target.gpu)
     module = as_relax(code)
     sources: list[str] = []
@@ -143,8 +147,8 @@ class _compiling:  # noqa: N801  # a context
 
         def compiled(code: Any, kind: str, functions: Any, sources: Any) -> Any:
             text = code.decode() if isinstance(code, bytes) else str(code)
-            if cuda_tensor.NAME in text:
-                text = cuda_tensor.HELPER + text
+            if any(each in text for each in (cuda_tensor.MMA, cuda_tensor.HALF_MMA)):
+                text = cuda_tensor.HELPERS + text
             self.sources.append(text)
             if self.compiler == "nvcc":
                 try:

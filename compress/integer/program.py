@@ -21,6 +21,8 @@ DType = Literal["uint8", "int8", "int32", "float32"]
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
 LIMITS: Mapping[str, tuple[int, int]] = {"uint8": (0, 255), "int8": (-128, 127), "int32": (-(2**31), 2**31 - 1)}
+LARGEST_HALF = 65504.0
+"""The largest number of float16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +240,11 @@ class Dequantize(Op):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FloatConvolution(Op):
-    """A convolution in float32; shapes as :class:`Convolution`. ``low`` and ``high`` clamp the result."""
+    """A convolution in float32; shapes as :class:`Convolution`. ``low`` and ``high`` clamp the result.
+
+    With ``half`` its inputs and weights are rounded to float16, halves to even and no farther than its largest number;
+    products, sums and the bias stay in float32.
+    """
 
     weight: Floats
     bias: Floats
@@ -248,6 +254,7 @@ class FloatConvolution(Op):
     groups: int = 1
     low: float = -np.inf
     high: float = np.inf
+    half: bool = False
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -44,21 +44,51 @@ static int __dp4a(int a, int b, int c) {
 WARPS = r"""
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <vector>
 #include <ucontext.h>
 // A warp's lanes take turns, and meet where an instruction is the whole warp's.
-struct Lane { ucontext_t here; std::vector<char> stack; Index place; int *d, a[4], b[2]; bool waiting, done; };
+struct Lane {
+    ucontext_t here; std::vector<char> stack; Index place; bool half, waiting, done; void *d; int a[4], b[2];
+};
 static thread_local Lane lanes[32];
 static thread_local ucontext_t outside;
 static thread_local int active;
 static thread_local void (*work)(void **);
 static thread_local void **parameters;
 static void lane() { work(parameters); lanes[active].done = true; }
-static void compress_mma_s8(int *d, int a0, int a1, int a2, int a3, int b0, int b1) {
+static void meet(void *d, bool half, int a0, int a1, int a2, int a3, int b0, int b1) {
     Lane &me = lanes[active];
-    me.d = d; me.waiting = true;
+    me.d = d; me.half = half; me.waiting = true;
     me.a[0] = a0; me.a[1] = a1; me.a[2] = a2; me.a[3] = a3; me.b[0] = b0; me.b[1] = b1;
     swapcontext(&me.here, &outside);
+}
+static void compress_mma_s8(int *d, int a0, int a1, int a2, int a3, int b0, int b1) {
+    meet(d, false, a0, a1, a2, a3, b0, b1);
+}
+static void compress_mma_f16(float *d, int a0, int a1, int a2, int a3, int b0, int b1) {
+    meet(d, true, a0, a1, a2, a3, b0, b1);
+}
+static int compress_half2(float low, float high) {
+    _Float16 both[2] = {_Float16(low), _Float16(high)};
+    int word; memcpy(&word, both, 4); return word;
+}
+// mma.m16n8k16 with .f16 and sums in .f32, by the PTX ISA.
+static void multiply_halves() {
+    static thread_local float a[16][16], b[16][8];
+    for (int l = 0; l < 32; ++l) for (int r = 0; r < 4; ++r) for (int k = 0; k < 2; ++k) {
+        _Float16 both[2]; memcpy(both, &lanes[l].a[r], 4);
+        a[l / 4 + (r % 2 ? 8 : 0)][l % 4 * 2 + k + (r / 2 ? 8 : 0)] = both[k];
+    }
+    for (int l = 0; l < 32; ++l) for (int r = 0; r < 2; ++r) for (int k = 0; k < 2; ++k) {
+        _Float16 both[2]; memcpy(both, &lanes[l].b[r], 4);
+        b[l % 4 * 2 + k + (r ? 8 : 0)][l / 4] = both[k];
+    }
+    for (int l = 0; l < 32; ++l) for (int r = 0; r < 4; ++r) {
+        int row = l / 4 + (r / 2 ? 8 : 0), column = l % 4 * 2 + r % 2;
+        float *d = (float *)lanes[l].d;
+        for (int k = 0; k < 16; ++k) d[r] += a[row][k] * b[k][column];
+    }
 }
 // The numbers of the rows and columns that a lane's registers hold are the PTX ISA's for mma.m16n8k32 with .s8.
 static void multiply() {
@@ -69,9 +99,10 @@ static void multiply() {
         b[l % 4 * 4 + k + (r ? 16 : 0)][l / 4] = int8_t(lanes[l].b[r] >> 8 * k);
     for (int l = 0; l < 32; ++l) for (int r = 0; r < 4; ++r) {
         int row = l / 4 + (r / 2 ? 8 : 0), column = l % 4 * 2 + r % 2;
-        unsigned sum = lanes[l].d[r];
+        int *d = (int *)lanes[l].d;
+        unsigned sum = d[r];
         for (int k = 0; k < 32; ++k) sum += unsigned(a[row][k] * b[k][column]);
-        lanes[l].d[r] = sum;
+        d[r] = sum;
     }
 }
 static void warp(void (*f)(void **), void **p, int block, int first) {
@@ -93,7 +124,8 @@ static void warp(void (*f)(void **), void **p, int block, int first) {
         for (int l = 0; l < 32; ++l) { waiting += lanes[l].waiting && !lanes[l].done; done += lanes[l].done; }
         if (done == 32) return;
         if (waiting != 32) { fprintf(stderr, "a warp's instruction, but only %d of its lanes\n", waiting); abort(); }
-        multiply();
+        for (int l = 1; l < 32; ++l) if (lanes[l].half != lanes[0].half) abort();
+        lanes[0].half ? multiply_halves() : multiply();
     }
 }
 """
@@ -183,7 +215,7 @@ def kernels(source: str, target: Path) -> None:
             parameter.rpartition(" ")[0].replace("__restrict__", "").strip() for parameter in parameters.split(",")
         ]
         given = ", ".join(f"*({kind} *)p[{k}]" for k, kind in enumerate(kinds))
-        if cuda_tensor.NAME in bodies[name]:
+        if any(each in bodies[name] for each in (cuda_tensor.MMA, cuda_tensor.HALF_MMA)):
             wrappers.append(
                 f"static void all_{name}(void **p) {{ {name}({given}); }}\n"
                 f'extern "C" void run_{name}(unsigned grid, unsigned block, void **p) {{\n'

@@ -20,7 +20,8 @@ from compress.export.compiled import FLOAT_TOLERANCE
 from compress.export.kernels.cuda_convolution import Words
 from compress.export.lowering import lower
 from compress.export.onnx import export, serialize
-from compress.integer.program import Convolution
+from compress.integer import reference
+from compress.integer.program import Convolution, FloatConvolution
 from compress.results import Unavailable
 from compress.types import State
 from tests.export import emulated_cuda
@@ -36,6 +37,7 @@ from tests.graph.networks import (
     Plain,
     Residual,
     Squeeze,
+    UNet,
     build,
     images,
     inputs_of,
@@ -150,6 +152,28 @@ FLOATS = [f for f in ARCHITECTURES if f not in (transformers.Recurrent, transfor
 SOME = (Plain, Attention)
 
 
+@pytest.mark.parametrize("factory", [Residual, pytest.param(UNet, marks=pytest.mark.slow)])
+def test_tensor_cores_take_float_networks_in_float16(factory, tmp_path, monkeypatch):
+    """The module is what its program says, and near the network: float16 errs by 2^-11 an operand."""
+    monkeypatch.setattr(cuda_module, "find_compiler", lambda: "nvcc")
+    monkeypatch.setattr(cuda_module, "cubin", emulated_cuda.empty_cubin)
+    x = inputs_of(factory, 2)[0]
+    file = serialize(State(build(factory)), x)
+    module = cuda_module.build(lower(file), targets.load("gpu"), tmp_path / "module")
+    assert sum(isinstance(op, FloatConvolution) and op.half for op in module.program.ops) >= 3
+    assert module.source.count("compress_mma_f16(") >= 3
+    (tensor,) = (module.program.tensors[each] for each in module.program.inputs)
+    given = comparing.laid(tensor, x[:1].numpy())
+    found = emulated_cuda.outputs({"it": module}, {"it": [given]}, tmp_path)["it"]
+    (wanted,) = reference.run(module.program, {module.program.inputs[0]: given}).values()
+    assert np.abs(found - wanted.ravel()).max() <= FLOAT_TOLERANCE * np.abs(wanted).max()
+    (exact,) = comparing.session(file).run(None, {"input": x[:1].numpy()})
+    (end,) = (module.program.tensors[each] for each in module.program.outputs)
+    right = comparing.laid(end, exact).ravel()
+    error = np.abs(found - right).max() / np.abs(right).max()
+    assert 1e-6 < error < 5e-3
+
+
 @pytest.mark.parametrize(
     "factories", [pytest.param(SOME, id="some"), pytest.param(FLOATS, id="every", marks=pytest.mark.slow)]
 )
@@ -160,7 +184,7 @@ def test_float_networks_agree_with_onnx_runtime(factories, tmp_path, monkeypatch
     for factory in factories:
         name, x = factory.__name__, inputs_of(factory, 2)[0]
         file = serialize(State(build(factory)), x)
-        modules[name] = cuda_module.build(lower(file), targets.load("gpu"), tmp_path / name)
+        modules[name] = cuda_module.build(lower(file), replace(targets.load("gpu"), gpu="sm_75"), tmp_path / name)
         (tensor,) = (modules[name].program.tensors[each] for each in modules[name].program.inputs)
         given[name] = [comparing.laid(tensor, x[:1].numpy())]
         (wanted[name],) = comparing.session(file).run(None, {"input": x[:1].numpy()})

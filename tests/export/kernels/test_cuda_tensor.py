@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,10 +12,12 @@ from compress.export import cuda_module
 from compress.export.kernels import cuda, cuda_tensor
 from compress.export.kernels.cuda_tensor import CHANNELS, PIXELS, TILES, WARP, Fragments
 from compress.integer import reference
-from compress.integer.program import Convolution
+from compress.integer.half import with_half
+from compress.integer.program import Convolution, FloatConvolution, Tensor
 from compress.integer.signedness import with_signedness
 from tests.export import emulated_cuda
 from tests.export.kernels import laws, roster
+from tests.rosters import some
 
 WIDE = {
     "conv_wide_w8": (64, 32),
@@ -45,7 +49,7 @@ def agree(names, folder):
     for name in names:
         program, inputs = roster.case(name, True)
         modules[name] = cuda_module.build(program, target, folder / name)
-        assert cuda_tensor.NAME in modules[name].source, name
+        assert cuda_tensor.MMA in modules[name].source, name
         cases[name] = reference.run(program, inputs), [inputs[each] for each in program.inputs]
     found = emulated_cuda.outputs(modules, {name: inputs for name, (_, inputs) in cases.items()}, folder)
     for name, (wanted, _) in cases.items():
@@ -53,14 +57,63 @@ def agree(names, folder):
         laws.agree({"y": value}, {"y": found[name].reshape(value.shape)})
 
 
-def test_kernels_equal_the_reference(emulated, tmp_path):
-    for name, (outputs, inputs) in WIDE.items():
+FEW = ("conv_wide_w8", "conv_wide_w4", "conv_plain_w2", "conv_plain_w1", "conv_zero_255")
+EVERY = [pytest.param(tuple(WIDE), id="every", marks=pytest.mark.slow), pytest.param(FEW, id="few")]
+
+
+@pytest.mark.parametrize("names", EVERY)
+def test_kernels_equal_the_reference(names, emulated, tmp_path):
+    for name in names:
         (op,) = (op for op in roster.case(name, True)[0].ops if isinstance(op, Convolution))
-        assert (op.weight.shape[0], op.weight.shape[3]) == (outputs, inputs)
-    agree(WIDE, tmp_path)
+        assert (op.weight.shape[0], op.weight.shape[3]) == WIDE[name]
+    agree(names, tmp_path)
 
 
-@pytest.mark.parametrize("tile", TILES, ids=str)
+def halves(outputs=12, inputs=6, kernel=(3, 3), **more):
+    """A float convolution whose operands are rounded, some of them beyond float16."""
+    rng = np.random.default_rng(5)
+    x, y = Tensor("x", (7, 9, inputs), "float32"), Tensor("y", (7, 9, outputs), "float32")
+    program, given = roster.single(
+        FloatConvolution, [x], y, rng,
+        weight=rng.standard_normal((outputs, *kernel, inputs)).astype(np.float32),
+        bias=rng.standard_normal(outputs).astype(np.float32),
+        padding=(kernel[0] // 2, kernel[1] // 2, kernel[0] // 2, kernel[1] // 2), **more,
+    )  # fmt: skip
+    given["x"].reshape(-1)[:4] = 1e6, -1e6, 6e-8, 65519
+    return with_half(program, cuda_tensor.fills), given
+
+
+HALVES = {
+    "3x3": {},
+    "whole tiles": {"outputs": 32, "inputs": 16},
+    "1x1": {"outputs": 8, "inputs": 34, "kernel": (1, 1)},
+    "clamped": {"low": 0.0, "high": 6.0},
+}
+
+
+def test_float16_kernels_equal_the_reference(emulated, tmp_path):
+    target, modules, given, wanted = targets.load("gpu"), {}, {}, {}
+    for name, options in HALVES.items():
+        program, inputs = halves(**options)
+        assert program.ops[0].half
+        modules[name] = cuda_module.build(program, target, tmp_path / name)
+        assert cuda_tensor.HALF_MMA in modules[name].source
+        given[name] = [inputs["x"]]
+        (wanted[name],) = reference.run(program, inputs).values()
+        exact = reference.run(replace(program, ops=(replace(program.ops[0], half=False),)), inputs)["y"]
+        assert not np.allclose(exact, wanted[name], rtol=1e-5)
+    found = emulated_cuda.outputs(modules, given, tmp_path)
+    for name, value in wanted.items():
+        scale = np.abs(value).max()
+        np.testing.assert_allclose(found[name].reshape(value.shape) / scale, value / scale, rtol=2e-6, atol=2e-6)
+
+
+def test_operands_are_rounded_to_the_nearest_float16():
+    x = np.array([1 + 2**-11, 1 + 3 * 2**-11, 1e6, -1e6, 2**-25, 65519.0], np.float32)
+    assert reference.rounded(x).tolist() == [1.0, 1 + 2**-9, 65504.0, -65504.0, 0.0, 65504.0]
+
+
+@some("tile", TILES, quick=[TILES[0]])
 def test_every_size_of_a_warps_part(emulated, tile, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_tensor, "TILES", (tile,))
     agree(["conv_wide_w8", "conv_wide_w2"], tmp_path)
@@ -95,8 +148,8 @@ def test_older_gpus_and_thin_layers_have_none():
         code = cuda.assemble(with_signedness(roster.case(name, True)[0], True), gpu)
         return " ".join(str(call.kernel.function) for call in code.calls)
 
-    assert cuda_tensor.NAME in kernels("conv_wide_w8", "sm_87")
-    assert cuda_tensor.NAME not in kernels("conv_wide_w8", "sm_75")
+    assert cuda_tensor.MMA in kernels("conv_wide_w8", "sm_87")
+    assert cuda_tensor.MMA not in kernels("conv_wide_w8", "sm_75")
     assert "dp4a" in kernels("conv_wide_w8", "sm_75")
     assert [cuda.capability(gpu) for gpu in ("sm_87", "sm_110", "sm_90a", "?")] == [87, 110, 90, 0]
 
@@ -104,6 +157,6 @@ def test_older_gpus_and_thin_layers_have_none():
 def test_blocks_hold_whole_warps():
     assert cuda.BLOCK % WARP == 0
     code = cuda.assemble(with_signedness(roster.case("conv_wide_w8", True)[0], True), "sm_87")
-    (rows,) = {call.kernel.rows for call in code.calls if cuda_tensor.NAME in str(call.kernel.function)}
+    (rows,) = {call.kernel.rows for call in code.calls if cuda_tensor.MMA in str(call.kernel.function)}
     assert rows % WARP == 0
     assert rows >= WARP * (4 * 12 / (2 * PIXELS)) * (64 / (4 * CHANNELS))
