@@ -237,7 +237,7 @@ def section(document: Mapping[str, Any]) -> str:
     lines, verdicts = [], []
     for (runtime, kind), rows in groups.items():
         errors = [row["error_percent"] for row in rows]
-        raw = [row["uncorrected_error_percent"] for row in rows]
+        raw = [row.get("uncorrected_error_percent", row["error_percent"]) for row in rows]
         within = sum(row["within_interval"] for row in rows)
         what = "instructions" if rows[0]["counted_instructions"] is not None else "latency"
         figures = (
@@ -278,7 +278,7 @@ def section(document: Mapping[str, Any]) -> str:
 
 def paces(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the reference networks said of the machine's speed."""
-    found = [row["slower_ratio"] for row in rows if row["slower_ratio"] is not None]
+    found = [row["slower_ratio"] for row in rows if row.get("slower_ratio") is not None]
     if not found:
         return ""
     return (
@@ -290,7 +290,7 @@ def paces(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def drifted(rows: Sequence[Mapping[str, Any]]) -> str:
     """What was measured over what was predicted, early and late in the run, where that moved: it may be the machine."""
-    ratios = [row["at_pace_ms"] / row["predicted_ms"] for row in rows if row["at_pace_ms"] is not None]
+    ratios = [row["at_pace_ms"] / row["predicted_ms"] for row in rows if row.get("at_pace_ms") is not None]
     if len(ratios) < 2:
         return ""
     early, late = (statistics.median(part) for part in (ratios[: len(ratios) // 2], ratios[len(ratios) // 2 :]))
