@@ -66,6 +66,7 @@ def _here(compiled: Compiled | CudaCompiled, stack: ExitStack) -> Library | None
     from compress.export.kernels import backends
     from compress.export.library import building
     from compress.export.library.loader import Library
+    from compress.integer.half import spelled_out
 
     host = backends.host()
     built = compiled.library
@@ -74,7 +75,7 @@ def _here(compiled: Compiled | CudaCompiled, stack: ExitStack) -> Library | None
     if built is None or not _runs(built, host):
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
-            code = backends.assemble(compiled.program, host)
+            code = backends.assemble(spelled_out(compiled.program), host)
             built = building.build(code, host, folder, file_shapes=compiled.program.file_shapes)
         except BadInput:
             return None

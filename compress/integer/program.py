@@ -263,7 +263,8 @@ class FloatElementwise(Op):
 
     Attributes:
         kind: ``add``, ``sub``, ``mul``, ``div``, ``max``, ``min``, ``pow``; ``relu``, ``sigmoid``, ``tanh``, ``exp``,
-            ``erf``, ``sqrt``, ``log``, ``neg``, ``abs``, ``reciprocal``, ``clip``.
+            ``erf``, ``sqrt``, ``log``, ``neg``, ``abs``, ``reciprocal``, ``clip``; ``half``, rounded
+            to float16 as :class:`FloatConvolution` has it.
         constant: the second operand where it isn't computed; ``(low, high)`` of ``clip``.
         swapped: the constant is the first operand.
     """

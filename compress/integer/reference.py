@@ -189,11 +189,6 @@ def _dequantize(op: p.Dequantize, inputs: list[Array], tensors: Tensors) -> Arra
     return np.asarray((inputs[0].astype(np.int64) - source.zero_point).astype(np.float32) * np.float32(source.scale))
 
 
-def rounded(x: Array) -> Array:
-    """float32 as float16 has it, no farther than its largest number; float32 again."""
-    return np.asarray(np.clip(x, -p.LARGEST_HALF, p.LARGEST_HALF).astype(np.float16).astype(np.float32))
-
-
 def _float_convolution(op: p.FloatConvolution, inputs: list[Array], tensors: Tensors) -> Array:
     x, weight = (rounded(inputs[0]), rounded(op.weight)) if op.half else (inputs[0], op.weight)
     return np.clip(_convolve(x, op, weight) + op.bias, np.float32(op.low), np.float32(op.high))
@@ -203,6 +198,11 @@ def _erf(x: Array) -> Array:
     from scipy.special import erf
 
     return np.asarray(erf(x))
+
+
+def rounded(x: Array) -> Array:
+    """float32 as float16 has it, no farther than its largest number; float32 again."""
+    return np.asarray(np.clip(x, -p.LARGEST_HALF, p.LARGEST_HALF).astype(np.float16).astype(np.float32))
 
 
 UNARY: Mapping[str, Callable[[Array], Array]] = {
@@ -216,6 +216,7 @@ UNARY: Mapping[str, Callable[[Array], Array]] = {
     "neg": np.negative,
     "abs": np.abs,
     "reciprocal": np.reciprocal,
+    "half": rounded,
 }
 """float32 functions of one tensor."""
 BINARY: Mapping[str, Callable[[Array, Array], Array]] = {

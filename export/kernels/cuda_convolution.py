@@ -69,7 +69,7 @@ class Words:
 
 def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted | None:
     """The kernel, if the operator is a convolution."""
-    if not isinstance(op, Convolution | FloatConvolution):
+    if not isinstance(op, Convolution | FloatConvolution) or (isinstance(op, FloatConvolution) and op.half):
         return None
     x, y = placed[op.inputs[0]], placed[op.output]
     if op.groups > 1 and op.weight.shape[3] == 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 from compress.export.kernels.building import constant, has_float, registers, store
 from compress.export.kernels.isa import Isa
+from compress.integer.program import LARGEST_HALF
 
 MAGIC = 0x4B400000
 """The bits of 1.5 * 2^23: a number of magnitude below 2^22 added to that has its nearest integer, halves to even, in
@@ -85,6 +86,22 @@ def nearest(x: Any) -> Any:
     from tvm.tirx.script import builder as T
 
     return T.reinterpret("int32", x + f32(1.5 * 2**23)) - MAGIC
+
+
+def half(x: Any) -> Any:
+    """As float16 has it, halves to even, no farther than its largest number; float32 again.
+
+    Numbers from 2^-14 on keep ten bits behind the first, smaller ones are multiples of 2^-24.
+    """
+    from tvm.tirx.script import builder as T
+
+    x = named(x)
+    bounded = named(T.min(T.max(x, f32(-LARGEST_HALF)), f32(LARGEST_HALF)))
+    bits = named(T.reinterpret("int32", bounded))
+    rounded = T.reinterpret("float32", (bits + 0xFFF + ((bits >> 13) & 1)) & -0x2000)
+    small = T.cast(nearest(bounded * f32(2.0**24)), "float32") * f32(2.0**-24)
+    is_small = (bits & 0x7FFFFFFF) < (127 - 14) << 23
+    return named(select(is_nan(x), x, select(is_small, small, rounded)))
 
 
 def is_nan(x: Any) -> Any:

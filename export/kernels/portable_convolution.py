@@ -342,7 +342,7 @@ def emit(op: Op, placed: Mapping[str, Placed], isa: Isa, symbol: str) -> Emitted
     """The kernel, if the operator is a convolution."""
     from tvm.tirx.script import builder as T
 
-    if not isinstance(op, (Convolution, FloatConvolution)):
+    if not isinstance(op, (Convolution, FloatConvolution)) or (isinstance(op, FloatConvolution) and op.half):
         return None
     plan = _plan(op, placed[op.inputs[0]], placed[op.output], isa)
     constants, parameters, factors = _constants(plan)

@@ -36,6 +36,7 @@ UNARY: Mapping[str, Callable[[Any], Any]] = {
     "neg": lambda x: f.f32(-1) * x,
     "abs": f.absolute,
     "reciprocal": lambda x: f.f32(1) / x,
+    "half": f.half,
 }
 BINARY: Mapping[str, Callable[[Any, Any], Any]] = {
     "add": lambda a, b: a + b,

@@ -22,13 +22,25 @@ def _elementwise(g: np.random.Generator, kind: str, constant: bool = False, swap
     x.reshape(-1)[:9] = 0, -0.0, 30, -30, 1e-3, -1e-3, 1, 0.625, 5
     if kind in ("log", "sqrt", "pow"):
         inputs["a"] = np.abs(x) + (np.float32(0.01) if kind == "pow" else np.float32(0))
+    if kind == "half":
+        x.reshape(-1)[9:18] = (
+            1e6,
+            -65519,
+            2**-25,
+            3 * 2**-25,
+            -(2**-14),
+            2**-14 * (1 - 2**-12),
+            1 + 2**-11,
+            np.nan,
+            6e-8,
+        )
     if kind == "div":
         inputs["b"] = inputs["b"] + np.sign(inputs["b"]) if "b" in inputs else None
         inputs = {name: value for name, value in inputs.items() if value is not None}
     return program, inputs
 
 
-UNARY = ("relu", "sigmoid", "tanh", "exp", "erf", "sqrt", "log", "neg", "abs", "reciprocal", "clip")
+UNARY = ("relu", "sigmoid", "tanh", "exp", "erf", "sqrt", "log", "neg", "abs", "reciprocal", "clip", "half")
 for _kind in (*UNARY, "add", "sub", "mul", "div", "max", "min", "pow"):
     add(f"float_{_kind}", lambda g, k=_kind: _elementwise(g, k))
 for _kind in ("sub", "div", "pow"):

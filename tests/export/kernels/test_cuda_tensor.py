@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from compress import targets
+from compress.errors import BadInput
 from compress.export import cuda_module
-from compress.export.kernels import cuda, cuda_tensor
+from compress.export.kernels import backends, cuda, cuda_tensor
 from compress.export.kernels.cuda_tensor import CHANNELS, PIXELS, TILES, WARP, Fragments
 from compress.integer import reference
-from compress.integer.half import with_half
+from compress.integer.half import spelled_out, with_half
 from compress.integer.program import Convolution, FloatConvolution, Tensor
 from compress.integer.signedness import with_signedness
 from tests.export import emulated_cuda
@@ -106,6 +107,20 @@ def test_float16_kernels_equal_the_reference(emulated, tmp_path):
     for name, value in wanted.items():
         scale = np.abs(value).max()
         np.testing.assert_allclose(found[name].reshape(value.shape) / scale, value / scale, rtol=2e-6, atol=2e-6)
+
+
+def test_spelled_out_it_is_the_same():
+    """For accuracy on a host, whose kernels know no ``half``: they refuse it."""
+    program, inputs = halves()
+    plain = spelled_out(program)
+    assert not any(getattr(op, "half", False) for op in plain.ops)
+    assert [type(op).__name__ for op in plain.ops] == ["FloatElementwise", "FloatConvolution"]
+    np.testing.assert_array_equal(reference.run(plain, inputs)["y"], reference.run(program, inputs)["y"])
+    host = backends.host()
+    assert host is not None
+    backends.assemble(plain, host)
+    with pytest.raises(BadInput, match="no kernel for the operator FloatConvolution"):
+        backends.assemble(program, host)
 
 
 def test_operands_are_rounded_to_the_nearest_float16():
