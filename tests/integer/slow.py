@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -224,7 +225,10 @@ def dequantize(op: p.Dequantize, inputs: list[Array], tensors: Mapping[str, p.Te
 
 
 def float_convolution(op: p.FloatConvolution, inputs: list[Array], tensors: Mapping[str, p.Tensor]) -> Array:
-    return np.clip(image_sums(op, inputs[0]) + op.bias.astype(np.float64), op.low, op.high)
+    x = inputs[0]
+    if op.half:
+        x, op = TORCH["half"](double(x)).numpy(), replace(op, weight=TORCH["half"](double(op.weight)).numpy())
+    return np.clip(image_sums(op, x) + op.bias.astype(np.float64), op.low, op.high)
 
 
 TORCH: Mapping[str, Callable[..., torch.Tensor]] = {
@@ -245,6 +249,7 @@ TORCH: Mapping[str, Callable[..., torch.Tensor]] = {
     "neg": torch.neg,
     "abs": torch.abs,
     "reciprocal": torch.reciprocal,
+    "half": lambda x: x.clamp(-65504, 65504).half().double(),
 }
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from compress.integer import program as p
 from compress.integer import reference
+from compress.integer.half import spelled_out, with_half
 from tests.export.kernels.roster import CASES, case, numbers, single
 from tests.integer import slow
 
 ELEMENTWISE = ("add", "sub", "mul", "div", "max", "min", "pow")
-FUNCTIONS = ("relu", "sigmoid", "tanh", "exp", "erf", "neg", "abs", "reciprocal", "sqrt", "log")
+FUNCTIONS = ("relu", "sigmoid", "tanh", "exp", "erf", "neg", "abs", "reciprocal", "sqrt", "log", "half")
 
 
 def agree(program: p.Program, inputs: dict[str, np.ndarray]) -> None:
@@ -39,6 +40,16 @@ def test_every_operator_has_a_case_or_a_test_here():
     covered = {type(op) for name in CASES for op in case(name)[0].ops}
     here = {p.FloatElementwise, p.FloatReduce, p.FloatSoftmax, p.FloatMatMul}
     assert covered | here == set(reference.OPERATORS) == set(slow.OPERATORS)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith("float_conv")])
+def test_a_convolution_of_float16_operands(name):
+    program, inputs = case(name)
+    halved = with_half(program, lambda op, program: True)
+    if any(isinstance(op, p.FloatConvolution) for op in program.ops):
+        assert halved.ops != program.ops
+        agree(halved, inputs)
+        agree(spelled_out(halved), inputs)
 
 
 @pytest.mark.parametrize("name", ["conv_unequal_w8", "conv_dilated_w2", "conv_grouped_many_w8", "depthwise_zero_255"])
