@@ -47,13 +47,14 @@ class CudaModule:
     source: str
 
 
-def build(program: Program, target: Target, folder: Path) -> CudaModule:
+def build(program: Program, target: Target, folder: Path, batch: int = 1) -> CudaModule:
     """Compile a program for a target's GPU and its host's processor.
 
     Args:
         program: any; it is made signed.
         target: with a ``gpu``; without a triple the host is this machine.
         folder: where the module goes; made if need be.
+        batch: inputs at a time.
 
     Raises:
         BadInput: there is no CUDA compiler, no cross compiler, or no kernel for an operator; or what came out holds no
@@ -67,8 +68,8 @@ def build(program: Program, target: Target, folder: Path) -> CudaModule:
     signed = with_signedness(program, True)
     if cuda.capability(target.gpu) >= cuda_tensor.LEAST:
         signed = with_half(signed, cuda_tensor.fills)
-    code = cuda.assemble(signed, target.gpu)
-    module = as_relax(code)
+    code = cuda.assemble(signed, target.gpu, batch)
+    module = as_relax(code, batch)
     sources: list[str] = []
     device = tvm.target.Target({"kind": "cuda", "arch": target.gpu, "max_num_threads": 1024}, host=_host(target))
     with _compiling(compiler, target.gpu, sources) as compiling:
@@ -196,8 +197,8 @@ def _pipeline(relax: Any) -> Any:
     return tvm.transform.Sequential(steps)
 
 
-def as_relax(code: Code) -> Any:
-    """The calls of a code as one function ``main`` on flat tensors: inputs in, the outputs out."""
+def as_relax(code: Code, batch: int) -> Any:
+    """The calls of a code as one function ``main`` on flat tensors of ``batch`` inputs: inputs in, the outputs out."""
     import numpy as np
     import tvm
     from tvm import relax
@@ -207,7 +208,7 @@ def as_relax(code: Code) -> Any:
     names = {symbol: builder.add_func(function, symbol) for symbol, function in kernels.items()}
     constants = [relax.const(np.ascontiguousarray(array).ravel(), str(array.dtype)) for array in code.constants]
     inputs = {
-        name: relax.Var(f"in{k}", relax.TensorType((code.tensors[name].elements,), code.tensors[name].dtype))
+        name: relax.Var(f"in{k}", relax.TensorType((batch * code.tensors[name].elements,), code.tensors[name].dtype))
         for k, name in enumerate(code.inputs)
     }
     held: dict[str, Any] = dict(inputs)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,16 @@ from compress.integer.program import Requantize
 
 THREADS: ContextVar[int] = ContextVar("threads", default=0)
 """Threads of a block where kernels are written for a GPU, one row of work a thread; 0 on processors."""
+BATCH: ContextVar[int] = ContextVar("batch", default=1)
+"""Inputs at a time where kernels are written for a GPU: each has blocks of its own, along the grid's second axis."""
+
+
+class Activation(NamedTuple):
+    """The parameter for a tensor, of which a batch has one an input; all other parameters are constants."""
+
+    name: str
+    dtype: str
+    elements: int
 
 
 @dataclass(eq=False)
@@ -29,9 +39,12 @@ class Body:
         buffers: one for each pointer, flat.
         first, last: the rows to do, if the kernel has rows.
         kernel: what came out, once the function has been left.
+        batched: the buffers that hold a tensor of each input, and the elements of one; with ``image``, which input.
     """
 
     buffers: list[Any] = field(default_factory=list)
+    batched: list[tuple[Any, int]] = field(default_factory=list)
+    image: Any = None
     first: Any = None
     last: Any = None
     kernel: Kernel | None = None
@@ -67,7 +80,7 @@ def function(symbol: str, pointers: Sequence[tuple[str, str, int]], rows: int | 
         if threads:
             with _threaded(symbol, pointers, rows, body, threads):
                 yield body
-            body.kernel = Kernel(symbol, from_zero(ib.get()), rows)
+            body.kernel = Kernel(symbol, _of_its_image(from_zero(ib.get()), body), rows)
             return
         with T.prim_func(s_tir=True):
             T.func_name(symbol)
@@ -88,13 +101,19 @@ def _threaded(
     """The function for a GPU: flat tensors, and a thread for each row of work."""
     from tvm.tirx.script import builder as T
 
-    count = 1 if rows is None else rows
+    count, batch = 1 if rows is None else rows, BATCH.get()
     size = min(threads, count)
-    with T.prim_func(s_tir=True):
+    with T.prim_func(s_tir=True), ExitStack() as stack:
         T.func_name(symbol)
         T.func_attr({"global_symbol": symbol, "tirx.noalias": True})
-        for name, dtype, elements in pointers:
-            body.buffers.append(T.match_buffer(T.arg(name, T.handle()), (max(elements, 1),), dtype))
+        for each in pointers:
+            name, dtype, elements = each
+            of_all = elements * batch if isinstance(each, Activation) else elements
+            body.buffers.append(T.match_buffer(T.arg(name, T.handle()), (max(of_all, 1),), dtype))
+            if batch > 1 and isinstance(each, Activation):
+                body.batched.append((body.buffers[-1], elements))
+        if batch > 1:
+            body.image = stack.enter_context(T.launch_thread("blockIdx.y", batch))
         with T.launch_thread("blockIdx.x", -(-count // size)) as block, T.launch_thread("threadIdx.x", size) as thread:
             if rows is None:
                 yield
@@ -106,6 +125,35 @@ def _threaded(
                 return
             with T.If(index < count), T.Then():
                 yield
+
+
+def _of_its_image(function: Any, body: Body) -> Any:
+    """The function with every access to a batched tensor moved to its own image's."""
+    from tvm import ir, tirx
+    from tvm_ffi import structural_map
+
+    if not body.batched:
+        return function
+
+    def moved(accessed: Any, indices: Any) -> list[Any] | None:
+        for buffer, elements in body.batched:
+            if accessed.same_as(buffer):
+                (index,) = indices
+                start = body.image * elements
+                if isinstance(index, tirx.Ramp):
+                    return [tirx.Ramp(index.base + start, index.stride, index.lanes)]
+                return [index + start]
+        return None
+
+    def loaded(load: Any) -> Any:
+        found = moved(load.source, load.indices)
+        return load if found is None else tirx.BufferLoad(load.source, found)
+
+    def stored(store: Any) -> Any:
+        found = moved(store.buffer, store.indices)
+        return store if found is None else tirx.BufferStore(store.buffer, store.value, found)
+
+    return function.with_body(structural_map(function.body, [(ir.TensorLoad, loaded), (tirx.BufferStore, stored)]))
 
 
 def from_zero(function: Any) -> Any:
@@ -174,9 +222,9 @@ def unravelled(position: Any, shape: Sequence[int]) -> list[Any]:
     return found
 
 
-def pointer(name: str, place: Placed) -> tuple[str, str, int]:
+def pointer(name: str, place: Placed) -> Activation:
     """The parameter for a tensor."""
-    return name, place.tensor.dtype, place.elements
+    return Activation(name, place.tensor.dtype, place.elements)
 
 
 def dot(strides: Sequence[int], index: Sequence[Any], origin: int = 0) -> Any:
@@ -196,8 +244,6 @@ def at(place: Placed, *index: Any) -> Any:
 @contextmanager
 def loops(extents: Sequence[int]) -> Iterator[list[Any]]:
     """Nested loops from 0; the indices."""
-    from contextlib import ExitStack
-
     from tvm.tirx.script import builder as T
 
     with ExitStack() as stack:
@@ -331,7 +377,9 @@ def requantized(acc: Any, factors: tuple[Any, Any, Any], to: Requantize, high: b
 
 
 __all__ = [
+    "BATCH",
     "HIGH",
+    "Activation",
     "Body",
     "Rescaling",
     "at",

@@ -13,7 +13,7 @@ import re
 
 from compress.export.kernels import cuda_convolution, cuda_elements, cuda_tensor
 from compress.export.kernels import emit as emitting
-from compress.export.kernels.building import THREADS
+from compress.export.kernels.building import BATCH, THREADS
 from compress.export.kernels.code import Code
 from compress.export.kernels.isa import Isa
 from compress.integer.program import Program
@@ -24,22 +24,24 @@ SCALAR = Isa("x86", "nvptx64-nvidia-cuda", "cuda", (), "none", signed=True)
 """What the portable kernels are told: no vectors, and a unit for float32."""
 
 
-def assemble(program: Program, gpu: str) -> Code:
+def assemble(program: Program, gpu: str, batch: int = 1) -> Code:
     """The program, all of its 8-bit tensors signed, as kernels for a GPU.
 
     Args:
         program: see above.
         gpu: its architecture, ``sm_87``.
+        batch: inputs at a time, one behind another in memory. Sizes of the code's buffers are those of one.
 
     Raises:
         BadInput: there is no kernel for an operator.
     """
-    token = THREADS.set(BLOCK)
+    token, batched = THREADS.set(BLOCK), BATCH.set(batch)
     try:
         tensor = (cuda_tensor.emit,) if capability(gpu) >= cuda_tensor.LEAST else ()
         return emitting.assemble(program, SCALAR, (*tensor, cuda_convolution.emit, cuda_elements.emit))
     finally:
         THREADS.reset(token)
+        BATCH.reset(batched)
 
 
 def capability(gpu: str) -> int:

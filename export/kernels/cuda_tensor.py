@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.export.kernels.building import constant, function, registers
+from compress.export.kernels.building import BATCH, constant, function, registers
 from compress.export.kernels.code import Placed
 from compress.export.kernels.convolutions import UNITS, folded_bias, image, stored_bits
 from compress.export.kernels.cuda_ending import Ending, parameters
@@ -170,7 +170,7 @@ class _Tiles:
             self.a_word = 4
         self.words = op.weight[0].size // self.a_word
         whole = [tile for tile in TILES if self.weights.words.shape[0] % tile[1] == 0]
-        self.m, self.n = next((tile for tile in whole if self._warps(*tile) >= ENOUGH), TILES[-1])
+        self.m, self.n = next((tile for tile in whole if BATCH.get() * self._warps(*tile) >= ENOUGH), TILES[-1])
 
     def _warps(self, m: int, n: int) -> int:
         return -(-self.pixels // (m * PIXELS)) * -(-int(self.outputs) // (n * CHANNELS))

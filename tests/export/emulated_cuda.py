@@ -105,7 +105,7 @@ static void multiply() {
         d[r] = sum;
     }
 }
-static void warp(void (*f)(void **), void **p, int block, int first) {
+static void warp(void (*f)(void **), void **p, int block, int y, int first) {
     work = f; parameters = p;
     for (int l = 0; l < 32; ++l) {
         Lane &one = lanes[l];
@@ -118,7 +118,7 @@ static void warp(void (*f)(void **), void **p, int block, int first) {
     for (;;) {
         int waiting = 0, done = 0;
         for (int l = 32; l-- > 0;) if (!lanes[l].done) {
-            active = l; blockIdx = {block, 0, 0}; threadIdx = lanes[l].place; lanes[l].waiting = false;
+            active = l; blockIdx = {block, y, 0}; threadIdx = lanes[l].place; lanes[l].waiting = false;
             swapcontext(&outside, &lanes[l].here);
         }
         for (int l = 0; l < 32; ++l) { waiting += lanes[l].waiting && !lanes[l].done; done += lanes[l].done; }
@@ -165,8 +165,9 @@ int cuModuleGetFunction(void **f, void *module, const char *name) {
     return *f ? 0 : 500;
 }
 int cuLaunchKernelEx(const unsigned *config, void *f, void **parameters, void **) {
-    if (config[1] * config[2] * config[4] * config[5] != 1) return 1;
-    ((void (*)(unsigned, unsigned, void **))f)(config[0], config[3], parameters);
+    if (config[2] * config[4] * config[5] != 1) return 1;
+    for (unsigned y = config[1]; y-- > 0;)
+        ((void (*)(unsigned, unsigned, unsigned, void **))f)(config[0], y, config[3], parameters);
     return 0;
 }
 OTHERS
@@ -218,16 +219,16 @@ def kernels(source: str, target: Path) -> None:
         if any(each in bodies[name] for each in (cuda_tensor.MMA, cuda_tensor.HALF_MMA)):
             wrappers.append(
                 f"static void all_{name}(void **p) {{ {name}({given}); }}\n"
-                f'extern "C" void run_{name}(unsigned grid, unsigned block, void **p) {{\n'
+                f'extern "C" void run_{name}(unsigned grid, unsigned y, unsigned block, void **p) {{\n'
                 'if (block % 32) { fprintf(stderr, "a block without whole warps\\n"); abort(); }\n'
                 f"for (unsigned b = grid; b-- > 0;) for (unsigned t = block; t > 0; t -= 32) "
-                f"warp(all_{name}, p, b, t - 32); }}\n"
+                f"warp(all_{name}, p, b, y, t - 32); }}\n"
             )
             continue
         wrappers.append(
-            f'extern "C" void run_{name}(unsigned grid, unsigned block, void **p) {{\n'
-            f"for (unsigned b = grid; b-- > 0;) for (unsigned t = block; t-- > 0;) {{ blockIdx = {{int(b), 0, 0}}; "
-            f"threadIdx = {{int(t), 0, 0}}; {name}({given}); }} }}\n"
+            f'extern "C" void run_{name}(unsigned grid, unsigned y, unsigned block, void **p) {{\n'
+            f"for (unsigned b = grid; b-- > 0;) for (unsigned t = block; t-- > 0;) {{ "
+            f"blockIdx = {{int(b), int(y), 0}}; threadIdx = {{int(t), 0, 0}}; {name}({given}); }} }}\n"
         )
     assert wrappers
     compiled(SHIM + WARPS + source[start:] + "\n".join(wrappers), target)

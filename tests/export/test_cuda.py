@@ -22,6 +22,7 @@ from compress.export.lowering import lower
 from compress.export.onnx import export, serialize
 from compress.integer import reference
 from compress.integer.program import Convolution, FloatConvolution
+from compress.quantize import quantize
 from compress.results import Unavailable
 from compress.types import State
 from tests.export import emulated_cuda
@@ -172,6 +173,30 @@ def test_tensor_cores_take_float_networks_in_float16(factory, tmp_path, monkeypa
     right = comparing.laid(end, exact).ravel()
     error = np.abs(found - right).max() / np.abs(right).max()
     assert 1e-6 < error < 5e-3
+
+
+@pytest.mark.parametrize(
+    ("factory", "bits"), [(Residual, 8), pytest.param(UNet, None, marks=pytest.mark.slow), (Squeeze, None)]
+)
+def test_a_batch_is_what_its_inputs_are_one_by_one(factory, bits, tmp_path, monkeypatch):
+    monkeypatch.setattr(cuda_module, "find_compiler", lambda: "nvcc")
+    monkeypatch.setattr(cuda_module, "cubin", emulated_cuda.empty_cubin)
+    x = inputs_of(factory, 3)[0]
+    model = build(factory)
+    state = State(model) if bits is None else quantize(model, x, weight_bits=bits, target="gpu").state
+    program = lower(serialize(state, x))
+    one = cuda_module.build(program, targets.load("gpu"), tmp_path / "one")
+    three = cuda_module.build(program, targets.load("gpu"), tmp_path / "three", batch=3)
+    (name,), (result,) = one.program.inputs, one.program.outputs
+    tensor = one.program.tensors[name]
+    images = [comparing.laid(tensor, each[None].numpy()) for each in x]
+    together = emulated_cuda.outputs({"three": three}, {"three": [np.stack(images)]}, tmp_path)["three"]
+    wanted = np.stack([reference.run(one.program, {name: each})[result].ravel() for each in images])
+    assert not np.array_equal(wanted[0], wanted[1])
+    if bits is None:
+        assert np.abs(together.reshape(wanted.shape) - wanted).max() <= FLOAT_TOLERANCE * np.abs(wanted).max()
+    else:
+        assert np.array_equal(together.reshape(wanted.shape), wanted)
 
 
 @pytest.mark.parametrize(
