@@ -222,8 +222,8 @@ def unravelled(position: Any, shape: Sequence[int]) -> list[Any]:
     return found
 
 
-def pointer(name: str, place: Placed) -> Activation:
-    """The parameter for a tensor."""
+def pointer(name: str, place: Placed) -> tuple[str, str, int]:
+    """The parameter for a tensor, an :class:`Activation`."""
     return Activation(name, place.tensor.dtype, place.elements)
 
 
