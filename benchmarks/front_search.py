@@ -222,6 +222,8 @@ def section(document: Mapping[str, Any]) -> str:
         f"{FLOOR_POINTS:g} points below the float network, and the logarithm of measured latency by the fastest "
         "runtime, up to the float file's in ONNX Runtime. "
         f"Ours: {'; '.join(said)}. "
+        + _doubted(ours)
+        + _lacking(rows)
         + (
             f"Rank correlation of expected and measured accuracy after the first round: {correlation:.2f}.\n\n"
             if correlation is not None
@@ -253,6 +255,24 @@ def section(document: Mapping[str, Any]) -> str:
         ],
         text_columns=1,
     )
+
+
+def _doubted(ours: Mapping[str, Any]) -> str:
+    """ONNX Runtime's fastest file may be no smaller than the plain one."""
+    best = str(ours["onnxruntime_best"])
+    if not best.startswith("macs100-"):
+        return ""
+    return (
+        f"The fastest there within a point, `{best}`, has all multiply-accumulates and runs the same 8-bit kernels as "
+        "the plain file, so that ratio is this measurement's scatter and no gain. "
+    )
+
+
+def _lacking(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Searches that weren't run."""
+    there = {each["search"] for each in rows}
+    lacking = [method.name for method in METHODS if method.name not in there]
+    return f"Not run beside it (`SEARCHES={len(there)}`): {'; '.join(lacking)}. " if lacking else ""
 
 
 def _verdict(ours: Mapping[str, Any], key: str) -> str:
