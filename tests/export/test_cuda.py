@@ -153,16 +153,16 @@ FLOATS = [f for f in ARCHITECTURES if f not in (transformers.Recurrent, transfor
 SOME = (Plain, Attention)
 
 
-@pytest.mark.parametrize("factory", [Residual, pytest.param(UNet, marks=pytest.mark.slow)])
-def test_tensor_cores_take_float_networks_in_float16(factory, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("factory", "layers"), [(Residual, 3), pytest.param(UNet, 1, marks=pytest.mark.slow)])
+def test_tensor_cores_take_float_networks_in_float16(factory, layers, tmp_path, monkeypatch):
     """The module is what its program says, and near the network: float16 errs by 2^-11 an operand."""
     monkeypatch.setattr(cuda_module, "find_compiler", lambda: "nvcc")
     monkeypatch.setattr(cuda_module, "cubin", emulated_cuda.empty_cubin)
     x = inputs_of(factory, 2)[0]
     file = serialize(State(build(factory)), x)
     module = cuda_module.build(lower(file), targets.load("gpu"), tmp_path / "module")
-    assert sum(isinstance(op, FloatConvolution) and op.half for op in module.program.ops) >= 3
-    assert module.source.count("compress_mma_f16(") >= 3
+    assert sum(isinstance(op, FloatConvolution) and op.half for op in module.program.ops) >= layers
+    assert module.source.count("compress_mma_f16(") > layers  # its definition comes first
     (tensor,) = (module.program.tensors[each] for each in module.program.inputs)
     given = comparing.laid(tensor, x[:1].numpy())
     found = emulated_cuda.outputs({"it": module}, {"it": [given]}, tmp_path)["it"]
