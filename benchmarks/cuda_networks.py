@@ -11,7 +11,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,22 +89,25 @@ def module_of(state: State, example: Tensor, batch: int, folder: Path) -> CudaMo
     return cuda_module.build(lower(serialize(state, example)), target(), folder, batch)
 
 
-def caller(module: CudaModule, images: Tensor) -> Callable[[], Any]:
-    """One run of a module on images (N, C, H, W), which are put on the GPU as it wants them; its output, (N * C,)."""
+def opened(module: CudaModule) -> Callable[[Tensor], Callable[[], Any]]:
+    """A module on the GPU: images (N, C, H, W) are put there as it wants them; gives a run of it, whose output is flat."""
     import tvm
     from tvm import relax
 
     device = tvm.cuda(0)
-    machine = relax.VirtualMachine(tvm.runtime.load_module(str(module.path)), device)
-    given = tvm.runtime.tensor(laid(module, images), device)
-    main = machine["main"]
+    main = relax.VirtualMachine(tvm.runtime.load_module(str(module.path)), device)["main"]
 
-    def run() -> Any:
-        out = main(given)
-        device.sync()
-        return out
+    def on(images: Tensor) -> Callable[[], Any]:
+        given = tvm.runtime.tensor(laid(module, images), device)
 
-    return run
+        def run() -> Any:
+            out = main(given)
+            device.sync()
+            return out
+
+        return run
+
+    return on
 
 
 def laid(module: CudaModule, images: Tensor) -> np.ndarray:
@@ -180,22 +182,16 @@ def networks() -> list[common.Row]:
         images = torch.randn(max(BATCHES), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
         quantized = quantize(network, images[:16], weight_bits=8, method="uniform", target=target()).state
         for batch in BATCHES:
-            with temporary() as folder:
+            with tempfile.TemporaryDirectory() as folder:
                 some = images[:batch]
                 states = dict(zip(OURS, (quantized, State(network)), strict=True))
                 jobs = torches(network, some)
                 for number, (name, state) in enumerate(states.items()):
-                    jobs[name] = caller(module_of(state, images[:2], batch, folder / str(number)), some)
+                    jobs[name] = opened(module_of(state, images[:2], batch, Path(folder) / str(number)))(some)
                 found = interleaved(jobs)
             rows += [row(f"ResNet-{depth}", batch, name, seconds, found[BEST_PEER]) for name, seconds in found.items()]
             common.print_rows(rows[-len(found) :])
     return rows
-
-
-@contextmanager
-def temporary() -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
 
 
 def row(network: str, batch: int, way: str, seconds: float | None, peer_s: float | None) -> common.Row:
@@ -217,18 +213,16 @@ def accuracy() -> list[common.Row]:
     from compress.quantize import quantize
 
     batch = 100
-    with common.cifar10() as folder, temporary() as temporary_folder:
+    with common.cifar10() as folder, tempfile.TemporaryDirectory() as own:
         weights = next((common.data_dir() or Path()).glob("weights/cifar10-akamaster/resnet20-*.th"))
         loaded = models.load("resnet20", weights=str(weights))
         dataset = data.load(f"cifar10:{folder}", mean=loaded.mean, std=loaded.std)
         some = dataset.train.inputs(CALIBRATION, torch.Generator().manual_seed(0))
         x, y = (torch.cat(parts) for parts in zip(*dataset.evaluate.batches(batch), strict=True))
         state = quantize(loaded.model.eval(), some, weight_bits=8, target=target()).state
-        module = module_of(state, x[:2], batch, temporary_folder)
-        outputs = []
-        for part in x.split(batch):
-            outputs.append(caller(module, part)().numpy().reshape(batch, -1))
-        found = np.concatenate(outputs)
+        module = module_of(state, x[:2], batch, Path(own))
+        on = opened(module)
+        found = np.concatenate([on(part)().numpy().reshape(batch, -1) for part in x.split(batch)])
         (name,), (result,) = module.program.inputs, module.program.outputs
         shape = module.program.tensors[name].shape
         wrong = 0

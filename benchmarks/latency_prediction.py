@@ -100,18 +100,11 @@ def _pace(runtime: str, kind: str) -> str:
 
 def _job(path: Path, runtime: str, x: Any, stack: ExitStack) -> Callable[[], Any]:
     """One run of a file."""
-    from compress.export.compiled import compile_file
-    from compress.export.kernels import backends
-    from compress.profiling import artifacts, session
+    from compress.profiling import calibrating
 
-    if runtime == "onnxruntime":
-        run = session.runner(session.open_session(path))
-        return lambda: run(x)
-    isa = backends.host()
-    assert isa is not None
-    linked = compile_file(path, isa, path.with_suffix("")).library.linked_path
-    assert linked is not None
-    return artifacts.compiled_job(linked, x, stack)[0]
+    run = calibrating.runner(path, runtime, x, stack)
+    assert run is not None
+    return run
 
 
 def _timed(
@@ -237,15 +230,15 @@ def section(document: Mapping[str, Any]) -> str:
     lines, verdicts = [], []
     for (runtime, kind), rows in groups.items():
         errors = [row["error_percent"] for row in rows]
-        raw = [row.get("uncorrected_error_percent", row["error_percent"]) for row in rows]
+        raw = [row["uncorrected_error_percent"] for row in rows if "uncorrected_error_percent" in row]
         within = sum(row["within_interval"] for row in rows)
         what = "instructions" if rows[0]["counted_instructions"] is not None else "latency"
         figures = (
             statistics.median(errors),
             float(np.percentile(errors, 90)),
             max(errors),
-            statistics.median(raw),
-            float(np.percentile(raw, 90)),
+            statistics.median(raw) if raw else None,
+            float(np.percentile(raw, 90)) if raw else None,
             rows[0]["interval_percent"],
         )
         counted = what == "instructions"
@@ -280,7 +273,7 @@ def paces(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the reference networks said of the machine's speed."""
     found = [row["slower_ratio"] for row in rows if row.get("slower_ratio") is not None]
     if not found:
-        return ""
+        return "Errors are those of times as the clock had them: this run had no network of fixed work beside it. "
     return (
         "A network of fixed work was timed in turns with every other, in the calibration and afterwards; errors are "
         "those of times brought to the calibration's pace by it, and those of times as the clock had them have columns "

@@ -66,7 +66,7 @@ def build(program: Program, target: Target, folder: Path, batch: int = 1) -> Cud
     assert target.gpu is not None
     compiler = find_compiler()
     signed = with_signedness(program, True)
-    if cuda.capability(target.gpu) >= cuda_tensor.LEAST:
+    if cuda.has_tensor_cores(target.gpu):
         signed = with_half(signed, cuda_tensor.fills)
     code = cuda.assemble(signed, target.gpu, batch)
     module = as_relax(code, batch)

@@ -234,7 +234,12 @@ def _job(each: Drawn, runtime: str, folder: Path, stack: ExitStack) -> Callable[
     """One run of a drawn network; None where there are no kernels for it."""
     path = folder / f"{each.name}.onnx"
     path.write_bytes(each.file)
-    x = np.random.default_rng(0).random(each.shape, np.float32)
+    return runner(path, runtime, np.random.default_rng(0).random(each.shape, np.float32), stack)
+
+
+def runner(path: Path, runtime: str, x: Any, stack: ExitStack) -> Callable[[], Any] | None:
+    """One run of an ONNX file on ``x`` (1, C, H, W) in a runtime of this machine, compiled beside it where that is TVM;
+    None where there are no kernels for it."""
     if runtime == ONNXRUNTIME:
         run = session.runner(session.open_session(path))
         return lambda: run(x)
@@ -244,7 +249,7 @@ def _job(each: Drawn, runtime: str, folder: Path, stack: ExitStack) -> Callable[
     isa = backends.host()
     assert isa is not None
     try:
-        linked = compile_file(path, isa, folder / each.name).library.linked_path
+        linked = compile_file(path, isa, path.with_suffix("")).library.linked_path
     except BadInput:
         return None
     return None if linked is None else artifacts.compiled_job(linked, x, stack)[0]
@@ -310,6 +315,7 @@ __all__ = [
     "calibrate",
     "drawn",
     "reference",
+    "runner",
     "said_of",
     "terms_of",
     "versions",

@@ -37,11 +37,16 @@ def assemble(program: Program, gpu: str, batch: int = 1) -> Code:
     """
     token, batched = THREADS.set(BLOCK), BATCH.set(batch)
     try:
-        tensor = (cuda_tensor.emit,) if capability(gpu) >= cuda_tensor.LEAST else ()
+        tensor = (cuda_tensor.emit,) if has_tensor_cores(gpu) else ()
         return emitting.assemble(program, SCALAR, (*tensor, cuda_convolution.emit, cuda_elements.emit))
     finally:
         THREADS.reset(token)
         BATCH.reset(batched)
+
+
+def has_tensor_cores(gpu: str) -> bool:
+    """Whether :mod:`compress.export.kernels.cuda_tensor` has kernels for it."""
+    return capability(gpu) >= cuda_tensor.LEAST
 
 
 def capability(gpu: str) -> int:
@@ -50,4 +55,4 @@ def capability(gpu: str) -> int:
     return int(found[1]) if found else 0
 
 
-__all__ = ["BLOCK", "SCALAR", "assemble", "capability"]
+__all__ = ["BLOCK", "SCALAR", "assemble", "capability", "has_tensor_cores"]

@@ -36,6 +36,7 @@ from compress.export.kernels.emitted import Emitted
 from compress.export.kernels.isa import Isa
 from compress.export.kernels.vectors import clamp, load, put
 from compress.integer.program import LARGEST_HALF, Convolution, FloatConvolution, Op, Program, Tensor
+from compress.integer.reference import rounded
 
 WARP, PIXELS, CHANNELS, WORDS = 32, 16, 8, 8
 """Lanes; pixels, channels and words of a step of one instruction."""
@@ -158,8 +159,8 @@ class _Tiles:
         self.bias: NDArray[Any] = op.bias
         if isinstance(op, FloatConvolution):
             self.kind, self.instruction, self.unit = "float32", HALF_MMA, 0
-            halves = np.clip(op.weight, -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
-            self.weights = Fragments.of(halves.reshape(self.outputs, -1).view(np.int8), 8)
+            halves = rounded(op.weight).astype(np.float16).reshape(self.outputs, -1)
+            self.weights = Fragments.of(halves.view(np.int8), 8)
             self.a_word = 2
         else:
             self.kind, self.instruction = "int32", MMA

@@ -51,6 +51,15 @@ def test_a_figure_that_falls_short_and_a_machine_that_may_have_changed_are_said(
     assert "was 1.00 (median) in the first half of the run and 1.50 in the second" in text
 
 
+def test_a_run_without_a_network_of_fixed_work_beside_it_says_so() -> None:
+    rows = [row("tvm", "integer", 4.0)]
+    for key in ("slower_ratio", "at_pace_ms", "uncorrected_error_percent"):
+        del rows[0][key]
+    text = latency_prediction.section({"rows": rows})
+    assert "this run had no network of fixed work beside it" in text
+    assert "| tvm | integer | latency | 1 | 4.0 | 4.0 | 4.0 | — | — | 12.0 | 1 |" in text
+
+
 def test_networks_that_are_predicted_differ_from_one_another() -> None:
     """Bases in turn at ever smaller shares, then other seeds: no two of 40 are the same."""
     count, bases, shares = latency_prediction.NETWORKS, latency_prediction.BASES, latency_prediction.SHARES
