@@ -90,7 +90,7 @@ def module_of(state: State, example: Tensor, batch: int, folder: Path) -> CudaMo
 
 
 def opened(module: CudaModule) -> Callable[[Tensor], Callable[[], Any]]:
-    """A module on the GPU: images (N, C, H, W) are put there as it wants them; gives a run of it, whose output is flat."""
+    """A module on the GPU: images (N, C, H, W) are put there as it wants them; gives a run of it, its output flat."""
     import tvm
     from tvm import relax
 

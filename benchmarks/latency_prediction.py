@@ -132,7 +132,7 @@ def _timed(
                 jobs[runtime, kind] = _job(path, runtime, x, stack)
         named = {" ".join(key): job for key, job in jobs.items()} | dict(beside)
         measured, others = common.quietly(
-            lambda named=named: timer.interleaved(named, "", {}, rounds=ROUNDS),  # type: ignore[misc]
+            lambda: timer.interleaved(named, "", {}, rounds=ROUNDS),
             attempts=3,
             wait_s=30,
         )
