@@ -39,7 +39,7 @@ class Precision:
         return f"W{self.weight_bits}A{self.activation_bits}" + (" binary" if self.kind == "binary" else "")
 
 
-FLOAT32 = Precision()
+FLOAT32, FLOAT16 = Precision(), Precision(16, 16, "float")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from compress.profiling import features
 from compress.profiling.features import Work
 from compress.profiling.fusion import groups
 from compress.results import Estimate, LayerCost
-from compress.types import FLOAT32, Precision, Rate, Target
+from compress.types import FLOAT16, FLOAT32, Precision, Rate, Target
 
 PlanPrecision = Callable[[Operator], Precision | None] | Mapping[str, Precision]
 CALL = "call"
@@ -179,6 +179,13 @@ def rate_for(target: Target, precision: Precision) -> Rate:
     return max(target.macs_per_s, key=lambda rate: (order.index(rate.precision.kind), *_bits(rate)))
 
 
+def computing_rate(target: Target, precision: Precision) -> Rate:
+    """The rate of what runtimes make of a layer that is planned in ``precision``: :func:`rate_for`, but on a GPU with a
+    rate for float16 a float32 layer's, as TensorRT's typed file and our CUDA modules take float16 there."""
+    on_tensor_cores = target.gpu is not None and precision == FLOAT32 and FLOAT16 in target.precisions
+    return rate_for(target, FLOAT16 if on_tensor_cores else precision)
+
+
 def padded_macs(operator: Operator, multiple: int) -> float:
     """Multiply-accumulates that kernels carry out when they fill channels up to ``multiple``.
 
@@ -194,7 +201,7 @@ def padded_macs(operator: Operator, multiple: int) -> float:
 
 
 def _cost(operator: Operator, precision: Precision, moved_elements: int, target: Target) -> LayerCost:
-    rate = rate_for(target, precision)
+    rate = computing_rate(target, precision)
     computed = rate.precision
     compute_s = padded_macs(operator, target.channel_multiple) / (rate.macs_per_s * rate.efficiency)
     # Weights that are loaded are unpacked once, to what kernels read: a byte at least. Weights that are

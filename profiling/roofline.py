@@ -12,7 +12,7 @@ from dataclasses import replace
 from compress.explanation import LayerWork
 from compress.graph.operators import Operator
 from compress.profiling.fusion import Group, groups
-from compress.profiling.latency import padded_macs, rate_for
+from compress.profiling.latency import computing_rate, padded_macs, rate_for
 from compress.results import Estimate
 from compress.types import FLOAT32, Note, Precision, Target
 
@@ -121,7 +121,7 @@ def _work(
     island: str | None,
 ) -> LayerWork:
     operator = group.operator
-    rate = rate_for(target, precision)
+    rate = computing_rate(target, precision)
     computed = rate.precision
     reached = rate.macs_per_s * rate.efficiency
     padded = padded_macs(operator, target.channel_multiple)

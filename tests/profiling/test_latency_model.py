@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from compress.graph.operators import Operator
-from compress.profiling.latency import padded_macs, predict, rate_for
+from compress.profiling.latency import computing_rate, padded_macs, predict, rate_for
 from compress.results import Estimate
 from compress.targets import load, names
 from compress.types import FLOAT32, Precision, Rate, Target
@@ -157,6 +157,16 @@ def test_the_next_wider_has_the_fewest_bits() -> None:
     assert rate_for(both, Precision(3, 8, "integer")).precision == W4A8
     assert rate_for(both, Precision(5, 8, "integer")).precision == W8A8
     assert rate_for(both, Precision(16, 16, "integer")).precision == FLOAT16
+
+
+def test_gpus_compute_float_layers_in_float16_and_others_as_they_are(target: Target) -> None:
+    real, half = run(target, FLOAT32), run(target, FLOAT16)
+    assert (real.latency_s == half.latency_s) == (
+        target.gpu is not None or rate_for(target, FLOAT16).precision == FLOAT32
+    )
+    assert [cost.weight_bytes for cost in real.per_layer] == [2 * cost.weight_bytes for cost in half.per_layer]
+    wanted = FLOAT16 if target.gpu is not None else FLOAT32
+    assert computing_rate(target, FLOAT32).precision == wanted
 
 
 def test_jetson_computes_four_bit_weights_as_eight_and_says_what_is_stored() -> None:
