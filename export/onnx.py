@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from compress.export import onnx_forms
 from compress.graph.qdq import insert
 from compress.graph.trace import quiet, trace
 from compress.serial import write_atomic
@@ -184,8 +185,10 @@ def _finished(model: Any, bits: Mapping[str, int]) -> bytes:
             casts.append(_widen(graph, name))
     for cast in reversed(casts):
         graph.node.insert(0, cast)
-    _global_pooling(graph, initializers)
-    _plain_moves(graph, initializers)
+    onnx_forms.global_pooling(graph, initializers)
+    onnx_forms.padded_convolutions(graph, initializers)
+    onnx_forms.plain_moves(graph, initializers)
+    onnx_forms.weight_zeros(graph)
     for node in graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
@@ -204,63 +207,6 @@ def _finished(model: Any, bits: Mapping[str, int]) -> bytes:
     model.functions.extend(keep)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
-
-
-def _global_pooling(graph: Any, initializers: Mapping[str, Any]) -> None:
-    """Means over space as GlobalAveragePool, for which runtimes have integer kernels."""
-    from onnx import numpy_helper
-
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in [*graph.value_info, *graph.input]}
-    for node in graph.node:
-        if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in initializers:
-            continue
-        axes = sorted(int(a) % 4 for a in numpy_helper.to_array(initializers[node.input[1]]).ravel())
-        keeps = {attribute.name: attribute.i for attribute in node.attribute}.get("keepdims", 1)
-        if axes == [2, 3] and keeps == 1 and ranks.get(node.input[0]) == 4:
-            node.op_type = "GlobalAveragePool"
-            del node.input[1:], node.attribute[:]
-
-
-MOVES = frozenset({"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice"})
-"""Behind these ONNX Runtime puts a quantize/dequantize pair like the one in front."""
-
-
-def _plain_moves(graph: Any, initializers: Mapping[str, Any]) -> None:
-    """Signed values that only move before a float operator reads them are dequantized without naming a zero point of 0.
-
-    ONNX Runtime (1.32 and before) repeats such a pair behind the move, and where the zero point is named it gives the
-    repeated one the type of unsigned integers, and then refuses the file.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    zeros = {
-        name
-        for name, tensor in initializers.items()
-        if tensor.data_type == onnx.TensorProto.INT8 and not numpy_helper.to_array(tensor).any()
-    }
-    for position, node in reversed(list(enumerate(graph.node))):
-        if node.op_type != "DequantizeLinear" or len(node.input) < 3 or node.input[2] not in zeros:
-            continue
-        moves = [
-            reader
-            for reader in readers.get(node.output[0], [])
-            if reader.op_type in MOVES
-            and any(after.op_type != "QuantizeLinear" for name in reader.output for after in readers.get(name, []))
-        ]
-        if moves:
-            plain = onnx.helper.make_node(
-                "DequantizeLinear", node.input[:2], [f"{node.output[0]}_moved"], name=f"{node.name}_moved"
-            )
-            for move in moves:
-                move.input[0] = plain.output[0]
-            graph.node.insert(position + 1, plain)
-            if len(moves) == len(readers[node.output[0]]):
-                graph.node.remove(node)
 
 
 def _pack(tensor: Any, width: int) -> Any:

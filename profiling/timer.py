@@ -28,7 +28,7 @@ SLICE_S = 0.02
 WARM_UP_S, LONGEST_WARM_UP_S = 0.05, 0.5
 STEADY, STEADY_BATCHES = 0.03, 4
 """Warm is a job whose last batches' medians lie this close together, relative to the smallest."""
-SETTLE_S = 0.004
+SETTLE_S = 0.008
 NOISY = 1.5
 """A 90th percentile this many times the median says that the machine was busy."""
 OUTSIDE = 0.05
@@ -74,7 +74,7 @@ def interleaved(
                 run = jobs[name]
                 settled = time.perf_counter() + SETTLE_S
                 while time.perf_counter() < settled:
-                    run()  # until its own data is cached and the last job's threads have stopped spinning
+                    run()  # until its own data is cached and the last job's threads have stopped spinning (session.py)
                 turns[name].append(_turn(run, warmed[name][0], watch))
             watch.clock()
     found = {**conditions, **watch.conditions()} | ({} if core is None else {"pinned_to_core": core})

@@ -1,0 +1,141 @@
+"""How the ONNX file says things: in the forms that runtimes have integer kernels for, and with the same results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import helper, numpy_helper
+from torch import nn
+
+from compress.export import onnx_forms
+from compress.export.onnx import export
+from compress.graph.qdq import insert
+from compress.graph.trace import trace
+from compress.profiling.session import open_session, runner
+from compress.quantize import quantize
+
+
+class Padded(nn.Module):
+    """Zeros around the input and between convolutions, more behind than before; a depthwise one too, and a clip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, 2)
+        self.b = nn.Conv2d(8, 8, 3, 2, groups=8)
+        self.c = nn.Conv2d(8, 6, 3, padding=1)
+        self.d = nn.Conv2d(8, 6, 5, padding=(2, 2))
+        self.e = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pad = nn.functional.pad
+        x = torch.clamp(self.a(pad(x, (0, 1, 0, 1))), 0, 6)
+        x = pad(torch.relu(self.b(pad(x, (1, 2, 0, 1)))), (1, 0, 2, 1))
+        return self.e((self.c(x) + self.d(x)).mean((2, 3), keepdim=True).flatten(1))
+
+
+def images(count: int = 16, size: int = 20) -> torch.Tensor:
+    return torch.randn((count, 3, size, size), generator=torch.Generator().manual_seed(0))
+
+
+def built(model: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return model().eval()
+
+
+def operators(path: Path, optimized: bool = False) -> Counter[str]:
+    """Those of a file, or those that ONNX Runtime makes of them."""
+    if optimized:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.optimized_model_filepath = str(path.with_suffix(".optimized.onnx"))
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        path = path.with_suffix(".optimized.onnx")
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("target", ["cpu", "visionfive-2"])
+def test_zeros_around_an_image_are_padding_of_the_convolutions_that_read_it(tmp_path, bits, target):
+    x = images()
+    state = quantize(built(Padded), x, weight_bits=bits, method="uniform", target=target).state
+    path = tmp_path / "model.onnx"
+    export(state, x[:2], path)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    assert "Pad" not in operators(path)
+    pads = [
+        attribute.ints[:]
+        for node in onnx.load(path).graph.node
+        for attribute in node.attribute
+        if attribute.name == "pads"
+    ]
+    assert sorted(pads) == sorted([[0, 0, 1, 1], [0, 1, 1, 2], [3, 2, 2, 1], [4, 3, 3, 2]])
+    simulated = insert(trace(state.model, (x[:2],)), state.quantization)(x)
+    got = torch.from_numpy(runner(open_session(path))(x.numpy()))
+    assert float((got - simulated).norm() / simulated.norm()) < 0.02
+
+
+def test_nothing_between_integer_layers_runs_in_float_and_no_weight_is_dequantized_at_a_run(tmp_path):
+    x = images()
+    path = tmp_path / "model.onnx"
+    export(quantize(built(Padded), x, weight_bits=8, method="uniform", target="cpu").state, x[:2], path)
+    found = operators(path, optimized=True)
+    assert found["QLinearConv"] == 4
+    assert found["QGemm"] == 1
+    assert not {"Conv", "Gemm", "Pad", "DequantizeLinear"} & set(found)
+
+
+def graph(pad: dict, *readers: onnx.NodeProto, pads=(0, 0, 1, 1, 0, 0, 1, 1), value=0.0) -> onnx.ModelProto:
+    """An image that is padded, and what reads it."""
+    known = [
+        numpy_helper.from_array(torch.tensor(pads).numpy(), "pads"),
+        numpy_helper.from_array(torch.tensor(value).numpy(), "value"),
+        numpy_helper.from_array(torch.ones(2, 3, 3, 3).numpy(), "weight"),
+    ]
+    node = helper.make_node("Pad", ["input", "pads", "value"], ["padded"], **pad)
+    ends = [helper.make_tensor_value_info(each.output[0], onnx.TensorProto.FLOAT, None) for each in readers]
+    given = helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, [1, 3, 8, 8])
+    made = helper.make_graph([node, *readers], "padded", [given], ends, known)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)])
+
+
+def convolution(output: str = "output", **attributes) -> onnx.NodeProto:
+    return helper.make_node("Conv", ["padded", "weight"], [output], **attributes)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (graph({}, convolution(), value=1.0), "not zeros"),
+        (graph({"mode": "reflect"}, convolution()), "not zeros"),
+        (graph({}, convolution(), pads=(0, 1, 0, 0, 0, 0, 0, 0)), "channels"),
+        (graph({}, convolution(), pads=(0, 0, -1, 0, 0, 0, 0, 0)), "it crops"),
+        (graph({}, convolution(), helper.make_node("Relu", ["padded"], ["other"])), "something else reads it"),
+        (graph({}, convolution(auto_pad="SAME_UPPER")), "the convolution finds its own padding"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_padding_stays(model, why):
+    before = model.SerializeToString()
+    onnx_forms.padded_convolutions(model.graph, {each.name: each for each in model.graph.initializer})
+    assert model.SerializeToString() == before, why
+
+
+def test_a_convolutions_own_padding_is_added_to():
+    model = graph({}, convolution(), convolution("second", pads=[1, 0, 0, 2]))
+    x = images(1, 8).numpy()
+
+    def run() -> list:
+        options = {"providers": ["CPUExecutionProvider"]}
+        return onnxruntime.InferenceSession(model.SerializeToString(), **options).run(None, {"input": x})
+
+    before = run()
+    onnx_forms.padded_convolutions(model.graph, {each.name: each for each in model.graph.initializer})
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Conv"]
+    assert [list(node.attribute[0].ints) for node in model.graph.node] == [[1, 1, 1, 1], [2, 1, 1, 3]]
+    for one, other in zip(before, run(), strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), torch.from_numpy(other))
