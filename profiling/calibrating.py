@@ -98,7 +98,8 @@ def calibrate(target: Target, stand: Stand, progress: Progress, size: Size | Non
     Raises:
         BadInput: the device lacks something, or runs too few of the networks.
     """
-    size, start = size or Size(), time.perf_counter()
+    counted = Size(designs.COUNTED_CHAINS, designs.COUNTED)
+    size, start = size or (Size() if stand.unit == "s" else counted), time.perf_counter()
     groups, fits = stand.groups(), list[Fit]()
     total = size.all * len(groups)
     for number, (runtime, kind) in enumerate(groups):

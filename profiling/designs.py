@@ -1,9 +1,13 @@
-"""The networks that a calibration times: chains of one operator each, small networks to fit, others to check the fit.
+"""The networks that a calibration times: chains of few operators, small networks to fit, others to check the fit.
 
-A chain repeats one kind of operator at one size, so that its cost stands out from that of a call. Sizes are drawn by a
-fixed generator, log-uniformly, over what networks for small devices are made of. The networks are drawn likewise:
-residual ones, inverted residuals with depthwise convolutions, and plain ones, with a width for every layer of its own,
-as pruning leaves them. Those that check come from other seeds than those that are fitted.
+A chain repeats one or two kinds of operators at one size, so that their cost stands out from that of a call. Sizes are
+drawn by a fixed generator, log-uniformly, over what networks for small devices are made of. The networks are drawn
+likewise: residual ones, inverted residuals with depthwise convolutions, and plain ones, with a width for every layer of
+its own, as pruning leaves them. Those that check come from other seeds than those that are fitted.
+
+Times are fitted by networks above all: what a layer costs hangs on what ran before it. A depthwise convolution behind
+another finds its image in the cache of its own core and takes half as long as behind a pointwise one. Instructions are
+the same anywhere, and chains tell their prices apart.
 """
 
 from __future__ import annotations
@@ -15,8 +19,10 @@ import numpy as np
 from compress.profiling.drawing import Drawing, Drawn
 from compress.types import Precision
 
-CHAINS, FITTED, CHECKED = 39, 45, 20
-"""How many of each there are for one runtime and one kind of numbers."""
+CHAINS, FITTED, CHECKED = 15, 96, 20
+"""How many of each there are for one runtime and one kind of numbers whose times are fitted."""
+COUNTED_CHAINS, COUNTED = 45, 45
+"""How many there are where instructions are counted, of chains and of networks to fit."""
 MOST_MACS = 3e7
 """Of one operator of a chain."""
 Random = np.random.Generator
@@ -47,12 +53,13 @@ def _log(random: Random, low: float, high: float) -> int:
 
 
 def _channels(random: Random, low: int = 6, high: int = 160) -> int:
-    """Half of them multiples of 8, as networks are drawn; the rest any number, as pruning leaves them."""
+    """A third of them multiples of 16 and a third of 8, as networks are drawn; the rest any, as pruning leaves them."""
     found = _log(random, low, high)
-    return max(8, 8 * round(found / 8)) if random.random() < 0.5 else found
+    step = int(random.choice([16, 8, 1]))
+    return max(step, step * round(found / step))
 
 
-def _side(random: Random, macs_a_pixel: float, largest: float, most: int = 64) -> int:
+def _side(random: Random, macs_a_pixel: float, largest: float, most: int = 128) -> int:
     """Pixels a side so that a layer has between 1/500 of ``largest`` and ``largest`` multiply-accumulates."""
     macs = float(np.exp(random.uniform(np.log(largest / 500), np.log(largest))))
     return int(np.clip(round((macs / macs_a_pixel) ** 0.5), 2, most))
@@ -91,21 +98,32 @@ def _to_and_fro(
     return d.done(x)
 
 
-def _depthwise(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
-    channels, kernel = _channels(random, 8, 256), int(random.choice([3, 3, 5]))
-    d = Drawing(name, channels, _side(random, kernel**2 * channels, largest / 8), precision)
+def _separable(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    """Depthwise convolutions between pointwise ones: alone they would find their images in the cache of their core."""
+    a, kernel = _channels(random, 8, 96), int(random.choice([3, 3, 5]))
+    inner = max(a, _channels(random, a, 4 * a))
+    d = Drawing(name, a, _side(random, a * inner, largest), precision)
     x = d.input
-    for stride in (1, 1, int(random.choice([1, 2])), 1):
-        x = d.conv(x, channels, kernel, stride, groups=channels)
+    for stride in (1, int(random.choice([1, 2]))):
+        x = d.conv(d.conv(x, inner, 1), inner, kernel, stride, groups=inner)
+        x = d.conv(x, a, 1, activation=None)
     return d.done(x)
 
 
+def _widening(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
+    """A few channels to many, which are read but once: what is written tells itself from what is read."""
+    a, b = _channels(random, 3, 32), _channels(random, 48, 256)
+    d = Drawing(name, a, _side(random, a * b, largest), precision)
+    x = d.conv(d.input, b, 1)
+    return d.done(d.linear(d.global_pool(d.conv(x, b, 3, 2, groups=b)), 10))
+
+
 def _linear(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
-    d = Drawing(name, _log(random, 16, 768), 1, precision)
+    d = Drawing(name, _log(random, 16, 320), 1, precision)
     x = d.flat(d.input)
     for _ in range(3):
-        x = d.linear(x, _log(random, 16, 768), "relu")
-    return d.done(d.linear(x, _log(random, 4, 128)))
+        x = d.linear(x, _log(random, 16, 320), "relu")
+    return d.done(d.linear(x, _log(random, 4, 1000)))
 
 
 def _residual(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
@@ -138,7 +156,7 @@ def _resnet(name: str, precision: Precision, random: Random, largest: float) -> 
     width = _log(random, 8, 40)
     x = d.conv(d.input, width, 3, int(random.choice([1, 1, 2])))
     for stage in range(int(random.integers(1, 4))):
-        for block in range(int(random.integers(1, 4))):
+        for block in range(int(random.choice([1, 2, 3, 5]))):
             down = stage > 0 and block == 0
             width = _fitting(9 * width * x.size**2, _channels(random, width, 2 * width), largest) if down else width
             y = d.conv(x, _channels(random, max(4, width // 2), width), 3, 2 if down else 1)
@@ -148,17 +166,17 @@ def _resnet(name: str, precision: Precision, random: Random, largest: float) -> 
 
 
 def _mobile(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
-    d = Drawing(name, 3, _log(random, 24, 112), precision)
+    d = Drawing(name, 3, _log(random, 24, 224 if largest >= MOST_MACS else 112), precision)
     x = d.conv(d.input, _channels(random, 8, 32), 3, 2)
-    for _ in range(int(random.integers(2, 7))):
+    for _ in range(int(random.integers(2, 13))):
         stride = int(random.choice([1, 1, 2])) if x.size > 4 else 1
         inner = x.channels * int(random.integers(2, 7))
         y = d.conv(d.conv(x, inner, 1), inner, int(random.choice([3, 3, 5])), stride, groups=inner)
         out = x.channels if random.random() < 0.5 else _channels(random, 8, 96)
         y = d.conv(y, _fitting(inner * y.size**2, out, largest), 1, activation=None)
         x = d.add(y, x, None) if (y.size, y.channels) == (x.size, x.channels) else y
-    x = d.conv(x, _channels(random, 64, 320), 1)
-    return d.done(d.linear(d.global_pool(x), int(random.integers(2, 101))))
+    x = d.conv(x, _fitting(x.channels * x.size**2, _channels(random, 64, 1280), largest), 1)
+    return d.done(d.linear(d.global_pool(x), _fitting(x.channels, _log(random, 2, 1000), largest)))
 
 
 def _plain(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
@@ -178,10 +196,10 @@ def _fitting(macs_a_channel: float, wanted: int, largest: float) -> int:
 
 
 KINDS: Sequence[Callable[[str, Precision, Random, float], Drawn]] = (
-    _dense, _pointwise, _depthwise, _dense, _residual, _linear, _strided, _dense, _pointwise, _pooled, _stem,
-    _depthwise, _curved,
+    _dense, _pointwise, _separable, _dense, _residual, _linear, _strided, _widening, _dense, _separable, _pooled, _stem,
+    _pointwise, _separable, _curved,
 )  # fmt: skip
 STYLES: Sequence[Callable[[str, Precision, Random, float], Drawn]] = (_resnet, _mobile, _plain)
 
 
-__all__ = ["CHAINS", "CHECKED", "FITTED", "MOST_MACS", "chains", "networks"]
+__all__ = ["CHAINS", "CHECKED", "COUNTED", "COUNTED_CHAINS", "FITTED", "MOST_MACS", "chains", "networks"]

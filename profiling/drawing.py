@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compress.export import onnx_forms
 from compress.export.onnx import IR_VERSION, OPSET
 from compress.graph.operators import Operator
 from compress.types import Precision
@@ -165,6 +166,7 @@ class Drawing:
             [helper.make_tensor_value_info("output", TensorProto.FLOAT, None)],
             self.constants,
         )
+        onnx_forms.weight_zeros(graph)
         opsets = [helper.make_opsetid("", OPSET)]
         file = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION[OPSET]).SerializeToString()
         inputs = {"x": self.channels * self.size**2}

@@ -19,7 +19,7 @@ from typing import Literal
 
 from compress.graph.operators import Operator
 
-VERSION = 1
+VERSION = 2
 """Of these terms: prices of another version's mean something else."""
 
 Bound = Literal["compute", "memory", "launch"]
@@ -27,6 +27,9 @@ VECTOR, STEP = 16, 4
 """Channels that kernels fill up: outputs to a vector, inputs to what one dot product instruction takes."""
 CACHED_WEIGHTS = 256 << 10
 """Weights that stay in a near cache beside activations; more come from a farther one."""
+
+CACHED_IMAGE = 1 << 20
+"""Bytes of an image that a core's cache holds; more come from a farther one."""
 
 TERMS: Mapping[str, Bound] = {
     "launch": "launch",
@@ -42,6 +45,8 @@ TERMS: Mapping[str, Bound] = {
     "patches": "memory",
     "read": "memory",
     "written": "memory",
+    "far_read": "memory",
+    "far_written": "memory",
     "weights": "memory",
     "far_weights": "memory",
     "added": "memory",
@@ -117,7 +122,14 @@ def kernel_kind(operator: Operator) -> str:
 def terms(work: Work) -> dict[str, float]:
     """The terms of one group, by name; those that are 0 are left out."""
     o, kind = work.operator, kernel_kind(work.operator)
-    found: dict[str, float] = {"launch": 1.0, "read": float(work.read), "written": float(work.written)}
+    element = 4 if work.weight_bits > BYTE else 1
+    found: dict[str, float] = {
+        "launch": 1.0,
+        "read": float(work.read),
+        "written": float(work.written),
+        "far_read": max(0.0, float(element * work.read - CACHED_IMAGE)),
+        "far_written": max(0.0, float(element * work.written - CACHED_IMAGE)),
+    }
     if kind in ("elementwise", "pool", "mean", "other"):
         found["macs"] = float(o.macs)
     else:

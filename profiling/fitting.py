@@ -21,7 +21,7 @@ import numpy as np
 
 from compress.calibration import COVERAGE, Fit, Kind
 
-RIDGE, RIDGE_OF_COUNTS = 1e-6, 1e-8
+RIDGE, RIDGE_OF_COUNTS = 1e-4, 1e-8
 """For times, and for counts, in which there is no noise."""
 Terms = Mapping[str, float]
 

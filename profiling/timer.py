@@ -28,7 +28,7 @@ SLICE_S = 0.02
 WARM_UP_S, LONGEST_WARM_UP_S = 0.05, 0.5
 STEADY, STEADY_BATCHES = 0.03, 4
 """Warm is a job whose last batches' medians lie this close together, relative to the smallest."""
-SETTLE_S = 0.008
+SETTLE_S = 0.016
 NOISY = 1.5
 """A 90th percentile this many times the median says that the machine was busy."""
 OUTSIDE = 0.05
