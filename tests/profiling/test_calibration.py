@@ -120,6 +120,17 @@ def test_networks_that_check_are_none_of_those_that_are_fitted() -> None:
     assert [each.file for each in designs.networks(FLOAT32, 2, 1)] == [each.file for each in fitted[:2]]
 
 
+def test_what_of_an_image_no_cache_holds_has_terms_of_its_own() -> None:
+    """600 x 600 pixels of 3 channels to 8: 4 bytes each in float, 1 in integers; a core's cache holds 2^20."""
+    for precision, element in ((FLOAT32, 4), (W8A8, 1)):
+        d = Drawing("one", 3, 600, precision)
+        d.conv(d.input, 8)
+        ((work, _),) = latency.works(d.operators, lambda _, p=precision: p, {"x": 3 * 600**2})
+        found = features.terms(work)
+        assert found["far_read"] == element * 3 * 600**2 - 2**20
+        assert found["far_written"] == element * 8 * 600**2 - 2**20
+
+
 def test_terms_of_a_convolution_by_hand() -> None:
     """18 to 20 channels, 3x3, 5x5 pixels: 25 pixels, 2 vectors of 16, 18 channels filled up to 20, misaligned."""
     d = Drawing("one", 18, 5, FLOAT32)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
+import numpy as np
 import pytest
 from scipy.stats import binom
 
-from compress.profiling import timer
+from compress.profiling import designs, session, timer
 from compress.profiling.disturbance import Watch, pinned, slowing
 from compress.profiling.timer import Turn
+from compress.types import FLOAT32
 
 
 def test_every_job_gets_its_turns_and_conditions() -> None:
@@ -29,6 +32,20 @@ def test_every_job_gets_its_turns_and_conditions() -> None:
         assert measurement.conditions["threads"] == 1
         assert measurement.low_s <= measurement.latency_s <= measurement.high_s
         assert measurement.latency_s <= measurement.latency_p90_s
+
+
+def test_a_sessions_threads_sleep_when_its_turn_is_over(tmp_path) -> None:
+    """Nobody computes once a run is done: not for longer than a timer lets pass before the next one counts."""
+    drawn = designs.networks(FLOAT32, 1, 1)[0]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(drawn.file)
+    run, x = session.runner(session.open_session(path)), np.random.default_rng(0).random(drawn.shape, np.float32)
+    for _ in range(3):
+        run(x)
+    time.sleep(timer.SETTLE_S)
+    before = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - before < session.SPIN_S
 
 
 @pytest.mark.parametrize(
