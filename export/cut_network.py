@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from compress.export.onnx_view import Readers, readers_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -59,10 +61,7 @@ def cut(file: Path, patterns: Patterns) -> Cut | str:
 
     model = onnx.load(file)
     graph = model.graph
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(graph)
     convolutions, strange = _measuring(graph, readers)
     if strange is not None:
         return f"the network reads the image elsewhere too, by {strange}, so it can't begin at the measurements"
@@ -74,7 +73,7 @@ def cut(file: Path, patterns: Patterns) -> Cut | str:
         return f"it measures other channels than the patterns' {channels}"
     ends = [each.end for each in convolutions]
     joined = next((n for n in graph.node if n.op_type == "Concat" and list(n.input) == ends), None)
-    if joined is not None and all(readers[end] == [joined] for end in ends):
+    if joined is not None and all([node for node, _ in readers[end]] == [joined] for end in ends):
         # Nothing to take apart first: the measurements are what the operator gives.
         names, before = {joined.output[0]: INPUT}, _Before([], [])
     else:
@@ -88,18 +87,18 @@ def cut(file: Path, patterns: Patterns) -> Cut | str:
     return Cut(_written(model, kept, before, patterns), weights)
 
 
-def _measuring(graph: Any, readers: Mapping[str, list[Any]]) -> tuple[list[_Measuring], str | None]:
+def _measuring(graph: Any, readers: Readers) -> tuple[list[_Measuring], str | None]:
     """The convolutions that read the image, and the name of anything else that does."""
     found: list[_Measuring] = []
     start = graph.input[0].name
     pending, seen = [(start, 0)], {start}
     while pending:
         name, channel = pending.pop(0)
-        for node in readers.get(name, []):
-            if node.op_type == "Conv" and node.input[0] == name:
+        for node, index in readers.get(name, []):
+            if node.op_type == "Conv" and index == 0:
                 if all(node is not each.node for each in found):
                     found.append(_Measuring(node, channel))
-            elif node.op_type in MOVES and node.input[0] == name:
+            elif node.op_type in MOVES and index == 0:
                 for at, output in enumerate(node.output):
                     if output not in seen:
                         pending.append((output, at if node.op_type == "Split" else channel + _skipped(graph, node)))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from compress.export.onnx_view import Readers, attribute, readers_of
+
 
 def global_pooling(graph: Any, initializers: Mapping[str, Any]) -> None:
     """Means over space as GlobalAveragePool, for which runtimes have integer kernels."""
@@ -19,8 +21,7 @@ def global_pooling(graph: Any, initializers: Mapping[str, Any]) -> None:
         if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in initializers:
             continue
         axes = sorted(int(a) % 4 for a in numpy_helper.to_array(initializers[node.input[1]]).ravel())
-        keeps = {attribute.name: attribute.i for attribute in node.attribute}.get("keepdims", 1)
-        if axes == [2, 3] and keeps == 1 and ranks.get(node.input[0]) == 4:
+        if axes == [2, 3] and attribute(node, "keepdims", 1) == 1 and ranks.get(node.input[0]) == 4:
             node.op_type = "GlobalAveragePool"
             del node.input[1:], node.attribute[:]
 
@@ -38,10 +39,7 @@ def plain_moves(graph: Any, initializers: Mapping[str, Any]) -> None:
     import onnx
     from onnx import numpy_helper
 
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = readers_of(graph)
     zeros = {
         name
         for name, tensor in initializers.items()
@@ -52,9 +50,9 @@ def plain_moves(graph: Any, initializers: Mapping[str, Any]) -> None:
             continue
         moves = [
             reader
-            for reader in readers.get(node.output[0], [])
+            for reader, _ in readers.get(node.output[0], [])
             if reader.op_type in MOVES
-            and any(after.op_type != "QuantizeLinear" for name in reader.output for after in readers.get(name, []))
+            and any(after.op_type != "QuantizeLinear" for name in reader.output for after, _ in readers.get(name, []))
         ]
         if moves:
             plain = onnx.helper.make_node(
@@ -67,31 +65,24 @@ def plain_moves(graph: Any, initializers: Mapping[str, Any]) -> None:
                 graph.node.remove(node)
 
 
-PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear", "Clip"})
-"""What leaves 0 as it is, element by element: grids hold 0, and so do the ranges that narrow ones are clipped to."""
-
-
 def padded_convolutions(graph: Any, initializers: Mapping[str, Any]) -> None:
     """Zeros that are put around an image for convolutions alone become padding of those convolutions.
 
     No runtime pads integers: an image between two integer convolutions is dequantized, copied and quantized again.
     A convolution's own padding, uneven too, is 0 behind its quantization, as the zeros are behind theirs.
     """
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
     ends = {value.name for value in graph.output}
-    for pad in [node for node in graph.node if node.op_type == "Pad"]:
+    # The last first: zeros around zeros are in front of convolutions once those behind are gone.
+    for pad in [node for node in reversed(graph.node) if node.op_type == "Pad"]:
+        readers = readers_of(graph)
         added = _zeros_around(pad, initializers)
-        convolutions, between = _behind(pad, readers, ends)
+        convolutions, between = _behind(pad, readers, ends, initializers)
         if added is None or not convolutions or any(not _takes_pads(node, len(added) // 2) for node in convolutions):
             continue
         for node in convolutions:
             _add_pads(node, added)
-        for node in readers[pad.output[0]]:
-            node.input[0] = pad.input[0]
-        readers.setdefault(pad.input[0], []).extend(readers[pad.output[0]])
+        for node, index in readers[pad.output[0]]:
+            node.input[index] = pad.input[0]
         graph.node.remove(pad)
         for value in [value for value in graph.value_info if value.name in between]:
             graph.value_info.remove(value)  # they are smaller now
@@ -102,56 +93,62 @@ def _zeros_around(pad: Any, initializers: Mapping[str, Any]) -> list[int] | None
     by anything but zeros, elsewhere, or by less than nothing."""
     from onnx import numpy_helper
 
-    given = [initializers.get(name) if name else None for name in [*pad.input[1:], ""][:2]]
-    mode = {attribute.name: attribute.s for attribute in pad.attribute}.get("mode", b"constant")
-    known = len(pad.input) < 3 or not pad.input[2] or given[1] is not None
-    if mode != b"constant" or given[0] is None or not known or len(pad.input) > 3:
+    amounts = initializers.get(pad.input[1])
+    value = pad.input[2] if len(pad.input) > 2 else ""
+    if attribute(pad, "mode", b"constant") != b"constant" or amounts is None or len(pad.input) > 3:
         return None
-    if given[1] is not None and numpy_helper.to_array(given[1]).any():
+    if value and (value not in initializers or numpy_helper.to_array(initializers[value]).any()):
         return None
-    amounts = [int(each) for each in numpy_helper.to_array(given[0])]
-    rank = len(amounts) // 2
-    before, after = amounts[:rank], amounts[rank:]
-    if any(before[:2]) or any(after[:2]) or min(amounts) < 0:
-        return None
-    return [*before[2:], *after[2:]]
+    found = [int(each) for each in numpy_helper.to_array(amounts)]
+    rank = len(found) // 2
+    before, after = found[:rank], found[rank:]
+    return None if any(before[:2]) or any(after[:2]) or min(found) < 0 else [*before[2:], *after[2:]]
 
 
-def _behind(pad: Any, readers: Mapping[str, list[Any]], ends: set[str]) -> tuple[list[Any], set[str]]:
-    """The convolutions that read a node's output through nothing but pairs, and the tensors between; none where
-    something else reads it too."""
+def _behind(pad: Any, readers: Readers, ends: set[str], initializers: Mapping[str, Any]) -> tuple[list[Any], set[str]]:
+    """The convolutions that read a node's output through nothing but what leaves zeros zeros, and the tensors between;
+    none where something else reads it too."""
     convolutions, between, names = [], set[str](), [pad.output[0]]
     while names:
         name = names.pop()
         between.add(name)
         if name in ends or not readers.get(name):
             return [], between
-        for node in readers[name]:
-            if list(node.input).index(name) != 0:
-                return [], between
-            if node.op_type in PAIRS:
+        for node, index in readers[name]:
+            if index == 0 and _keeps_zeros(node, initializers):
                 names.append(node.output[0])
-            elif node.op_type == "Conv":
+            elif index == 0 and node.op_type == "Conv":
                 convolutions.append(node)
             else:
                 return [], between
     return convolutions, between
 
 
+def _keeps_zeros(node: Any, initializers: Mapping[str, Any]) -> bool:
+    """Whether 0 stays 0 and all else is computed element by element: grids hold 0, the range of a clip may."""
+    from onnx import numpy_helper
+
+    if node.op_type != "Clip":
+        return node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    names = [*node.input[1:], "", ""][:2]
+    if any(name and name not in initializers for name in names):
+        return False
+    low, high = (float(numpy_helper.to_array(initializers[name])) if name else 0.0 for name in names)
+    return low <= 0 <= high
+
+
 def _takes_pads(convolution: Any, axes: int) -> bool:
-    given = {attribute.name: attribute for attribute in convolution.attribute}
-    explicit = "auto_pad" not in given or given["auto_pad"].s == b"NOTSET"
-    return explicit and ("pads" not in given or len(given["pads"].ints) == 2 * axes)
+    explicit = attribute(convolution, "auto_pad", b"NOTSET") == b"NOTSET"
+    return explicit and len(attribute(convolution, "pads", [0] * (2 * axes))) == 2 * axes
 
 
 def _add_pads(convolution: Any, added: list[int]) -> None:
     import onnx
 
-    for attribute in convolution.attribute:
-        if attribute.name == "pads":
-            attribute.ints[:] = [old + new for old, new in zip(attribute.ints, added, strict=True)]
-            return
-    convolution.attribute.append(onnx.helper.make_attribute("pads", added))
+    pads = [old + new for old, new in zip(attribute(convolution, "pads", [0] * len(added)), added, strict=True)]
+    others = [each for each in convolution.attribute if each.name != "pads"]
+    del convolution.attribute[:]
+    convolution.attribute.extend([*others, onnx.helper.make_attribute("pads", pads)])
 
 
 def weight_zeros(graph: Any) -> None:

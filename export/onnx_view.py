@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Readers = Mapping[str, list[tuple[Any, int]]]
+"""Of tensors by name: the nodes, and as which input they read it."""
 
 
 @dataclass
@@ -46,8 +49,7 @@ class View:
         for node in model.graph.node:
             for name in node.output:
                 view.producers[name] = node
-            for index, name in enumerate(node.input):
-                view.readers.setdefault(name, []).append((node, index))
+        view.readers = readers_of(model.graph)
         return view
 
     @property
@@ -88,6 +90,15 @@ class View:
         return None
 
 
+def readers_of(graph: Any) -> dict[str, list[tuple[Any, int]]]:
+    """Who reads each tensor, and as which input."""
+    readers: dict[str, list[tuple[Any, int]]] = {}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            readers.setdefault(name, []).append((node, index))
+    return readers
+
+
 def attribute(node: Any, name: str, default: Any) -> Any:
     """An attribute's value as onnx reads it, or the default."""
     import onnx
@@ -103,4 +114,4 @@ def called(node: Any) -> str:
     return str(node.name) or f"{node.op_type} of {node.output[0] if node.output else '?'}"
 
 
-__all__ = ["View", "attribute", "called"]
+__all__ = ["Readers", "View", "attribute", "called", "readers_of"]

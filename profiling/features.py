@@ -27,7 +27,6 @@ VECTOR, STEP = 16, 4
 """Channels that kernels fill up: outputs to a vector, inputs to what one dot product instruction takes."""
 CACHED_WEIGHTS = 256 << 10
 """Weights that stay in a near cache beside activations; more come from a farther one."""
-
 CACHED_IMAGE = 1 << 20
 """Bytes of an image that a core's cache holds; more come from a farther one."""
 

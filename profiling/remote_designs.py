@@ -10,7 +10,7 @@ from typing import Any
 from compress import __version__
 from compress.calibration import Kind, Unit
 from compress.errors import BadInput
-from compress.profiling import calibrating, pace
+from compress.profiling import calibrating, pace, session, timer
 from compress.profiling.device_address import SshDevice
 from compress.profiling.drawing import Drawn
 from compress.profiling.remote import MACHINES, awaited
@@ -38,8 +38,8 @@ class There:
     def __init__(self, target: Target, device: SshDevice, tell: Callable[[str], None] = lambda message: None) -> None:
         self.where, self.tell = device, tell
         self.warnings: list[str] = []
-        with Session(device, self._job("probe"), tell) as session:
-            probe = session.ask({"do": "probe"})
+        with Session(device, self._job("probe"), tell) as there:
+            probe = there.ask({"do": "probe"})
         machine = MACHINES.get(probe["machine"].lower(), probe["machine"].lower())
         wanted = (target.triple or machine).split("-")[0]
         if machine != wanted:
@@ -76,6 +76,9 @@ class There:
             "rounds": calibrating.ROUNDS,
             "slice_s": calibrating.SLICE_S,
             "warm_up_s": calibrating.WARM_UP_S,
+            "settle_s": timer.SETTLE_S,
+            "spin_s": session.SPIN_S,
+            "spin_is_set_from": session.SPIN_IS_SET_FROM,
         }
 
         def heard(message: str) -> None:
@@ -83,11 +86,11 @@ class There:
             tell(int(done[1])) if done else self.tell(message)
 
         named = hashlib.sha256(b"".join([beside, *(each.file for each in drawn)])).hexdigest()
-        with Session(self.where, self._job(named), self.tell) as session:
+        with Session(self.where, self._job(named), self.tell) as there:
             self.tell(f"copy {len(files)} files")
-            session.send([*files, reference])
-            session.start(spec)
-            found = awaited(session, heard)
+            there.send([*files, reference])
+            there.start(spec)
+            found = awaited(there, heard)
         if found["conditions"].get("moved"):
             self.warnings.append("the device's clocks moved meanwhile: fix them and calibrate again")
         names = {sent.path: each.name for each, sent in zip(drawn, files, strict=True)} | {reference.path: pace.NAME}

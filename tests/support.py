@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 
+import onnx
+import onnxruntime
 import torch
 
 from compress import data as datasets
@@ -34,3 +36,12 @@ def quantized(factory, bits: float = 8, method: str | None = None):
 def file_of(factory, bits: float = 8) -> bytes:
     """The ONNX file of :func:`quantized`."""
     return serialize(quantized(factory, bits).state, images(2))
+
+
+def optimized_operators(path) -> list[str]:
+    """What ONNX Runtime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".optimized.onnx"))
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]

@@ -89,7 +89,10 @@ def with_designs(spec):
     options.intra_op_num_threads = spec.get("threads", 0)
     options.log_severity_level = 3
     # Threads wait for their session's next run by spinning, for up to a second: they would slow down the next session.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= tuple(spec["spin_is_set_from"]):
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "%d" % (1e6 * spec["spin_s"]))
+    else:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     random, groups, done = np.random.default_rng(0), [], 0
     for first in range(0, len(spec["files"]), spec["together"]):
         runs = {}
@@ -104,7 +107,9 @@ def with_designs(spec):
             timed(run, 0, spec["warm_up_s"])
         for _ in range(spec["rounds"]):
             for path, run in runs.items():
-                run()
+                settled = time.perf_counter() + spec["settle_s"]
+                while time.perf_counter() < settled:
+                    run()
                 end = time.perf_counter() + spec["slice_s"]
                 count = 0
                 while time.perf_counter() < end or count < 3:

@@ -28,7 +28,7 @@ from compress.types import Grid, State
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, UNet, build, images
 from tests.graph.transformers import Recurrent
 from tests.rosters import crossed, some
-from tests.support import context, file_of, quantized
+from tests.support import context, file_of, optimized_operators, quantized
 
 networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
 FEW = (Plain, Residual, UNet, Attention)
@@ -37,15 +37,6 @@ FEW = (Plain, Residual, UNet, Attention)
 def run(content: bytes, x: torch.Tensor) -> torch.Tensor:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
-
-
-def optimized_operators(path) -> list[str]:
-    """What ONNX Runtime makes of a file."""
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(path.with_suffix(".optimized.onnx"))
-    options.log_severity_level = 3
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
 @some("factory", ROSTER, quick=FEW)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import onnx
 import onnxruntime
@@ -18,6 +17,7 @@ from compress.graph.qdq import insert
 from compress.graph.trace import trace
 from compress.profiling.session import open_session, runner
 from compress.quantize import quantize
+from tests.support import optimized_operators
 
 
 class Padded(nn.Module):
@@ -47,17 +47,6 @@ def built(model: type[nn.Module]) -> nn.Module:
     return model().eval()
 
 
-def operators(path: Path, optimized: bool = False) -> Counter[str]:
-    """Those of a file, or those that ONNX Runtime makes of them."""
-    if optimized:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(path.with_suffix(".optimized.onnx"))
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        path = path.with_suffix(".optimized.onnx")
-    return Counter(node.op_type for node in onnx.load(path).graph.node)
-
-
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("target", ["cpu", "visionfive-2"])
 def test_zeros_around_an_image_are_padding_of_the_convolutions_that_read_it(tmp_path, bits, target):
@@ -66,7 +55,7 @@ def test_zeros_around_an_image_are_padding_of_the_convolutions_that_read_it(tmp_
     path = tmp_path / "model.onnx"
     export(state, x[:2], path)
     onnx.checker.check_model(onnx.load(path), full_check=True)
-    assert "Pad" not in operators(path)
+    assert "Pad" not in {node.op_type for node in onnx.load(path).graph.node}
     pads = [
         attribute.ints[:]
         for node in onnx.load(path).graph.node
@@ -83,7 +72,7 @@ def test_nothing_between_integer_layers_runs_in_float_and_no_weight_is_dequantiz
     x = images()
     path = tmp_path / "model.onnx"
     export(quantize(built(Padded), x, weight_bits=8, method="uniform", target="cpu").state, x[:2], path)
-    found = operators(path, optimized=True)
+    found = Counter(optimized_operators(path))
     assert found["QLinearConv"] == 4
     assert found["QGemm"] == 1
     assert not {"Conv", "Gemm", "Pad", "DequantizeLinear"} & set(found)
@@ -95,6 +84,7 @@ def graph(pad: dict, *readers: onnx.NodeProto, pads=(0, 0, 1, 1, 0, 0, 1, 1), va
         numpy_helper.from_array(torch.tensor(pads).numpy(), "pads"),
         numpy_helper.from_array(torch.tensor(value).numpy(), "value"),
         numpy_helper.from_array(torch.ones(2, 3, 3, 3).numpy(), "weight"),
+        numpy_helper.from_array(torch.tensor(0.5).numpy(), "half"),
     ]
     node = helper.make_node("Pad", ["input", "pads", "value"], ["padded"], **pad)
     ends = [helper.make_tensor_value_info(each.output[0], onnx.TensorProto.FLOAT, None) for each in readers]
@@ -103,8 +93,12 @@ def graph(pad: dict, *readers: onnx.NodeProto, pads=(0, 0, 1, 1, 0, 0, 1, 1), va
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)])
 
 
-def convolution(output: str = "output", **attributes) -> onnx.NodeProto:
-    return helper.make_node("Conv", ["padded", "weight"], [output], **attributes)
+def convolution(output: str = "output", of: str = "padded", **attributes) -> onnx.NodeProto:
+    return helper.make_node("Conv", [of, "weight"], [output], **attributes)
+
+
+def clip(*bounds: str) -> onnx.NodeProto:
+    return helper.make_node("Clip", ["padded", *bounds], ["clipped"])
 
 
 @pytest.mark.parametrize(
@@ -115,6 +109,8 @@ def convolution(output: str = "output", **attributes) -> onnx.NodeProto:
         (graph({}, convolution(), pads=(0, 1, 0, 0, 0, 0, 0, 0)), "channels"),
         (graph({}, convolution(), pads=(0, 0, -1, 0, 0, 0, 0, 0)), "it crops"),
         (graph({}, convolution(), helper.make_node("Relu", ["padded"], ["other"])), "something else reads it"),
+        (graph({}, clip("half"), convolution(of="clipped")), "the clip lifts zeros"),
+        (graph({}, clip("", "output"), convolution(of="clipped")), "the clip's end is computed"),
         (graph({}, convolution(auto_pad="SAME_UPPER")), "the convolution finds its own padding"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -125,8 +121,11 @@ def test_other_padding_stays(model, why):
     assert model.SerializeToString() == before, why
 
 
-def test_a_convolutions_own_padding_is_added_to():
-    model = graph({}, convolution(), convolution("second", pads=[1, 0, 0, 2]))
+def test_a_convolutions_own_padding_is_added_to_even_behind_a_clip_and_from_zeros_around_zeros():
+    model = graph({}, convolution(of="clipped"), convolution("second", pads=[1, 0, 0, 2]))
+    model.graph.node.insert(1, clip("", "half"))
+    model.graph.node.insert(0, helper.make_node("Pad", ["input", "pads"], ["once"]))
+    model.graph.node[1].input[0] = "once"
     x = images(1, 8).numpy()
 
     def run() -> list:
@@ -135,7 +134,7 @@ def test_a_convolutions_own_padding_is_added_to():
 
     before = run()
     onnx_forms.padded_convolutions(model.graph, {each.name: each for each in model.graph.initializer})
-    assert [node.op_type for node in model.graph.node] == ["Conv", "Conv"]
-    assert [list(node.attribute[0].ints) for node in model.graph.node] == [[1, 1, 1, 1], [2, 1, 1, 3]]
+    assert [node.op_type for node in model.graph.node] == ["Clip", "Conv", "Conv"]
+    assert [list(node.attribute[0].ints) for node in model.graph.node[1:]] == [[2, 2, 2, 2], [3, 2, 2, 4]]
     for one, other in zip(before, run(), strict=True):
         torch.testing.assert_close(torch.from_numpy(one), torch.from_numpy(other))

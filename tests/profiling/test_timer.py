@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import time
 
 import numpy as np
@@ -35,17 +36,20 @@ def test_every_job_gets_its_turns_and_conditions() -> None:
 
 
 def test_a_sessions_threads_sleep_when_its_turn_is_over(tmp_path) -> None:
-    """Nobody computes once a run is done: not for longer than a timer lets pass before the next one counts."""
+    """Nobody computes any more once a timer has let pass what it does; beside other programs, most of the times."""
     drawn = designs.networks(FLOAT32, 1, 1)[0]
     path = tmp_path / "model.onnx"
     path.write_bytes(drawn.file)
     run, x = session.runner(session.open_session(path)), np.random.default_rng(0).random(drawn.shape, np.float32)
-    for _ in range(3):
-        run(x)
-    time.sleep(timer.SETTLE_S)
-    before = time.process_time()
-    time.sleep(0.2)
-    assert time.process_time() - before < session.SPIN_S
+    computed = []
+    for _ in range(9):
+        for _ in range(3):
+            run(x)
+        time.sleep(timer.SETTLE_S)
+        before = time.process_time()
+        time.sleep(0.1)
+        computed.append(time.process_time() - before)
+    assert statistics.median(computed) < session.SPIN_S
 
 
 @pytest.mark.parametrize(
