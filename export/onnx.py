@@ -8,16 +8,15 @@ DequantizeLinear that reads INT4 directly would leave the convolution in float, 
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from compress.export import onnx_forms
+from compress.export.torch_exporter import brief
 from compress.graph.qdq import insert
-from compress.graph.trace import quiet, trace
+from compress.graph.trace import Network, quiet, trace
 from compress.serial import write_atomic
 from compress.types import State
 
@@ -57,7 +56,7 @@ def serialize(state: State, example: Any) -> bytes:
         bits = {name: grid.bits for name, grid in state.quantization.weights.items()}
     network = trace(model, (example,))
     try:
-        with quiet(), operators_read_once():
+        with quiet(), brief():
             program = torch.onnx.export(
                 network.program,
                 dynamo=True,
@@ -65,7 +64,7 @@ def serialize(state: State, example: Any) -> bytes:
                 opset_version=OPSET,
                 input_names=["input"],
                 output_names=["output"],
-                custom_translation_table=dict(_translations()),
+                custom_translation_table=dict(_translations(network)),
             )
     except Exception as error:
         raise BadInput(
@@ -73,42 +72,6 @@ def serialize(state: State, example: Any) -> bytes:
         ) from error
     assert program is not None
     return _finished(program.model_proto, bits)
-
-
-_OPERATORS: dict[Any, Any] = {}
-
-
-@contextlib.contextmanager
-def operators_read_once() -> Iterator[None]:
-    """Let ``torch.onnx`` read its table of operators once a process, not at every export.
-
-    Reading it parses the source of some 500 functions, which takes nearly as long as the rest of a small network's
-    export. Each export gets a copy of the table, as it adds its own translations. Where torch keeps the table
-    elsewhere, nothing changes.
-    """
-    original: Any = None
-    with contextlib.suppress(ImportError, AttributeError):
-        from torch.onnx._internal.exporter._registration import ONNXRegistry as Registry
-
-        original = vars(Registry).get("from_torchlib")
-    if not isinstance(original, classmethod):
-        yield
-        return
-
-    def from_torchlib(cls: Any, *arguments: Any, **named: Any) -> Any:
-        key = (arguments, *sorted(named.items()))
-        if key not in _OPERATORS:
-            _OPERATORS[key] = original.__func__(cls, *arguments, **named)
-        table = copy.copy(_OPERATORS[key])
-        table.functions = {name: list(functions) for name, functions in table.functions.items()}
-        return table
-
-    changed: Any = Registry
-    changed.from_torchlib = classmethod(from_torchlib)
-    try:
-        yield
-    finally:
-        changed.from_torchlib = original
 
 
 def _reason(error: BaseException) -> str:
@@ -119,8 +82,11 @@ def _reason(error: BaseException) -> str:
     return lines[0][:200] if lines else type(cause).__name__
 
 
-def _translations() -> Mapping[Any, Any]:
-    """Our operators as ONNX ones. Annotations are what onnxscript tells attributes from inputs by."""
+def _translations(network: Network) -> Mapping[Any, Any]:
+    """Our operators, and some of torch's, as ONNX ones.
+
+    Annotations are what onnxscript tells attributes from inputs by.
+    """
     import numpy as np
     import onnx_ir as ir
     import torch
@@ -157,7 +123,13 @@ def _translations() -> Mapping[Any, Any]:
     def clip_above(x, max):  # type: ignore[no-untyped-def]  # noqa: A002  # traced; the operator's names
         return clip(x, None, max)  # type: ignore[no-untyped-call]
 
-    return {
+    def batch_norm(x, weight, bias, mean, var, training: bool, momentum: float, eps: float, cudnn_enabled: bool):  # type: ignore[no-untyped-def]  # traced
+        return op.BatchNormalization(x, weight, bias, mean, var, epsilon=eps)
+
+    norms = [node.args for node in network.program.graph.nodes if node.target is torch.ops.aten.batch_norm.default]
+    # torch.onnx has one for what batch normalization is taken apart into, and that takes a trace of the whole network.
+    whole = all(None not in arguments[1:5] and not arguments[5] for arguments in norms)
+    return ({torch.ops.aten.batch_norm.default: batch_norm} if whole else {}) | {
         torch.ops.aten.clamp.default: clip,
         torch.ops.aten.clamp.Tensor: clip,
         torch.ops.aten.clamp_min.default: clip,

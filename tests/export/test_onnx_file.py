@@ -13,8 +13,9 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from compress.export import onnx as exporting
-from compress.export.onnx import FILE, OPSET, export, operators_read_once, serialize
+from compress.export import torch_exporter
+from compress.export.onnx import FILE, OPSET, export, serialize
+from compress.export.torch_exporter import operators_read_once
 from compress.graph.interpret import Steps
 from compress.graph.qdq import insert, integers
 from compress.graph.trace import trace
@@ -219,7 +220,7 @@ def test_operators_are_read_once_and_every_export_has_its_own(monkeypatch):
     registry = pytest.importorskip("torch.onnx._internal.exporter._registration").ONNXRegistry
     original, state = vars(registry)["from_torchlib"], quantized(Plain).state
     file = serialize(state, images(2))
-    monkeypatch.setattr(exporting, "_OPERATORS", {})
+    monkeypatch.setattr(torch_exporter, "_OPERATORS", {})
     assert serialize(state, images(2)) == file
     with operators_read_once():
         one, two = (registry.from_torchlib(opset_version=OPSET) for _ in range(2))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.export.onnx import operators_read_once
+from compress.export.torch_exporter import operators_read_once
 from compress.graph import costs
 from compress.graph.groups import Dependencies, Unit, find, removed_indices
 from compress.graph.surgery import blocks_of, planned, remove, remove_blocks, units_of

@@ -15,7 +15,7 @@ from torch import nn
 
 from compress import data as datasets
 from compress.errors import BadInput, NoPrunableAxis, UnknownName
-from compress.export.onnx import operators_read_once
+from compress.export.torch_exporter import operators_read_once
 from compress.graph import costs
 from compress.graph.groups import find
 from compress.graph.surgery import remove, units_of

@@ -12,14 +12,19 @@ from compress.export.kernels.compiling import c_source, object_file
 from compress.export.kernels.emit import assemble
 from compress.export.kernels.halos import halos
 from tests.export.kernels import crossed, hosted, laws, roster
+from tests.rosters import some
 
 NAMES = tuple(roster.CASES)
-VNNI = laws.BackEnd("vnni", isas.X86_VNNI, needs="avx512_vnni")
-AVX2 = laws.BackEnd("avx2", isas.X86_AVX2, needs="avx2")
-HALOS = laws.BackEnd("halos", isas.X86_AVX2, layouts=halos, needs="avx2")
-AWKWARD = laws.BackEnd("awkward", isas.X86_AVX2, layouts=laws.awkward, needs="avx2")
-PLAIN_C = laws.BackEnd("c99", isas.RV32_BARE, run=hosted.as_c)
-BACK_ENDS = (VNNI, AVX2, HALOS, AWKWARD, PLAIN_C)
+FORMS = {
+    form.name: form
+    for form in (
+        laws.BackEnd("vnni", isas.X86_VNNI, needs="avx512_vnni"),
+        laws.BackEnd("avx2", isas.X86_AVX2, needs="avx2"),
+        laws.BackEnd("halos", isas.X86_AVX2, layouts=halos, needs="avx2"),
+        laws.BackEnd("awkward", isas.X86_AVX2, layouts=laws.awkward, needs="avx2"),
+        laws.BackEnd("c99", isas.RV32_BARE, run=hosted.as_c),
+    )
+}
 EMULATED = ("CORTEX_A72", "RV64_LINUX", "RV32_BARE")
 MOST = tuple(
     n for k, n in enumerate(NAMES) if k % 5 == 0 or (not n.startswith("float_conv") and n[-3:-1] != "_w") or "w8" in n
@@ -28,28 +33,16 @@ MOST = tuple(
 FEW = NAMES[::12]
 
 
-def obeys(name: str, back_end: laws.BackEnd) -> None:
+@some(
+    ("form", "name"),
+    [(form, name) for form in FORMS for name in NAMES],
+    quick=[*(("avx2", name) for name in MOST), *((form, name) for form in ("vnni", "awkward", "c99") for name in FEW)],
+)
+def test_every_form_of_every_case_equals_the_reference(form, name):
+    back_end = FORMS[form]
     if back_end.missing:
         pytest.skip(f"this processor has no {back_end.needs}")
     laws.check(name, back_end)
-
-
-@pytest.mark.parametrize("name", MOST)
-def test_machine_code_equals_the_reference(name):
-    obeys(name, AVX2)
-
-
-@pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("back_end", [VNNI, AWKWARD, PLAIN_C], ids=lambda b: b.name)
-def test_other_forms_equal_the_reference(back_end, name):
-    obeys(name, back_end)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("back_end", BACK_ENDS, ids=lambda b: b.name)
-def test_every_form_of_every_case_equals_the_reference(back_end, name):
-    obeys(name, back_end)
 
 
 @pytest.mark.slow
