@@ -90,10 +90,10 @@ def drawn(maker: Maker) -> Search:
 
 METHODS = (
     Method(OURS, {}, None),
-    Method("a grid of sizes and widths", {}, ladder),
     Method("the same share of every layer, 8 bits", {"prune": "norm", "quantize": "uniform"}, ladder),
     Method("precision alone", {"prune": "none"}, ladder),
     Method("at random", {}, drawn),
+    Method("a grid of sizes and widths", {}, ladder),
 )
 
 
