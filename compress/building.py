@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from compress import __version__, eight_bits, pipeline
 from compress.explaining.explain import explain
@@ -19,7 +20,7 @@ from compress.export.made import Made
 from compress.export.manifest import GOLDEN, Manifest, TensorSpec
 from compress.export.roster import EXPORTERS
 from compress.graph import costs
-from compress.graph.trace import trace
+from compress.graph.trace import Network, trace
 from compress.job import Assessment, Job, assess
 from compress.profiling import artifacts, evaluate
 from compress.profiling.session import as_input, open_session, runner
@@ -95,12 +96,13 @@ def build(
         progress: told what is happening.
         known: networks that it may go on from.
     """
-    state = pipeline.run(stages, State(job.model), job.context(name, progress), _Sizes(job.example), known)
+    sizes = _Sizes(job.example)
+    state = pipeline.run(stages, State(job.model), job.context(name, progress), sizes, known)
     state = replace(state, plan=replace(state.plan, seed=job.seed))
-    assessed = assess(state, job.target, job.example)
+    assessed = assess(state, job.target, job.example, sizes.network(state))
     progress("export")
     path = folder / interchange.FILE
-    interchange.export(state, job.example, path)
+    interchange.export(state, job.example, path, assessed.network)
     smaller = stages != job.first
     reason = misfit(assessed, path.stat().st_size, job.target)
     if reason is not None and smaller:
@@ -242,6 +244,7 @@ class _Sizes:
     def __init__(self, example: torch.Tensor) -> None:
         self.example = example
         self.known: dict[Any, Size] = {}
+        self._traced: tuple[nn.Module, Network] | None = None
 
     def __call__(self, state: State) -> Size:
         bits = {} if state.quantization is None else state.quantization.layer_bits
@@ -250,7 +253,12 @@ class _Sizes:
         if key not in self.known:
             network = trace(state.model, (self.example,))
             self.known[key] = costs.size(network, bits)
+            self._traced = state.model, network
         return self.known[key]
+
+    def network(self, state: State) -> Network | None:
+        """The trace of the very network of ``state``, if that was the last one to be traced."""
+        return self._traced[1] if self._traced is not None and self._traced[0] is state.model else None
 
 
 def layer_facts(assessed: Assessment, reference: Assessment) -> tuple[LayerFact, ...]:

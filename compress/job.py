@@ -275,9 +275,9 @@ class Assessment:
     grids: frozenset[str]
 
 
-def assess(state: State, target: Target, example: torch.Tensor) -> Assessment:
-    """Sizes, peak memory and predicted latency of a state on a target."""
-    network = trace(state.model, (example,))
+def assess(state: State, target: Target, example: torch.Tensor, network: Network | None = None) -> Assessment:
+    """Sizes, peak memory and predicted latency of a state on a target; ``network`` is its trace, if there is one."""
+    network = network or trace(state.model, (example,))
     operators = costs.operators(network)
     quantization = state.quantization
     integer = {} if quantization is None else quantization.layer_bits

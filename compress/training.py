@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from compress.errors import BadInput
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compress.data import Augmentation, Split, Task
+    from compress.lessons import Lessons
     from compress.types import Progress
 
     Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -89,6 +91,7 @@ def fit(
     forward: Forward | None = None,
     rates: Callable[[str], float] | None = None,
     progress: Progress | None = None,
+    lessons: Lessons | None = None,
 ) -> None:
     """Train ``model`` in place and leave it on ``device`` in evaluation mode.
 
@@ -107,6 +110,8 @@ def fit(
         forward: how to run the models; ``model(images)`` by default.
         rates: for a parameter's name, its learning rate as a factor of the recipe's; 1 for all by default.
         progress: told the loss after each epoch.
+        lessons: draws the images and their augmentation in place of ``generator``, and keeps what ``teacher`` says of
+            them; of this teacher and batch size.
 
     Raises:
         BadInput: the loss became NaN or infinite, or the module can't be trained.
@@ -129,9 +134,10 @@ def fit(
     first_averaged = steps - round(recipe.averaged * steps)
     with _seeded(generator, device), lent(teacher, device):
         set_mode(model, True)
+        drawing = generator if lessons is None else lessons.images()
         for epoch in range(recipe.epochs):
             total, seen = 0.0, 0
-            for images, target in split.batches(recipe.batch_size, generator, device, augment):
+            for images, target in split.batches(recipe.batch_size, drawing, device, augment):
                 if len(images) < 2:
                     continue
                 for group in optimizer.param_groups:
@@ -140,7 +146,8 @@ def fit(
                 loss = _loss(output, target, task, recipe)
                 if teacher is not None and recipe.distillation > 0:
                     with torch.no_grad():
-                        wanted = run(teacher, images)
+                        ask = partial(run, teacher, images)
+                        wanted = ask() if lessons is None else lessons.output(step, ask)
                     share = recipe.distillation
                     loss = (1 - share) * loss + share * _distance(output, wanted, task, recipe)
                 optimizer.zero_grad(set_to_none=True)

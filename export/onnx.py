@@ -15,6 +15,7 @@ from typing import Any
 
 from compress.export import onnx_forms
 from compress.export.torch_exporter import brief
+from compress.graph.program import as_program
 from compress.graph.qdq import insert
 from compress.graph.trace import Network, quiet, trace
 from compress.serial import write_atomic
@@ -27,51 +28,53 @@ OPSET_INT2 = 25
 IR_VERSION = {OPSET: 10, OPSET_INT2: 13}
 
 
-def export(state: State, example: Any, path: Path) -> str:
+def export(state: State, example: Any, path: Path, network: Network | None = None) -> str:
     """Write ``state`` as one ONNX file and return its SHA-256.
 
     Args:
         state: a network, quantized or not; its weights lie on their grids where it is.
         example: one input batch, float32 (N, ...); the file takes any N unless the network fixes it.
         path: where to; written at once or not at all.
+        network: the trace of the state's model, if there is one; it isn't changed.
 
     Raises:
         BadInput: the network holds an operator that ONNX can't express; it is named.
     """
-    content = serialize(state, example)
+    content = serialize(state, example, network)
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
-def serialize(state: State, example: Any) -> bytes:
+def serialize(state: State, example: Any, network: Network | None = None) -> bytes:
     """The bytes of the ONNX file; see :func:`export`."""
     import torch
 
     from compress.errors import BadInput
 
-    model, bits = state.model, dict[str, int]()
-    if state.quantization is not None:
-        network = trace(state.model, (example,))
-        model = insert(network, state.quantization)
+    bits = dict[str, int]()
+    if state.quantization is None:
+        program = trace(state.model, (example,)).program  # one of its own, which torch.onnx uses up
+    else:
+        network = network or trace(state.model, (example,))
+        program = as_program(insert(network, state.quantization), network)
         bits = {name: grid.bits for name, grid in state.quantization.weights.items()}
-    network = trace(model, (example,))
     try:
         with quiet(), brief():
-            program = torch.onnx.export(
-                network.program,
+            written = torch.onnx.export(
+                program,
                 dynamo=True,
                 verbose=False,
                 opset_version=OPSET,
                 input_names=["input"],
                 output_names=["output"],
-                custom_translation_table=dict(_translations(network)),
+                custom_translation_table=dict(_translations(program)),
             )
     except Exception as error:
         raise BadInput(
             f"the network can't be written as ONNX: {_reason(error)}; replace that operator in the network"
         ) from error
-    assert program is not None
-    return _finished(program.model_proto, bits)
+    assert written is not None
+    return _finished(written.model_proto, bits)
 
 
 def _reason(error: BaseException) -> str:
@@ -82,7 +85,7 @@ def _reason(error: BaseException) -> str:
     return lines[0][:200] if lines else type(cause).__name__
 
 
-def _translations(network: Network) -> Mapping[Any, Any]:
+def _translations(program: Any) -> Mapping[Any, Any]:
     """Our operators, and some of torch's, as ONNX ones.
 
     Annotations are what onnxscript tells attributes from inputs by.
@@ -126,7 +129,7 @@ def _translations(network: Network) -> Mapping[Any, Any]:
     def batch_norm(x, weight, bias, mean, var, training: bool, momentum: float, eps: float, cudnn_enabled: bool):  # type: ignore[no-untyped-def]  # traced
         return op.BatchNormalization(x, weight, bias, mean, var, epsilon=eps)
 
-    norms = [node.args for node in network.program.graph.nodes if node.target is torch.ops.aten.batch_norm.default]
+    norms = [node.args for node in program.graph.nodes if node.target is torch.ops.aten.batch_norm.default]
     # torch.onnx has one for what batch normalization is taken apart into, and that takes a trace of the whole network.
     whole = all(None not in arguments[1:5] and not arguments[5] for arguments in norms)
     return ({torch.ops.aten.batch_norm.default: batch_norm} if whole else {}) | {

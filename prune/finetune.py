@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from compress import lessons
 from compress.training import Recipe, batch_size, fit, unexplained
 from compress.types import Context, State
 
@@ -46,16 +47,18 @@ class FineTune:
         if self.epochs < 1:
             return state
         model = copy.deepcopy(state.model)
+        how = self._recipe(context, model)
         fit(
             model,
             context.data.train,
-            self._recipe(context, model),
+            how,
             generator=context.generator,
             device=context.device,
             task=context.data.task,
             teacher=context.teacher,
             augment=context.data.augment,
             progress=context.progress,
+            lessons=lessons.of(context, context.teacher, how.batch_size),
         )
         return replace(state, model=model.cpu().eval())
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
+from compress import lessons
 from compress.errors import Untraceable
 from compress.graph.fold import fold_batch_norm
 from compress.graph.hardware import fixed_parameters
@@ -66,6 +67,7 @@ class QuantizationAware:
         )
         if self.progressive:
             _in_turn(student, state, network, context, self.epochs * -(-context.data.train.n // recipe.batch_size))
+        teacher = None if context.teacher is None else _without_batch_norms(context.teacher, inputs, context)
         fit(
             student,
             context.data.train,
@@ -73,10 +75,11 @@ class QuantizationAware:
             generator=context.generator,
             device=context.device,
             task=context.data.task,
-            teacher=None if context.teacher is None else _without_batch_norms(context.teacher, inputs),
+            teacher=teacher,
             augment=context.data.augment,
             rates=lambda name: _rate(name) / RECIPE.lr,
             progress=context.progress,
+            lessons=lessons.of(context, teacher, recipe.batch_size),
         )
         student.cpu()
         for module, parameter in weights:
@@ -84,12 +87,20 @@ class QuantizationAware:
         return trained(state, student, state.quantization)
 
 
-def _without_batch_norms(teacher: nn.Module, inputs: Tensor) -> nn.Module:
-    """What computes the teacher's outputs in fewer passes over memory; the teacher itself if it can't be traced."""
+def _without_batch_norms(teacher: nn.Module, inputs: Tensor, context: Context) -> nn.Module:
+    """What computes the teacher's outputs in fewer passes over memory; the teacher itself if it can't be traced.
+
+    Made once a job: candidates have the same teacher.
+    """
+    made: tuple[nn.Module, nn.Module] | None = context.shared.get("folded teacher")
+    if made is not None and made[0] is teacher:
+        return made[1]
     try:
-        return fold_batch_norm(teacher, trace(teacher, (inputs,)))[0].eval()
+        folded = fold_batch_norm(teacher, trace(teacher, (inputs,)))[0].eval()
     except Untraceable:
-        return teacher
+        folded = teacher
+    context.shared["folded teacher"] = teacher, folded
+    return folded
 
 
 class _Steps(nn.Module):

@@ -42,6 +42,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.quality",
         "compress.data",
         "compress.lending",
+        "compress.lessons",
         "compress.training",
         "compress.quantize.pattern_constraints",
         "compress.quantize.binary",

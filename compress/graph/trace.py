@@ -180,17 +180,14 @@ def _batch_of_two(x: torch.Tensor) -> torch.Tensor:
 
 def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Network:
     batch = Dim("batch", min=1, max=65536)
-    watch = _Watch(model)
     notes: tuple[Note, ...] = ()
     with quiet(), torch.no_grad(), _plain_attention():
         try:
-            with watch:
-                program = torch.export.export(
-                    model, inputs, dynamic_shapes=_dynamic(model, inputs, batch), strict=False
-                )
+            program = torch.export.export(model, inputs, dynamic_shapes=_dynamic(model, inputs, batch), strict=False)
         except Exception as first:
-            # A reshape that names the batch size makes it a constant; the network still runs, one at a time.
-            one = tuple(x[:1] for x in inputs)
+            # A reshape that names the batch size makes it a constant; the network still runs, one at a time. Watching
+            # takes time at every call, so only what failed once is watched.
+            one, watch = tuple(x[:1] for x in inputs), _Watch(model)
             try:
                 with watch:
                     program = torch.export.export(model, one, strict=False)
