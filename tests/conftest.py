@@ -68,6 +68,15 @@ def no_data_dir(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session", autouse=True)
+def one_cache_of_zig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """All processes of a test run share what zig makes of its C libraries, which takes it a minute a device."""
+    own = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZIG_GLOBAL_CACHE_DIR", str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "zig"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def brief_timing() -> Iterator[None]:
     """Programs are timed as they always are, but briefly: no test is about a time."""
     from compress.profiling import timer
