@@ -2,7 +2,8 @@
 
 The machine is calibrated anew (``compress calibrate cpu``, its result isn't kept), and predicts networks that the
 calibration never saw and that weren't drawn by what drew its own: the built-in networks, their units removed at random
-to several shares of their multiply-accumulates, traced and exported as every candidate of a run is. Each is timed in
+to several shares of their multiply-accumulates, traced and exported as every candidate of a run is. They are made
+before the calibration, so that it and their timing lie close together. Each is timed in
 ONNX Runtime in float and with 8-bit numbers, and as the compiled 8-bit library; all of one network in turns, and beside
 them the calibration's reference network in each: it says how fast the machine is then, against when it was calibrated.
 Instructions of the compiled library are predicted and counted likewise, in QEMU.
@@ -71,12 +72,12 @@ def cases(count: int, bases: tuple[str, ...], target: str) -> Iterator[Case]:
         yield Case(f"{base}, {100 * share:.0f}%, seed {number}", State(model), quantized, images[:2])
 
 
-def latencies(calibration: Calibration, target: Target, count: int, bases: tuple[str, ...] = BASES) -> list[common.Row]:
+def latencies(calibration: Calibration, target: Target, made: Sequence[Case]) -> list[common.Row]:
     """Predicted and measured latency of each network in each runtime that was calibrated."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         beside = references(calibration, folder, stack)
-        return [row for case in cases(count, bases, target.name) for row in _timed(case, calibration, target, beside)]
+        return [row for case in made for row in _timed(case, calibration, target, beside)]
 
 
 def references(calibration: Calibration, folder: Path, stack: ExitStack) -> dict[str, Callable[[], Any]]:
@@ -214,10 +215,11 @@ def measure() -> list[common.Row]:
     from compress.targets import load
 
     target = load("cpu")
+    made = list(cases(NETWORKS, BASES, target.name))
     calibration, _ = common.quietly(
         lambda: calibrating.calibrate(target, calibrating.Here(target), lambda *_: None, SIZE), attempts=2, wait_s=120
     )
-    rows = latencies(calibration, target, NETWORKS)
+    rows = latencies(calibration, target, made)
     if common.program("qemu-system-arm").missing() is None:
         rows += [row for core in CORES for row in instructions(core, COUNTED)]
     return rows
