@@ -305,7 +305,7 @@ class LayerSensitivity:
         weights: elements of its weight.
         trace: of its block of the Hessian, by its weights.
         trace_error: the trace's standard error.
-        eigenvalue: the block's largest.
+        eigenvalue: the block's largest, on a quarter of the trace's inputs.
         perturbations: (bits, expected increase of the loss by rounding this layer alone), narrowest first; in nats for
             classification, else of half the squared error over the output's mean square.
     """

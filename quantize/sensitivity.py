@@ -17,8 +17,8 @@ from compress.quantize.mixed import integer_precisions
 from compress.quantize.study import Study, shared_study
 from compress.types import Budget, Context, LayerSensitivity, Progress, State, Target
 
-IMAGES = 128
-"""Inputs for traces and eigenvalues."""
+IMAGES, EIGENVALUE_IMAGES = 128, 32
+"""Inputs for traces, and how many of them for eigenvalues, whose cost grows with the square of that."""
 
 
 def sensitivity(
@@ -65,14 +65,16 @@ def of_study(study: Study, context: Context) -> tuple[LayerSensitivity, ...]:
     """Traces and eigenvalues beside what a study has found already."""
     inputs = study.inputs[:IMAGES].cpu()
     model = study.state.model
-    loss, given = None, list[Any](inputs.split(min(study.batch, 32)))
+    size = min(study.batch, 32)
+    loss, given = None, list[Any](inputs.split(size))
     if context.data.task != "classification":
         loss = _relative_error
         with torch.no_grad():
             given = [(x, model(x)) for x in given]
     context.progress("traces and eigenvalues of the Hessian")
     found = traces(model, given, loss, generator=torch.Generator().manual_seed(context.seed))
-    top = top_eigenvalues(model, given, loss, generator=torch.Generator().manual_seed(context.seed))
+    few = given[: max(1, EIGENVALUE_IMAGES // size)]
+    top = top_eigenvalues(model, few, loss, generator=torch.Generator().manual_seed(context.seed))
     rows = []
     for weight in study.placement.weights:
         operator = study.operators[layer_name(weight)][0]
