@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -20,8 +21,7 @@ SECTION = ".compress"
 
 def render(template: str, **words: Any) -> bytes:
     """A template of ``export/templates/library`` with its words filled in."""
-    source = resources.files("compress.export").joinpath("templates", "library", f"{template}.j2")
-    made: str = _environment().from_string(source.read_text(encoding="utf-8")).render(**words)
+    made: str = _template(template).render(**words)
     return made.encode()
 
 
@@ -105,6 +105,14 @@ def _row(values: npt.NDArray[Any]) -> str:
     return "\n".join(f"        {', '.join(texts[i : i + width])}," for i in range(0, len(texts), width))
 
 
+@cache
+def _template(name: str) -> Any:
+    """Parsed once: that takes longer than filling one in."""
+    source = resources.files("compress.export").joinpath("templates", "library", f"{name}.j2")
+    return _environment().from_string(source.read_text(encoding="utf-8"))
+
+
+@cache
 def _environment() -> Any:
     import jinja2
 

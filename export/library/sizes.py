@@ -71,6 +71,8 @@ _LIST = re.compile(r"\b(push(?:\.w)?|vpush|stmdb\s+sp!,)\s*\{([^}]*)\}")
 _UPPER = re.compile(r"\blui\s+\w+,\s*(\d+)")
 _LOWER = re.compile(r"\baddiw?\s+(?!sp)\w+,\s*\w+,\s*(-?\d+)")
 _FAR = re.compile(r"\bsub\s+sp,\s*sp,\s*[a-z]\d")
+_WORDS = ("sp", "push", "lui", "addi")
+"""What all patterns but labels' have one of: most lines of a kernel have none."""
 
 
 def stack_bytes(assembly: str) -> int:
@@ -83,6 +85,8 @@ def stack_bytes(assembly: str) -> int:
     for line in assembly.splitlines():
         if _LABEL.match(line):
             current = 0
+        elif not any(word in line for word in _WORDS):
+            continue
         for pattern, unit in _STACK:
             match = pattern.search(line)
             if match:
