@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import statistics
 import time
 
 import numpy as np
@@ -36,7 +35,11 @@ def test_every_job_gets_its_turns_and_conditions() -> None:
 
 
 def test_a_sessions_threads_sleep_when_its_turn_is_over(tmp_path) -> None:
-    """Nobody computes any more once a timer has let pass what it does; beside other programs, most of the times."""
+    """Nobody computes any more once a timer has let pass what it does.
+
+    Beside other programs what little there is may come late, so single times are long; of threads that go on waiting
+    every one is, by 10 ms and more, beside others too.
+    """
     drawn = designs.networks(FLOAT32, 1, 1)[0]
     path = tmp_path / "model.onnx"
     path.write_bytes(drawn.file)
@@ -49,7 +52,7 @@ def test_a_sessions_threads_sleep_when_its_turn_is_over(tmp_path) -> None:
         before = time.process_time()
         time.sleep(0.1)
         computed.append(time.process_time() - before)
-    assert statistics.median(computed) < session.SPIN_S
+    assert min(computed) < session.SPIN_S
 
 
 @pytest.mark.parametrize(
