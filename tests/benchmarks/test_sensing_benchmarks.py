@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks import common, reconstruction, sensing, sensing_compiled, sensing_noise, sensing_recognition
 from compress import data as datasets
 from compress import models
+from tests.rosters import some
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def document(benchmark: common.Benchmark, rows: list[common.Row]) -> dict[str, A
     return common.document(benchmark, rows, 0.0)
 
 
+@pytest.mark.slow
 def test_one_case_of_reconstruction_has_its_rows_and_is_kept(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensing, "CALIBRATION", 16)
     monkeypatch.setattr(sensing, "QUANTIZED", {"W8A8": (8.0, "cpu"), sensing.SYMMETRIC: (8.0, "gpu")})
@@ -132,7 +134,7 @@ def test_compiled_networks_have_a_row_a_runtime_and_are_checked(tiny: Path, monk
     assert f"| {micro['instructions']:,} | {micro['instructions_per_mac']:.3f} |" in text
 
 
-@pytest.mark.parametrize("case", ["linear random", "recursive learnt"])
+@some("case", ["linear random", "recursive learnt"], quick=["linear random"])
 def test_noise_has_a_row_a_level(case: str, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensing_noise, "NOISES", ((None, 0.0), (1, 100)))
     monkeypatch.setattr(sensing_noise, "STEPS", 2)

@@ -24,6 +24,7 @@ from compress.quantize.pattern_constraints import ExactOnes
 from compress.quantize.sensing import Noise, SensingLayer
 from compress.quantize.sensing_patterns import INNER
 from compress.quantize.sensing_start import closed_form, start
+from tests.rosters import some
 
 NETWORKS = {
     "linear": LinearReconstruction,
@@ -268,7 +269,7 @@ def test_bad_training_is_refused():
         train(network("recursive"), images(), Schedule(steps=1, patch=12))
 
 
-@pytest.mark.parametrize("name", LEARNED)
+@some("name", LEARNED, quick=["recursive"])
 def test_it_is_pruned_quantized_and_exported_with_its_patterns_as_they_are(name):
     made = stirred(network(name))
     x = torch.stack(images(24))[:, None]
