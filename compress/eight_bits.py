@@ -67,8 +67,8 @@ def beside(
     """
     folder = candidate / FOLDER
     folder.mkdir()
-    interchange.export(wide, job.example, folder / interchange.FILE)
     assessed = assess(wide, job.target, job.example)
+    interchange.export(wide, job.example, folder / interchange.FILE, assessed.network)
     compared: list[Artifact] = []
     notes: list[Note] = []
     for artifact in found:

@@ -82,6 +82,14 @@ def ordinary(exported: fx.GraphModule, inputs: Iterable[str] | None = None) -> f
     return fx.GraphModule(root, graph).eval()
 
 
+def tensor_at(module: nn.Module, name: str) -> torch.Tensor:
+    """The parameter or buffer of a dotted name."""
+    path, _, last = name.rpartition(".")
+    tensor = getattr(module.get_submodule(path), last)
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
+
+
 def place(root: nn.Module, name: str, value: torch.Tensor) -> None:
     """Register a parameter or buffer under a dotted name, making the modules on the way."""
     *path, last = name.split(".")

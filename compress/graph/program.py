@@ -17,6 +17,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
+from compress.graph.module import tensor_at
 from compress.graph.trace import Network
 
 
@@ -38,7 +39,7 @@ def as_program(module: fx.GraphModule, network: Network) -> ExportedProgram:
             continue
         name = str(node.target)
         if name not in read:
-            tensors[name] = tensor = _tensor(module, name)
+            tensors[name] = tensor = tensor_at(module, name)
             trained = isinstance(tensor, nn.Parameter)
             made = graph.placeholder(f"{'p' if trained else 'b'}_{name.replace('.', '_')}")
             made.meta = {**node.meta}
@@ -78,13 +79,6 @@ def as_program(module: fx.GraphModule, network: Network) -> ExportedProgram:
 def _returned(value: Any) -> OutputSpec:
     what = TensorArgument(value.name) if isinstance(value, fx.Node) else ConstantArgument("", value)
     return OutputSpec(OutputKind.USER_OUTPUT, what, None)
-
-
-def _tensor(module: nn.Module, name: str) -> torch.Tensor:
-    path, _, last = name.rpartition(".")
-    found = getattr(module.get_submodule(path), last)
-    assert isinstance(found, torch.Tensor)
-    return found
 
 
 def _fake_mode(network: Network) -> Any:

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from compress.graph.groups import PRODUCES
-from compress.graph.module import plain_module
+from compress.graph.module import plain_module, tensor_at
 from compress.graph.trace import Network, kind
 from compress.types import Grid, Quantization
 
@@ -115,7 +115,7 @@ def _integer_layer(module: fx.GraphModule, node: fx.Node, quantization: Quantiza
     name = str(weight.target)
     grid = quantization.weights[name]
     axis = grid.axis if grid.axis is not None else 0
-    tensor = _attribute(module, name).detach()
+    tensor = tensor_at(module, name).detach()
     outputs = tensor.shape[PRODUCES[kind(node)]]
     scale = torch.tensor(grid.scale, dtype=torch.float32)
     scale = scale if scale.numel() == outputs else scale.expand(outputs).contiguous()
@@ -127,7 +127,7 @@ def _integer_layer(module: fx.GraphModule, node: fx.Node, quantization: Quantiza
         if source.target is not torch.ops.compress.quantize_dequantize.default:
             return
         step = scale * float(source.args[1])  # type: ignore[arg-type]  # the pair's scale
-        values = _attribute(module, str(bias.target)).detach().double() / step.double()
+        values = tensor_at(module, str(bias.target)).detach().double() / step.double()
         limit = 2**31 - 1
         rounded = torch.clamp(torch.round(values), -limit, limit).to(torch.int32)
         node.replace_input_with(bias, _dequantized(module, node, str(bias.target), rounded, step, 0))
@@ -149,13 +149,6 @@ def _dequantized(
         prefix = f"{path}.{stored}" if path else stored
         parts = [module.graph.get_attr(f"{prefix}_{suffix}") for suffix in ("quantized", "scale")]
         return module.graph.call_function(torch.ops.compress.dequantize.default, (*parts, axis))
-
-
-def _attribute(module: torch.nn.Module, name: str) -> torch.Tensor:
-    path, _, attribute = name.rpartition(".")
-    tensor = getattr(module.get_submodule(path), attribute)
-    assert isinstance(tensor, torch.Tensor)
-    return tensor
 
 
 def _drop_unused(module: fx.GraphModule) -> None:

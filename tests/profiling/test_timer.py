@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -34,12 +36,21 @@ def test_every_job_gets_its_turns_and_conditions() -> None:
         assert measurement.latency_s <= measurement.latency_p90_s
 
 
-def test_a_sessions_threads_sleep_when_its_turn_is_over(tmp_path) -> None:
-    """Nobody computes any more once a timer has let pass what it does.
+@pytest.fixture
+def first_in_line() -> Iterator[None]:
+    """This thread, and those that it starts, get the processor before other programs', where the system allows it."""
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    with contextlib.suppress(PermissionError):
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    yield
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
-    Beside other programs what little there is may come late, so single times are long; of threads that go on waiting
-    every one is, by 10 ms and more, beside others too.
-    """
+
+@pytest.mark.usefixtures("first_in_line")
+def test_a_sessions_threads_sleep_when_its_turn_is_over(tmp_path) -> None:
+    """Nobody computes any more once a timer has let pass what it does; beside other programs, most of the times."""
     drawn = designs.networks(FLOAT32, 1, 1)[0]
     path = tmp_path / "model.onnx"
     path.write_bytes(drawn.file)
@@ -52,7 +63,7 @@ def test_a_sessions_threads_sleep_when_its_turn_is_over(tmp_path) -> None:
         before = time.process_time()
         time.sleep(0.1)
         computed.append(time.process_time() - before)
-    assert min(computed) < session.SPIN_S
+    assert statistics.median(computed) < session.SPIN_S
 
 
 @pytest.mark.parametrize(
