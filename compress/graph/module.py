@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import attrgetter
 
 import torch
 from torch import fx, nn
@@ -56,6 +57,10 @@ def ordinary(exported: fx.GraphModule, inputs: Iterable[str] | None = None) -> f
     Args:
         exported: it is not changed.
         inputs: names for its inputs; its own by default.
+
+    Raises:
+        BadInput: its forward switches gradients on or off, which torch.export makes graphs of their own of, or reads a
+            tensor that isn't registered.
     """
     root = nn.Module()
     copied: dict[int, nn.Parameter] = {}
@@ -66,6 +71,18 @@ def ordinary(exported: fx.GraphModule, inputs: Iterable[str] | None = None) -> f
         place(root, name, copied[id(parameter)])
     for name, buffer in exported.named_buffers():
         place(root, name, buffer.detach().clone())
+    registered = {name for name, _ in (*exported.named_parameters(remove_duplicate=False), *exported.named_buffers())}
+    for name in dict.fromkeys(str(node.target) for node in exported.graph.nodes if node.op == "get_attr"):
+        if name in registered:
+            continue
+        if isinstance(attrgetter(name)(exported), nn.Module):
+            raise BadInput(
+                "the network's forward has a block of torch.no_grad or torch.enable_grad, which torch.export makes a "
+                "graph of its own of; take the block out, gradients are switched where they aren't needed"
+            )
+        raise BadInput(
+            f"the network reads the constant tensor {name!r}, which isn't registered; make it a buffer (register_buffer)"
+        )
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     names = iter(inputs) if inputs is not None else None

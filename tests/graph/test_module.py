@@ -36,6 +36,30 @@ class LiteralView(nn.Module):
         return self.two(F.relu(self.one(F.max_pool2d(F.relu(self.conv(x)), 2).view(-1, 512))))
 
 
+class Unregistered(nn.Module):
+    """Holds a tensor as a plain attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(3, 4, 3), torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.conv(x) * self.scale).mean((2, 3))
+
+
+class Switching(nn.Module):
+    """Switches gradients on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            x = torch.relu(self.a(x))
+        return self.b(x).mean((2, 3))
+
+
 class LiteralGroups(nn.Module):
     """A depthwise convolution whose groups are written as a number."""
 
@@ -151,3 +175,14 @@ def test_a_parameter_with_two_names_stays_one():
     assert module.one.weight is module.two.weight
     steps = Steps.of(trace(model, (x,)))
     assert steps.parameters["one.weight"].data_ptr() == steps.parameters["two.weight"].data_ptr()
+
+
+@pytest.mark.parametrize("method", ["hessian", "uniform"])
+def test_a_tensor_that_is_not_registered_is_refused_by_its_name(method):
+    with pytest.raises(BadInput, match="the constant tensor 'scale', which isn't registered; make it a buffer"):
+        quantize(Unregistered().eval(), images(8), method=method)
+
+
+def test_a_forward_that_switches_gradients_is_refused_in_one_line():
+    with pytest.raises(BadInput, match=r"a block of torch\.no_grad or torch\.enable_grad.*take the block out"):
+        quantize(Switching().eval(), images(8))
