@@ -81,7 +81,7 @@ def ordinary(exported: fx.GraphModule, inputs: Iterable[str] | None = None) -> f
                 "graph of its own of; take the block out, gradients are switched where they aren't needed"
             )
         raise BadInput(
-            f"the network reads the constant tensor {name!r}, which isn't registered; make it a buffer (register_buffer)"
+            f"the network reads the tensor {name!r}, which isn't registered; make it a buffer (register_buffer)"
         )
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}

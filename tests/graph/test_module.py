@@ -179,7 +179,7 @@ def test_a_parameter_with_two_names_stays_one():
 
 @pytest.mark.parametrize("method", ["hessian", "uniform"])
 def test_a_tensor_that_is_not_registered_is_refused_by_its_name(method):
-    with pytest.raises(BadInput, match="the constant tensor 'scale', which isn't registered; make it a buffer"):
+    with pytest.raises(BadInput, match="the tensor 'scale', which isn't registered; make it a buffer"):
         quantize(Unregistered().eval(), images(8), method=method)
 
 
