@@ -4,9 +4,9 @@ Of all that can be proposed, pruning and precision together, forecasts (:mod:`co
 bytes it will have, and a surrogate (:mod:`compress.surrogate`) what accuracy, corrected by the candidates that were
 evaluated. A round takes one proposal after the other: always the one by which the volume that the front dominates is
 expected to grow most, the earlier ones of the round taken to come out well. Volume grows most where the front
-is thin. It is the area over accuracy and latency, which the front is about, and with a smaller weight the volume over
-accuracy, latency and size; latency and size count by their logarithms, since a front is read in ratios, and what loses
-too much accuracy to be of use counts for nothing.
+is thin. It is the area over accuracy and latency, which the front is about, in every runtime that is compared, and
+with a smaller weight the volume over accuracy, latency and size; latency and size count by their logarithms, since a
+front is read in ratios, and what loses too much accuracy to be of use counts for nothing.
 
 Latencies are the model's throughout: what is proposed never depends on what a run timed.
 """
@@ -43,6 +43,10 @@ allowed drop if that is further. So another drop among the usual ones proposes n
 WITH_SIZE = {True: 0.25, False: 0.0}
 """Weight of the volume that counts size too, beside the area over accuracy and latency: on a device whose flash is
 limited, and on others, where narrow weights that are no faster would take the place of what is."""
+
+OTHER_TIMES = 0.5
+"""Weight of the areas over accuracy and the other times that candidates are judged by, beside that over the first: of
+other runtimes, or of what one that nobody measured may spend on starting operators."""
 
 NEAREST = 1.25
 """Where nothing is foreseen to meet the budget: how much more than the least a choice may exceed it."""
@@ -83,7 +87,7 @@ class FrontSearch:
         tried = {outcome.proposal for outcome in outcomes if outcome.proposal is not None}
         view = _View.of(self._known, outcomes, self)
         left = [forecast for forecast in view.fitting(self._known) if forecast.proposal not in tried]
-        count = min(self._round_size(len(tried)), self.most - len(tried), len(left))
+        count = min(self._round_size(len(tried), left), self.most - len(tried), len(left))
         if count < 1:
             return ()
         values, deviations = view.expected(left)
@@ -107,9 +111,10 @@ class FrontSearch:
             self._expected[left[number].proposal.id] = number_of_round, drop, float(deviations[number])
         return tuple(left[number].proposal for number in chosen)
 
-    def _round_size(self, tried: int) -> int:
+    def _round_size(self, tried: int, left: Sequence[Forecast]) -> int:
         """A few at first, then a sixth at a time: enough to work on side by side, and to learn from in between."""
-        return min(4, max(3, self.most // 2)) if not tried else math.ceil(self.most / 6)
+        kinds = 5 if any(forecast.depth for forecast in left) else 4
+        return min(kinds, max(3, self.most // 2)) if not tried else math.ceil(self.most / 6)
 
     def account(self, outcomes: Sequence[Outcome]) -> Account:
         """How it went, by the candidates that were made."""
@@ -135,7 +140,7 @@ class _View:
         surrogate: learnt from the outcomes.
         baseline: accuracy of the float network; 100 before it is known.
         floor: the least accuracy that is of use.
-        made: (logarithms of latency and bytes, accuracy) of each candidate, as it came out.
+        made: (logarithms of times and bytes, accuracy) of each candidate, as it came out.
         latency: by what factor estimates exceed what was forecast.
         overhead: bytes that files have beyond what was forecast.
         budget: what candidates have to meet.
@@ -144,7 +149,7 @@ class _View:
     surrogate: Surrogate
     baseline: float
     floor: float
-    made: tuple[tuple[tuple[float, float], float], ...]
+    made: tuple[tuple[tuple[float, ...], float], ...]
     latency: float
     overhead: float
     budget: Budget
@@ -159,11 +164,11 @@ class _View:
                 made.append((by_proposal[outcome.proposal], candidate, candidate.accuracy))
         baseline = _baseline(outcomes)
         surrogate = Surrogate.fit(
-            [(forecast.pruning, forecast.rounding) for forecast, _, _ in made],
+            [_damages(forecast) for forecast, _, _ in made],
             [baseline - accuracy.value for _, _, accuracy in made],
             # The same inputs are evaluated, so most of what is chance is shared with the float network.
             [max((accuracy.high - accuracy.low) / 8, 0.02) for _, _, accuracy in made],
-            scale=max((forecast.pruning for forecast in known), default=0.0),
+            scale=(max((f.pruning for f in known), default=0.0), max((f.depth for f in known), default=0.0)),
             most=max(baseline, 1.0),
             tuned=search.tuned,
         )
@@ -173,19 +178,21 @@ class _View:
             seconds = forecast.latency_s if estimate is None else estimate.latency_s
             slower.append(seconds / max(forecast.latency_s, 1e-12))
             beyond.append(candidate.best.bytes - forecast.flash_bytes)
-            points.append((_logarithms(seconds, candidate.best.bytes), accuracy.value))
+            times = [slower[-1] * time for time in _times(forecast)]
+            points.append((_logarithms(times, candidate.best.bytes), accuracy.value))
         lost = max(USEFUL * search.metric.drop, BEYOND * (search.budget.max_accuracy_drop or 0.0))
         latency, overhead = float(np.median(slower or [1.0])), float(np.median(beyond or [0]))
         return cls(surrogate, baseline, baseline - lost, tuple(points), latency, overhead, search.budget)
 
     def expected(self, forecasts: Sequence[Forecast]) -> tuple[np.ndarray, np.ndarray]:
         """Accuracy of each, (n,), and its standard deviation."""
-        drops, deviations = self.surrogate.expected([(each.pruning, each.rounding) for each in forecasts])
+        drops, deviations = self.surrogate.expected([_damages(each) for each in forecasts])
         return self.baseline - drops, deviations
 
-    def costs(self, forecast: Forecast) -> tuple[float, float]:
-        """Logarithms of the latency and the bytes that a choice is expected to come out with."""
-        return _logarithms(self.latency * forecast.latency_s, self.overhead + forecast.flash_bytes)
+    def costs(self, forecast: Forecast) -> tuple[float, ...]:
+        """Logarithms of the times and the bytes that a choice is expected to come out with."""
+        times = [self.latency * time for time in _times(forecast)]
+        return _logarithms(times, self.overhead + forecast.flash_bytes)
 
     def fitting(self, forecasts: Sequence[Forecast]) -> list[Forecast]:
         """Those that meet the budget as far as can be foreseen; if none does, those that come nearest."""
@@ -202,21 +209,25 @@ class _View:
 
 
 class _Volume:
-    """The share of a box of accuracy, latency and size that candidates dominate, on a fixed set of points."""
+    """The share of boxes of accuracy and costs that candidates dominate, on a fixed set of points.
+
+    Costs are times and, as the last, size. There is a box for each time, and one of the first time and size.
+    """
 
     def __init__(self, view: _View, costs: np.ndarray, with_size: float) -> None:
-        """What was made dominates; ``costs`` (n, 2) are those of what could be made next."""
-        self.costs, self.with_size = costs, with_size
-        everything = np.concatenate([costs, np.array([made for made, _ in view.made]).reshape(-1, 2)])
+        """What was made dominates; ``costs`` (n, times + 1) are those of what could be made next."""
+        self.costs, axes = costs, costs.shape[1]
+        times = [((i,), 1.0 if i == 0 else OTHER_TIMES) for i in range(axes - 1)]
+        self.boxes = [*times, ((0, axes - 1), with_size)]
+        everything = np.concatenate([costs, np.array([made for made, _ in view.made]).reshape(-1, axes)])
         low, high = everything.min(0), everything.max(0)
         room = np.maximum(high - low, 1e-6)
         # The largest and the smallest must dominate something too.
         low, high = low - 0.1 * room, high + 0.1 * room
-        points = qmc.Sobol(3, scramble=False).random(POINTS)
-        self.points = low + points[:, :2] * (high - low)
-        self.accuracies = view.floor + points[:, 2] * max(view.baseline - view.floor, 1e-6)
-        self.free = np.ones(POINTS, dtype=bool)
-        self.free_of_size = np.ones(POINTS, dtype=bool)
+        points = qmc.Sobol(axes + 1, scramble=False).random(POINTS)
+        self.points = low + points[:, :axes] * (high - low)
+        self.accuracies = view.floor + points[:, axes] * max(view.baseline - view.floor, 1e-6)
+        self.free = [np.ones(POINTS, dtype=bool) for _ in self.boxes]
         for made, value in view.made:
             self.add(np.array(made), value)
 
@@ -224,15 +235,17 @@ class _Volume:
         """Count a candidate of these costs and this accuracy."""
         inside = self.points >= costs
         reached = self.accuracies <= value
-        self.free &= ~(inside.all(1) & reached)
-        self.free_of_size &= ~(inside[:, 0] & reached)
+        for free, (axes, _) in zip(self.free, self.boxes, strict=True):
+            free &= ~(inside[:, axes].all(1) & reached)
 
     def gains(self, values: np.ndarray, deviations: np.ndarray) -> np.ndarray:
         """By how much each of the choices would add with these accuracies, (n,)."""
         total = np.zeros(len(values))
-        for free, axes, weight in ((self.free_of_size, 1, 1.0), (self.free, 2, self.with_size)):
+        for free, (axes, weight) in zip(self.free, self.boxes, strict=True):
+            if not weight:
+                continue
             points, accuracies = self.points[free], self.accuracies[free]
-            inside = (points[None, :, :axes] >= self.costs[:, None, :axes]).all(-1)
+            inside = (points[None][:, :, axes] >= self.costs[:, None][:, :, axes]).all(-1)
             for deviation in OPEN:
                 reached = accuracies[None] <= (values + deviation * deviations)[:, None]
                 total += weight * (inside & reached).sum(1)
@@ -252,8 +265,16 @@ def of(maker: Maker, checked: Checked) -> Search:
     return FrontSearch(job.candidates, foresee, budget, job.epochs > 0, metric, budget.flash_bytes is not None)
 
 
-def _logarithms(seconds: float, size: float) -> tuple[float, float]:
-    return math.log(max(seconds, 1e-12)), math.log(max(size, 1.0))
+def _damages(forecast: Forecast) -> tuple[float, float, float]:
+    return forecast.pruning, forecast.rounding, forecast.depth
+
+
+def _times(forecast: Forecast) -> tuple[float, ...]:
+    return forecast.times or (forecast.latency_s,)
+
+
+def _logarithms(times: Sequence[float], size: float) -> tuple[float, ...]:
+    return (*(math.log(max(time, 1e-12)) for time in times), math.log(max(size, 1.0)))
 
 
 def _baseline(outcomes: Sequence[Outcome]) -> float:
@@ -263,26 +284,33 @@ def _baseline(outcomes: Sequence[Outcome]) -> float:
 
 
 def _first(forecasts: Sequence[Forecast], count: int, tuned: bool) -> list[int]:
-    """Numbers of the first ``count``, before anything is known of the network: the one that is damaged least, smaller
-    ones in the same precision, and between them one of narrower weights."""
+    """Numbers of the first ``count``, before anything is known of the network: the one that is damaged least, one of
+    narrower weights, smaller ones, and one without some blocks, as far as there are any."""
     order = sorted(range(len(forecasts)), key=lambda i: _damage(forecasts[i]))
     whole = forecasts[order[0]]
     chosen = [order[0]]
-    narrower = [i for i in order if forecasts[i].pruning == whole.pruning and forecasts[i].rounding > whole.rounding]
+    all_blocks = [i for i in order if forecasts[i].depth == whole.depth]
+    same_size = [i for i in all_blocks if forecasts[i].pruning == whole.pruning]
+    narrower = [i for i in same_size if forecasts[i].rounding > whole.rounding]
     if narrower:
         chosen.append(narrower[len(narrower) // 2])
-    alike = [i for i in order if forecasts[i].rounding == whole.rounding and i not in chosen]
+    fewer = [i for i in order if forecasts[i].depth and forecasts[i].pruning == whole.pruning]
+    fewer = [i for i in fewer if forecasts[i].rounding == whole.rounding]
+    alike = [i for i in all_blocks if forecasts[i].rounding == whole.rounding and i not in chosen]
     for share in FIRST_SHARES[tuned]:
         if alike:
             ratios = {i: forecasts[i].flash_bytes / whole.flash_bytes for i in alike}
             nearest = min(alike, key=lambda i: (abs(math.log(ratios[i] / share)), i))
             alike.remove(nearest)
             chosen.append(nearest)
+        if fewer:
+            chosen.append(fewer[len(fewer) // 2])
+            fewer = []
     return chosen[:count]
 
 
-def _damage(forecast: Forecast) -> tuple[float, float, float]:
-    return forecast.pruning, forecast.rounding, -forecast.flash_bytes
+def _damage(forecast: Forecast) -> tuple[float, float, float, float]:
+    return forecast.depth, forecast.pruning, forecast.rounding, -forecast.flash_bytes
 
 
 __all__ = ["FEWEST", "FrontSearch", "of"]

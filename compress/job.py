@@ -18,6 +18,7 @@ from compress.graph.operators import Operator
 from compress.graph.trace import Network, trace
 from compress.profiling import latency, memory
 from compress.prune import roster as pruning
+from compress.prune.depth import Depth, depths
 from compress.prune.finetune import FineTune
 from compress.prune.goal import Goal
 from compress.prune.protect import Protect
@@ -155,7 +156,8 @@ class Job:
         """The stages that make a proposal."""
         stages: list[Stage] = [*self.first]
         if self.prune is not None and proposal.shrinks:
-            stages.append(pruning.METHODS[self.prune](self.goal(proposal)))
+            goal = self.goal(proposal)
+            stages.append(Depth(goal, proposal.blocks) if proposal.blocks else pruning.METHODS[self.prune](goal))
             if self.epochs:
                 stages.append(FineTune(self.epochs))
         if self.quantize is not None and proposal.weight_bits is not None:
@@ -178,6 +180,17 @@ class Job:
         whole = reference(self)
         seconds = self.seconds(whole.operators, whole.inputs, precision, runtime)
         return replace(goal, latency_s=proposal.latency * seconds, precision=precision, runtime=runtime)
+
+    def depths(self, progress: Progress) -> tuple[int, ...]:
+        """The numbers of residual blocks that candidates may lack; none where pruning isn't by reconstruction, which
+        alone makes up for them."""
+        if self.prune != pruning.DEFAULT or self.sense is not None:
+            return ()
+        return depths(State(self.model), self.depth(1).goal, self.context("outlook", progress))
+
+    def depth(self, blocks: int) -> Depth:
+        """The stage that leaves out so many blocks and no channel."""
+        return Depth(Goal(tuned_after=self.epochs > 0), blocks)
 
     @property
     def precision(self) -> Precision:
@@ -203,6 +216,14 @@ class Job:
         known, kind = self.target.calibration, self.precision.kind
         fitted = () if known is None or known.unit != "s" else self.target.runtimes
         return tuple(name for name in fitted if known and known.fit(name, kind) is not None) or (self.target.runtime,)
+
+    @property
+    def guesses_overhead(self) -> bool:
+        """Whether what a runtime spends on starting operators and moving tensors is unknown: nothing was measured on
+        the device, and a runtime of the job takes operators one by one, as compiled code doesn't."""
+        known = self.target.calibration
+        runtimes = (self.runtime,) if self.runtime is not None else self.target.runtimes
+        return (known is None or known.unit != "s") and any(name != COMPILED for name in runtimes)
 
     def seconds(
         self,

@@ -29,6 +29,7 @@ class Proposal:
         mixed: True if layers may differ in bits.
         latency: fraction to keep of the latency that the target's model predicts for the whole network in the same
             precision; None for no such limit.
+        blocks: how many residual blocks are left out; the fractions are of the network with all of them.
     """
 
     macs: float | None
@@ -36,21 +37,26 @@ class Proposal:
     weight_bits: float | None
     mixed: bool
     latency: float | None = None
+    blocks: int = 0
 
     @property
     def shrinks(self) -> bool:
         """Whether anything is to be removed."""
-        return any(share is not None and share < 1 for share in (self.macs, self.params, self.latency))
+        return self.blocks > 0 or any(
+            share is not None and share < 1 for share in (self.macs, self.params, self.latency)
+        )
 
     @property
     def id(self) -> str:
         """A readable name, the same for the same proposal: ``macs50-w8``, ``macs100-mixed5``, ``size25-float``,
-        ``macs50-size25-w8``, ``time40-w8``."""
+        ``macs50-size25-w8``, ``time40-w8``, ``macs60-drop4-w8`` for 4 blocks fewer."""
         parts = [f"size{_plain(100 * self.params)}"] if self.params is not None else []
         if self.latency is not None:
             parts.insert(0, f"time{_plain(100 * self.latency)}")
         if self.macs is not None or not parts:
             parts.insert(0, f"macs{_plain(100 * (1.0 if self.macs is None else self.macs))}")
+        if self.blocks:
+            parts.append(f"drop{self.blocks}")
         bits = "float" if self.weight_bits is None else f"{'mixed' if self.mixed else 'w'}{_plain(self.weight_bits)}"
         return "-".join([*parts, bits])
 

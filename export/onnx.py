@@ -162,6 +162,7 @@ def _finished(model: Any, bits: Mapping[str, int]) -> bytes:
         graph.node.insert(0, cast)
     onnx_forms.global_pooling(graph, initializers)
     onnx_forms.padded_convolutions(graph, initializers)
+    onnx_forms.padded_channels(graph, initializers)
     onnx_forms.plain_moves(graph, initializers)
     onnx_forms.weight_zeros(graph)
     for node in graph.node:

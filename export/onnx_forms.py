@@ -6,6 +6,7 @@ they don't find stays in float, with the pairs computed at every run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,6 +87,123 @@ def padded_convolutions(graph: Any, initializers: Mapping[str, Any]) -> None:
         graph.node.remove(pad)
         for value in [value for value in graph.value_info if value.name in between]:
             graph.value_info.remove(value)  # they are smaller now
+
+
+MOST_COPYING = 1 << 24
+"""Multiply-accumulates of a convolution that only copies: beyond, moving an image in float costs less."""
+TO_THE_END = (1 << 31) - 1
+"""A slice's end from which on it means the last element."""
+
+
+def padded_channels(graph: Any, initializers: Mapping[str, Any]) -> None:
+    """Channels of zeros put in front of or behind an image, every so many pixels of it, as a convolution with ones.
+
+    Residual networks make their shortcuts wider so (option A of He et al. 2016). ONNX Runtime doesn't pad integers: it
+    dequantizes, copies and quantizes again. The convolution, whose weights are 0 and 1 and whose input and output share
+    their grid, gives the very same integers.
+    """
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    ends = {value.name for value in graph.output}
+    shapes = _shapes(graph)
+    for pad in [node for node in graph.node if node.op_type == "Pad"]:
+        readers = readers_of(graph)
+        makers = {name: node for node in graph.node for name in node.output}
+        added = _channels_around(pad, initializers)
+        after = [node for node, _ in readers.get(pad.output[0], [])]
+        if added is None or pad.output[0] in ends or not after:
+            continue
+        grid = tuple(after[0].input[1:])
+        if any(node.op_type != "QuantizeLinear" or tuple(node.input[1:]) != grid for node in after):
+            continue
+        if not _pairs(makers.get(pad.input[0]), "DequantizeLinear", grid):
+            continue
+        chain, source, steps = _strided(pad.input[0], makers, readers, initializers, grid)
+        shape, moved = shapes.get(source), shapes.get(pad.input[0])
+        if shape is None or moved is None or len(shape) < 3 or None in shape[1:] or None in moved[1:]:
+            continue
+        channels = int(shape[1] or 0)
+        weight = np.zeros((sum(added) + channels, channels, *[1] * (len(shape) - 2)), np.int8)
+        weight[added[0] + np.arange(channels), np.arange(channels)] = 1
+        if weight.size * math.prod(int(each or 0) for each in moved[2:]) > MOST_COPYING:
+            continue
+        names = [f"{pad.name}_{what}" for what in ("ones", "one", "weight")]
+        graph.initializer.append(numpy_helper.from_array(weight, names[0]))
+        graph.initializer.append(numpy_helper.from_array(np.ones((), np.float32), names[1]))
+        strides = [steps.get(axis, 1) for axis in range(2, len(shape))]
+        position = list(graph.node).index(pad)
+        graph.node.insert(position, onnx.helper.make_node("DequantizeLinear", names[:2], [names[2]], name=names[2]))
+        copying = onnx.helper.make_node("Conv", [source, names[2]], [pad.output[0]], name=pad.name, strides=strides)
+        graph.node.insert(position + 1, copying)
+        gone = {name for node in chain for name in node.output}
+        for node in (pad, *chain):
+            graph.node.remove(node)
+        for value in [value for value in graph.value_info if value.name in gone]:
+            graph.value_info.remove(value)
+
+
+def _shapes(graph: Any) -> dict[str, tuple[int | None, ...]]:
+    return {
+        value.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.input)
+        if value.type.tensor_type.HasField("shape")
+    }
+
+
+def _channels_around(pad: Any, initializers: Mapping[str, Any]) -> tuple[int, int] | None:
+    """How many channels of zeros a node puts in front of and behind the others, where it does nothing else."""
+    from onnx import numpy_helper
+
+    amounts = initializers.get(pad.input[1])
+    value = pad.input[2] if len(pad.input) > 2 else ""
+    if attribute(pad, "mode", b"constant") != b"constant" or amounts is None or len(pad.input) > 3:
+        return None
+    if value and (value not in initializers or numpy_helper.to_array(initializers[value]).any()):
+        return None
+    found = [int(each) for each in numpy_helper.to_array(amounts)]
+    rank = len(found) // 2
+    before, after = found.pop(1), found.pop(rank)
+    return None if any(found) or min(before, after) < 0 or before + after == 0 else (before, after)
+
+
+def _strided(
+    name: str, makers: Mapping[str, Any], readers: Readers, initializers: Mapping[str, Any], grid: tuple[str, ...]
+) -> tuple[list[Any], str, dict[int, int]]:
+    """The slices with a step, each between pairs of ``grid``, that nothing else reads on the way to ``name``; the tensor
+    in front of them; and the step by axis."""
+    chain: list[Any] = []
+    steps: dict[int, int] = {}
+    while len(readers[name]) == 1 and _pairs(makers.get(name), "DequantizeLinear", grid):
+        quantize = makers.get(makers[name].input[0])
+        if quantize is None or not _pairs(quantize, "QuantizeLinear", grid) or len(readers[quantize.output[0]]) > 1:
+            break
+        cut = makers.get(quantize.input[0])
+        step = None if cut is None or len(readers[cut.output[0]]) > 1 else _step(cut, initializers)
+        if cut is None or step is None or step[0] in steps or not _pairs(makers.get(cut.input[0]), "DequantizeLinear", grid):
+            break
+        chain += [makers[name], quantize, cut]
+        steps.update([step])
+        name = cut.input[0]
+    return chain, name, steps
+
+
+def _pairs(node: Any, kind: str, grid: tuple[str, ...]) -> bool:
+    """Whether a node is that half of a quantize/dequantize pair of ``grid``."""
+    return node is not None and node.op_type.startswith(kind) and tuple(node.input[1:]) == grid
+
+
+def _step(node: Any, initializers: Mapping[str, Any]) -> tuple[int, int] | None:
+    """A spatial axis, and the step in which a slice takes all of it from its beginning; None where it does else."""
+    from onnx import numpy_helper
+
+    if node.op_type != "Slice" or len(node.input) != 5 or any(name not in initializers for name in node.input[1:]):
+        return None
+    start, end, axis, step = (numpy_helper.to_array(initializers[name]).ravel() for name in node.input[1:])
+    if len(axis) != 1 or start[0] != 0 or end[0] < TO_THE_END or axis[0] < 2 or step[0] < 1:
+        return None
+    return int(axis[0]), int(step[0])
 
 
 def _zeros_around(pad: Any, initializers: Mapping[str, Any]) -> list[int] | None:
@@ -175,4 +293,4 @@ def weight_zeros(graph: Any) -> None:
         pair.input.append(made[shape])
 
 
-__all__ = ["MOVES", "global_pooling", "padded_convolutions", "plain_moves", "weight_zeros"]
+__all__ = ["MOVES", "global_pooling", "padded_channels", "padded_convolutions", "plain_moves", "weight_zeros"]

@@ -31,6 +31,7 @@ class Outlook:
         macs, params: multiply-accumulates and parameters.
         damage: how much worse it is expected to be, 0 for the whole network; on a scale of the method's own.
         operators, inputs: what the target's models are asked about.
+        depth: damage by residual blocks that were left out, on a scale of its own.
     """
 
     kept: tuple[int, ...]
@@ -39,6 +40,7 @@ class Outlook:
     damage: float
     operators: tuple[Operator, ...]
     inputs: Mapping[str, int]
+    depth: float = 0.0
 
 
 @runtime_checkable

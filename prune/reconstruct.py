@@ -39,6 +39,7 @@ from compress.prune.goal import Goal, Measure
 from compress.prune.norm import magnitude
 from compress.prune.outlook import Outlook
 from compress.prune.prunable import prunable
+from compress.prune.calibration_inputs import calibration_inputs
 from compress.prune.recalibrate import as_in_training
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
 from compress.prune.sensitivity import IMAGES, Probes, curve
@@ -62,7 +63,7 @@ class Reconstruct:
 
     def __call__(self, state: State, context: Context) -> State:
         """The state with a smaller network and the plan that says which channels stay."""
-        study = _shared(state.model, self.goal, context)
+        study = study_of(state.model, self.goal, context)
         network, dependencies = study.network, study.dependencies
         counter = Counter.of(network, dependencies, context.target, self.goal)
         notes = state.notes + dependencies.left_alone + network.notes
@@ -88,13 +89,8 @@ class Reconstruct:
 
     def outlook(self, state: State, context: Context, measure: Measure) -> Iterator[Outlook]:
         """See :func:`compress.prune.outlook.outlook`: the damage is the sum of the curves."""
-        study = _shared(state.model, self.goal, context)
-        counter = Counter.of(study.network, study.dependencies, context.target, self.goal)
-        curves = [each.errors for each in study.paths]
-        for kept, _ in path(counter, measure, context.target.channel_multiple, curves):
-            gone = [units - stays for units, stays in zip(counter.all_units, kept, strict=True)]
-            damage = sum(float(curve[count]) for curve, count in zip(curves, gone, strict=True))
-            yield Outlook(kept, *counter.counts(kept), damage, counter.shrunk(kept), dict(counter.inputs))
+        study = study_of(state.model, self.goal, context)
+        yield from looks(study, study.network, study.dependencies, self.goal, context, measure)
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ class _Path:
 
 
 @dataclass(frozen=True)
-class _Study:
+class Study:
     """What is known of a network before anything is removed; the same for every goal.
 
     Attributes:
@@ -129,19 +125,43 @@ class _Study:
     unread: tuple[str, ...]
 
 
-def _shared(model: nn.Module, goal: Goal, context: Context) -> _Study:
+def looks(
+    study: Study, network: Network, dependencies: Dependencies, goal: Goal, context: Context, measure: Measure
+) -> Iterator[Outlook]:
+    """What is kept of ``network``, from all of it to the least, by the curves of ``study``.
+
+    Args:
+        study: of a network.
+        network, dependencies: the same one's, or those of what is left of it without some blocks.
+        goal: says in which precision and runtime latencies are predicted.
+        context: of the run.
+        measure: what networks get smaller by.
+    """
+    counter = Counter.of(network, dependencies, context.target, goal)
+    known = {
+        slot: each.errors
+        for group, each in zip(study.dependencies.groups, study.paths, strict=True)
+        for slot in group.producers
+    }
+    curves = [known[group.producers[0]] for group in dependencies.groups]
+    for kept, _ in path(counter, measure, context.target.channel_multiple, curves):
+        gone = [units - stays for units, stays in zip(counter.all_units, kept, strict=True)]
+        damage = sum(float(curve[count]) for curve, count in zip(curves, gone, strict=True))
+        yield Outlook(kept, *counter.counts(kept), damage, counter.shrunk(kept), dict(counter.inputs))
+
+
+def study_of(model: nn.Module, goal: Goal, context: Context) -> Study:
     """The study of ``model``, made once for all candidates of a job."""
     key = ("reconstruct", id(model), goal.skip, context.samples)
     if key not in context.shared:
         context.shared[key] = _study(model, goal, context)
-    study: _Study = context.shared[key]
+    study: Study = context.shared[key]
     return study
 
 
-def _study(given: nn.Module, goal: Goal, context: Context) -> _Study:
+def _study(given: nn.Module, goal: Goal, context: Context) -> Study:
     model = with_plain_attention(given)
-    generator = torch.Generator().manual_seed(context.seed)
-    inputs = context.data.train.inputs(context.samples, generator)
+    inputs, generator = calibration_inputs(context)
     network = trace(model, (inputs[:2],))
     dependencies = prunable(model, network, goal.skip)
     folded, _ = fold_batch_norm(model, network)
@@ -156,7 +176,7 @@ def _study(given: nn.Module, goal: Goal, context: Context) -> _Study:
     )
     # Statistics are streamed; rebuilding holds the activations of all its inputs.
     inputs = inputs[: affordable(network)]
-    return _Study(given, network, dependencies, whole, inputs, batch, paths, unread)
+    return Study(given, network, dependencies, whole, inputs, batch, paths, unread)
 
 
 def _paths(
@@ -220,7 +240,7 @@ def _by_magnitude(model: nn.Module, group: Group, others: Iterable[_Path]) -> _P
     return _Path(tuple(order.tolist()), share * (float(np.median(ends)) if ends else 1.0))
 
 
-def _rebuilt(model: nn.Module, study: _Study, kept: Kept, iterations: int, context: Context) -> tuple[Note, ...]:
+def _rebuilt(model: nn.Module, study: Study, kept: Kept, iterations: int, context: Context) -> tuple[Note, ...]:
     """Rebuild ``model`` in place; notes on what couldn't be."""
     whole, inputs, batch = study.whole, study.inputs, study.batch
     example = inputs[:2].cpu()

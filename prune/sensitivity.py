@@ -92,7 +92,7 @@ class Probes:
                 for kept, parts in each.items():
                     moved = torch.zeros(environment[BATCH])
                     for reader, change in parts:
-                        error = _applied(self.steps, environment, reader, change)
+                        error = applied(self.steps, environment, reader, change)
                         name = reader.node.name
                         moved += _by_input(error * gradients[name], owners.get(name), len(moved)).cpu()
                     squares[group][kept] += float(moved.double().square().sum())
@@ -131,7 +131,7 @@ def _by_input(products: Tensor, owner: Tensor | None, inputs: int) -> Tensor:
     return products.new_zeros(inputs).index_add_(0, owner.flatten(), products.flatten())
 
 
-def _applied(steps: Steps, environment: Environment, reader: Reader, change: Tensor) -> Tensor:
+def applied(steps: Steps, environment: Environment, reader: Reader, change: Tensor) -> Tensor:
     """What a reader would compute with ``change`` as its matrix and bias."""
     node = reader.node
     shape = steps.parameters[reader.weight].shape

@@ -10,8 +10,8 @@ from torch import fx, nn
 from compress.graph.trace import Network, kind, layer_name, shape
 from compress.graph.walk import is_tensor
 
-_ACTIVATIONS = frozenset(["relu", "relu6", "clone", "contiguous", "dropout", "identity", "alias"])
-"""What may follow the sum: it leaves the block's input unchanged where that came out of the same."""
+PASSES_ON = frozenset(["relu", "relu6", "clone", "contiguous", "dropout", "identity", "alias"])
+"""What may follow a block's sum: it leaves the block's input unchanged where that came out of the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def _sums(network: Network, nodes: list[fx.Node]) -> dict[str, int]:
     while node is not entry:
         if node not in within:
             return {}
-        if kind(node) in _ACTIVATIONS and isinstance(node.args[0], fx.Node):
+        if kind(node) in PASSES_ON and isinstance(node.args[0], fx.Node):
             node = node.args[0]
             continue
         if kind(node) != "add" or len(node.args) != 2 or node.kwargs:
@@ -88,7 +88,7 @@ def _sums(network: Network, nodes: list[fx.Node]) -> dict[str, int]:
 def _carries(node: object, entry: fx.Node) -> bool:
     """True if the stream reaches ``node`` through sums and activations alone."""
     while isinstance(node, fx.Node) and node is not entry:
-        if kind(node) in _ACTIVATIONS:
+        if kind(node) in PASSES_ON:
             node = node.args[0]
         elif kind(node) == "add":
             return any(_carries(operand, entry) for operand in node.args)

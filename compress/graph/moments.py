@@ -226,27 +226,45 @@ def collect(
     return {name: each.mean.cpu() for name, each in moments.items()}
 
 
-def normal_equations(
-    reader: Reader, batches: Iterable[tuple[Tensor, Tensor, float]], generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+class NormalEquations:
     """``G = E [x; 1] [x; 1]^T``, (groups, K + 1, K + 1), and ``E t [x; 1]^T``, (groups, out, K + 1), float64.
 
     Args:
         reader: the layer.
-        batches: its input, the output that is wanted (both with inputs along the first axis), and the share of all
-            inputs that they are.
         generator: picks positions where there are more than enough.
     """
-    moments, cross = Moments(generator), None
-    for x, target, part in batches:
+
+    def __init__(self, reader: Reader, generator: torch.Generator) -> None:
+        self.reader, self.generator = reader, generator
+        self.moments = Moments(generator)
+        self.cross: Tensor | None = None
+
+    def add(self, x: Tensor, target: Tensor, part: float) -> None:
+        """Add the layer's input ``x`` and the output ``target`` that is wanted, both with inputs along the first axis,
+        which are the share ``part`` of all inputs."""
+        reader, generator = self.reader, self.generator
         width, positions = reader.extent(x)
         share = share_of_positions(width, round(len(x) * positions / part))
         chosen, share = thinned(len(x), share, generator)
         chosen = chosen.to(x.device)
         columns, rows = reader.columns(x[chosen]), reader.rows(target[chosen])
-        taken = moments.add(columns, share).to(x.device)
+        taken = self.moments.add(columns, share).to(x.device)
         a, t = (each.permute(0, 2, 1, 3).flatten(2)[:, :, taken] for each in (columns, rows))
         product = products(t, torch.cat([a, a.new_ones(len(a), 1, a.shape[2])], 1))
-        cross = product if cross is None else cross + product
-    assert cross is not None
-    return moments.mean, cross / moments.count
+        self.cross = product if self.cross is None else self.cross + product
+
+    @property
+    def means(self) -> tuple[Tensor, Tensor]:
+        """Both means."""
+        assert self.cross is not None
+        return self.moments.mean, self.cross / self.moments.count
+
+
+def normal_equations(
+    reader: Reader, batches: Iterable[tuple[Tensor, Tensor, float]], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The :class:`NormalEquations` of all ``batches``: what :meth:`NormalEquations.add` takes."""
+    equations = NormalEquations(reader, generator)
+    for x, target, part in batches:
+        equations.add(x, target, part)
+    return equations.means

@@ -138,3 +138,89 @@ def test_a_convolutions_own_padding_is_added_to_even_behind_a_clip_and_from_zero
     assert [list(node.attribute[0].ints) for node in model.graph.node[1:]] == [[2, 2, 2, 2], [3, 2, 2, 4]]
     for one, other in zip(before, run(), strict=True):
         torch.testing.assert_close(torch.from_numpy(one), torch.from_numpy(other))
+
+
+class Widening(nn.Module):
+    """Option A's shortcut, of one stride or of a stride by axis, beside convolutions."""
+
+    def __init__(self, before: int, after: int, strides: tuple[int, int]) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 8 + before + after, 3, strides, 1)
+        self.c = nn.Linear(8 + before + after, 4)
+        self.channels, self.strides = (before, after), strides
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(x))
+        short = x[:, :, :: self.strides[0], :: self.strides[1]]
+        short = nn.functional.pad(short, (0, 0, 0, 0, *self.channels))
+        return self.c(torch.relu(self.b(x) + short).mean((2, 3)))
+
+
+def widened(tmp_path, monkeypatch, model: nn.Module, target: str = "cpu", most: int | None = None):
+    """A network's file, and the one in which channels are padded as before."""
+    x = images()
+    state = quantize(model, x, weight_bits=8, method="uniform", target=target).state
+    paths = tmp_path / "as_convolution.onnx", tmp_path / "as_it_is.onnx"
+    if most is not None:
+        monkeypatch.setattr(onnx_forms, "MOST_COPYING", most)
+    export(state, x[:2], paths[0])
+    monkeypatch.setattr(onnx_forms, "padded_channels", lambda graph, initializers: None)
+    export(state, x[:2], paths[1])
+    return paths
+
+
+@pytest.mark.parametrize("target", ["cpu", "visionfive-2"])
+@pytest.mark.parametrize(
+    ("before", "after", "strides"), [(4, 4, (2, 2)), (0, 8, (2, 1)), (3, 0, (1, 1)), (1, 2, (3, 2))]
+)
+def test_channels_of_zeros_come_from_a_convolution_of_integers_bit_for_bit(
+    tmp_path, monkeypatch, before, after, strides, target
+):
+    torch.manual_seed(0)
+    one, other = widened(tmp_path, monkeypatch, Widening(before, after, strides).eval(), target)
+    onnx.checker.check_model(onnx.load(one), full_check=True)
+    assert not {"Pad", "Slice"} & {node.op_type for node in onnx.load(one).graph.node}
+    assert "Pad" in {node.op_type for node in onnx.load(other).graph.node}
+    x = images(6).numpy()
+    assert (runner(open_session(one))(x) == runner(open_session(other))(x)).all()
+    if target == "cpu":  # here ONNX Runtime has integer kernels for its unsigned activations alone
+        found = Counter(optimized_operators(one))
+        assert not {"Conv", "Pad", "Slice"} & set(found)
+        assert found["QLinearConv"] == 3
+
+
+class Watched(Widening):
+    """What is cut out is read by another layer too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.a(x))
+        short = x[:, :, :: self.strides[0], :: self.strides[1]]
+        wide = nn.functional.pad(short, (0, 0, 0, 0, *self.channels))
+        return self.c(torch.relu(self.b(x) + wide).mean((2, 3))) + short.mean((1, 2, 3))[:, None]
+
+
+def test_what_else_reads_the_slices_keeps_them(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    one, other = widened(tmp_path, monkeypatch, Watched(4, 4, (2, 2)).eval())
+    operators = Counter(node.op_type for node in onnx.load(one).graph.node)
+    assert operators["Pad"] == 0
+    assert operators["Slice"] >= 1
+    x = images(6).numpy()
+    assert (runner(open_session(one))(x) == runner(open_session(other))(x)).all()
+
+
+def test_channels_that_a_convolution_would_copy_too_slowly_stay_padded(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    # 16 channels from 8, on 10 x 10 pixels.
+    one, other = widened(tmp_path, monkeypatch, Widening(4, 4, (2, 2)).eval(), most=16 * 8 * 100 - 1)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_float_network_keeps_its_padding(tmp_path):
+    from compress.types import State
+
+    torch.manual_seed(0)
+    path = tmp_path / "model.onnx"
+    export(State(Widening(4, 4, (2, 2)).eval()), images(2), path)
+    assert "Pad" in {node.op_type for node in onnx.load(path).graph.node}
