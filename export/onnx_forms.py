@@ -171,8 +171,10 @@ def _channels_around(pad: Any, initializers: Mapping[str, Any]) -> tuple[int, in
 def _strided(
     name: str, makers: Mapping[str, Any], readers: Readers, initializers: Mapping[str, Any], grid: tuple[str, ...]
 ) -> tuple[list[Any], str, dict[int, int]]:
-    """The slices with a step, each between pairs of ``grid``, that nothing else reads on the way to ``name``; the tensor
-    in front of them; and the step by axis."""
+    """The slices with a step, each between pairs of ``grid``, that nothing else reads on the way to ``name``.
+
+    And the tensor in front of them, and the step by axis.
+    """
     chain: list[Any] = []
     steps: dict[int, int] = {}
     while len(readers[name]) == 1 and _pairs(makers.get(name), "DequantizeLinear", grid):
@@ -181,7 +183,9 @@ def _strided(
             break
         cut = makers.get(quantize.input[0])
         step = None if cut is None or len(readers[cut.output[0]]) > 1 else _step(cut, initializers)
-        if cut is None or step is None or step[0] in steps or not _pairs(makers.get(cut.input[0]), "DequantizeLinear", grid):
+        if cut is None or step is None or step[0] in steps:
+            break
+        if not _pairs(makers.get(cut.input[0]), "DequantizeLinear", grid):
             break
         chain += [makers[name], quantize, cut]
         steps.update([step])

@@ -18,8 +18,8 @@ from compress.graph.segments import Kept, Segment, segments
 from compress.graph.surgery import proven, remove_blocks
 from compress.graph.trace import Network, trace
 from compress.prune.block_worth import followed, left
-from compress.prune.calibration_inputs import calibration_inputs
 from compress.prune.counter import Counter
+from compress.prune.known import calibration_inputs, known
 from compress.prune.recalibrate import as_in_training
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
 from compress.prune.write_back import write_back
@@ -58,9 +58,10 @@ class BlockStudy:
 def study(model: nn.Module, skip: Sequence[str], context: Context) -> BlockStudy:
     """The study of ``model``, made once for all candidates of a job; layers in ``skip`` keep their blocks."""
     key = ("blocks", id(model), tuple(skip), context.samples)
-    if key not in context.shared:
-        context.shared[key] = _study(model, skip, context)
-    found: BlockStudy = context.shared[key]
+    held = known(context)
+    if key not in held:
+        held[key] = _study(model, skip, context)
+    found: BlockStudy = held[key]
     return found
 
 
@@ -98,25 +99,27 @@ def _study(model: nn.Module, skip: Sequence[str], context: Context) -> BlockStud
 def without(found: BlockStudy, gone: Sequence[Block], iterations: int, context: Context) -> nn.Module:
     """A copy of the network without ``gone``, rebuilt with ``iterations`` of descent a segment; made once a job."""
     key = ("without blocks", id(found.model), tuple(block.path for block in gone), iterations, context.samples)
-    if key not in context.shared:
+    held = known(context)
+    if key not in held:
         model = remove_blocks(found.model, gone)
         if gone:
             _rebuild(model, found, gone, iterations, context)
-        context.shared[key] = found.model, model.eval()
-    smaller: nn.Module = context.shared[key][1]
+        held[key] = found.model, model.eval()
+    smaller: nn.Module = held[key][1]
     return smaller
 
 
 def counts(found: BlockStudy, gone: Sequence[Block], context: Context) -> tuple[float, int]:
     """(Multiply-accumulates, parameters) of the network without ``gone``; counted once a job."""
     key = ("counts without blocks", id(found.model), tuple(block.path for block in gone))
-    if key not in context.shared:
+    held = known(context)
+    if key not in held:
         network = found.network
         if gone:
             network = trace(remove_blocks(found.model, gone), (found.inputs[:2].cpu(),))
         counter = Counter.of(network, find(network))
-        context.shared[key] = found.model, counter.counts(counter.all_units)
-    numbers: tuple[float, int] = context.shared[key][1]
+        held[key] = found.model, counter.counts(counter.all_units)
+    numbers: tuple[float, int] = held[key][1]
     return numbers
 
 

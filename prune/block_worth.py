@@ -97,7 +97,7 @@ def left(steps: Steps, blocks: Sequence[Block], inputs: Tensor, batch: int, seed
 def fitted(
     steps: Steps, blocks: Sequence[Block], inputs: Tensor, batch: int, seed: int
 ) -> dict[str, tuple[InFront, Tensor]]:
-    """Block -> the layer in front of it, and the matrix (groups, out, K + 1) that comes nearest to what its branch adds."""
+    """Block -> the layer in front of it, and the matrix (groups, out, K + 1) that comes nearest to its branch."""
     fronts: dict[str, tuple[InFront, str]] = {}
     for block, name, branch in _branches(steps, blocks):
         front = in_front(steps, name, block)
@@ -120,7 +120,7 @@ def fitted(
 
 
 def in_front(steps: Steps, name: str, block: Block) -> InFront | None:
-    """The layer that wrote last to the stream which ``block``'s sum ``name`` adds to; None where none can be refitted."""
+    """The layer that wrote last to the stream that ``block``'s sum ``name`` adds to; None if none can be refitted."""
     node = next(node for node in steps.nodes if node.name == name)
     stream, gate = node.args[1 - block.sums[name]], None
     while isinstance(stream, fx.Node):

@@ -1,8 +1,8 @@
 """So many residual blocks fewer, then channels: how a search varies a network's depth beside its widths.
 
 Blocks go in the order of the damage that the rest can't make up for (:mod:`compress.prune.block_worth`), for the share
-that they have, in the mean, of what a device may spend its time on: multiply-accumulates, starting operators, and moving
-tensors. So the order is the same on every device, and each number of blocks is rebuilt once for all sizes.
+that they have, in the mean, of what a device may spend its time on: multiply-accumulates, starting operators, and
+moving tensors. So the order is the same on every device, and each number of blocks is rebuilt once for all sizes.
 """
 
 from __future__ import annotations

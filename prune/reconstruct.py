@@ -36,10 +36,10 @@ from compress.prune.amounts import undershoot
 from compress.prune.counter import Counter
 from compress.prune.elimination import Problem, eliminate
 from compress.prune.goal import Goal, Measure
+from compress.prune.known import calibration_inputs, known
 from compress.prune.norm import magnitude
 from compress.prune.outlook import Outlook
 from compress.prune.prunable import prunable
-from compress.prune.calibration_inputs import calibration_inputs
 from compress.prune.recalibrate import as_in_training
 from compress.prune.refit import BATCH_SIZE, Pair, rebuild
 from compress.prune.sensitivity import IMAGES, Probes, curve
@@ -153,9 +153,10 @@ def looks(
 def study_of(model: nn.Module, goal: Goal, context: Context) -> Study:
     """The study of ``model``, made once for all candidates of a job."""
     key = ("reconstruct", id(model), goal.skip, context.samples)
-    if key not in context.shared:
-        context.shared[key] = _study(model, goal, context)
-    study: Study = context.shared[key]
+    held = known(context)
+    if key not in held:
+        held[key] = _study(model, goal, context)
+    study: Study = held[key]
     return study
 
 
