@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, fx
 
 from compress.graph.blocks import PASSES_ON, Block
-from compress.graph.interpret import Environment, Steps
+from compress.graph.interpret import Environment, Steps, probe_batch
 from compress.graph.moments import NormalEquations, Reader, damped, reader_of
 from compress.graph.trace import kind
 from compress.prune.sensitivity import IMAGES, applied, signs_like
@@ -90,7 +90,7 @@ def left(steps: Steps, blocks: Sequence[Block], inputs: Tensor, batch: int, seed
         blocks, inputs, batch, seed: as of :func:`damages`; the first :data:`~compress.prune.sensitivity.IMAGES` inputs
             are looked at.
     """
-    inputs = inputs[:IMAGES]
+    inputs, batch = inputs[:IMAGES], probe_batch(steps, batch)
     return damages(steps, blocks, inputs, batch, seed, fitted(steps, blocks, inputs, batch, seed))
 
 

@@ -137,13 +137,15 @@ def looks(
         context: of the run.
         measure: what networks get smaller by.
     """
-    counter = Counter.of(network, dependencies, context.target, goal)
-    known = {
+    of_slot = {
         slot: each.errors
         for group, each in zip(study.dependencies.groups, study.paths, strict=True)
         for slot in group.producers
     }
-    curves = [known[group.producers[0]] for group in dependencies.groups]
+    # What a block held on to may be free without it; nothing is known of that.
+    groups = tuple(group for group in dependencies.groups if group.producers[0] in of_slot)
+    counter = Counter.of(network, replace(dependencies, groups=groups), context.target, goal)
+    curves = [of_slot[group.producers[0]] for group in groups]
     for kept, _ in path(counter, measure, context.target.channel_multiple, curves):
         gone = [units - stays for units, stays in zip(counter.all_units, kept, strict=True)]
         damage = sum(float(curve[count]) for curve, count in zip(curves, gone, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -311,3 +312,31 @@ def test_a_proposal_says_how_many_blocks_it_lacks() -> None:
     assert proposal.id == "macs60-drop4-w8"
     assert proposal.shrinks
     assert Proposal(None, None, 8.0, False, None, 1).shrinks
+
+
+class Holding(nn.Module):
+    """A block whose code names channels of the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(x + self.two(F.relu(self.one(x[:, 2:6]))))
+
+
+def test_channels_that_only_a_missing_block_held_on_to_are_left_alone() -> None:
+    model = classifier()
+    model.blocks = nn.Sequential(Holding())
+    setting = context(data=random_data())
+
+    def groups(network: nn.Module) -> set[str]:
+        return {group.name for group in find(trace(network, (images(2),))).groups}
+
+    without = copy.deepcopy(model)
+    without.blocks = nn.Sequential(nn.Identity())
+    assert groups(without) - groups(model), "the stream is free without the block"
+    looks = list(outlook(Depth(Goal(), 1), State(model), setting, "macs"))
+    assert [look.kept for look in looks] == [()]
+    state = Depth(Goal(0.1, tuned_after=True), 1)(State(model), replace(setting, shared={}))
+    assert macs_of(state.model) <= 0.1 * macs_of(model)
