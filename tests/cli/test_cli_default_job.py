@@ -32,7 +32,7 @@ def test_the_default_job_gives_six_plans_spread_over_a_factor_of_two(run: Path) 
 
 @pytest.mark.xfail(
     reason="a Jetson's predicted times of so small a network are launches and differ by hundredths, so tenths of a "
-    "point of accuracy decide who is on the front; removing whole blocks is what would make one faster",
+    "point of accuracy decide who is on the front; without a block one is a third faster, and dominates the others",
     strict=False,
 )
 def test_its_front_holds_three(run: Path) -> None:
