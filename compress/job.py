@@ -186,7 +186,7 @@ class Job:
         alone makes up for them."""
         if self.prune != pruning.DEFAULT or self.sense is not None:
             return ()
-        return depths(State(self.model), self.depth(1).goal, self.context("outlook", progress))
+        return depths(State(self.model), Goal(), self.context("outlook", progress))
 
     def depth(self, blocks: int) -> Depth:
         """The stage that leaves out so many blocks and no channel."""

@@ -29,8 +29,8 @@ ResNet-20 has 1.7 and ResNet-56 2.7, with ``c`` 1.2 and 1.4."""
 
 PRIOR_MEANS = (0.0, np.log(0.2), np.log(1.25), 0.0, np.log(0.03), np.log(1.25))
 PRIOR_SPREADS = (1.2, 1.5, 0.3, 0.4, 1.2, 0.3)
-"""Of the logarithms of a (as a factor of the usual one), b, c, d, e and f. Five blocks of twelve left out cost
-ResNet-56 on CIFAR-10 about 3% of what it knows."""
+"""Of the logarithms of a (as a factor of the usual one), b, c, d, e and f. ResNet-56 on CIFAR-10 lost 0.71 and 0.97
+points without training at 0.49 and 0.69 of the largest damage by blocks; these are on the careful side of that."""
 
 LEAST_DAMAGE = 1e-9
 LENGTH = 1.5

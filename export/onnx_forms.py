@@ -10,19 +10,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from compress.export.onnx_view import Readers, attribute, readers_of
+from compress.export.onnx_view import Readers, attribute, readers_of, shapes_of
 
 
 def global_pooling(graph: Any, initializers: Mapping[str, Any]) -> None:
     """Means over space as GlobalAveragePool, for which runtimes have integer kernels."""
     from onnx import numpy_helper
 
-    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in [*graph.value_info, *graph.input]}
+    shapes = shapes_of(graph)
     for node in graph.node:
         if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in initializers:
             continue
         axes = sorted(int(a) % 4 for a in numpy_helper.to_array(initializers[node.input[1]]).ravel())
-        if axes == [2, 3] and attribute(node, "keepdims", 1) == 1 and ranks.get(node.input[0]) == 4:
+        if axes == [2, 3] and attribute(node, "keepdims", 1) == 1 and len(shapes.get(node.input[0], ())) == 4:
             node.op_type = "GlobalAveragePool"
             del node.input[1:], node.attribute[:]
 
@@ -107,7 +107,7 @@ def padded_channels(graph: Any, initializers: Mapping[str, Any]) -> None:
     from onnx import numpy_helper
 
     ends = {value.name for value in graph.output}
-    shapes = _shapes(graph)
+    shapes = shapes_of(graph)
     for pad in [node for node in graph.node if node.op_type == "Pad"]:
         readers = readers_of(graph)
         makers = {name: node for node in graph.node for name in node.output}
@@ -144,28 +144,13 @@ def padded_channels(graph: Any, initializers: Mapping[str, Any]) -> None:
             graph.value_info.remove(value)
 
 
-def _shapes(graph: Any) -> dict[str, tuple[int | None, ...]]:
-    return {
-        value.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim)
-        for value in (*graph.value_info, *graph.input)
-        if value.type.tensor_type.HasField("shape")
-    }
-
-
 def _channels_around(pad: Any, initializers: Mapping[str, Any]) -> tuple[int, int] | None:
     """How many channels of zeros a node puts in front of and behind the others, where it does nothing else."""
-    from onnx import numpy_helper
-
-    amounts = initializers.get(pad.input[1])
-    value = pad.input[2] if len(pad.input) > 2 else ""
-    if attribute(pad, "mode", b"constant") != b"constant" or amounts is None or len(pad.input) > 3:
+    found = _zeros(pad, initializers)
+    if found is None or len(found[0]) < 3:
         return None
-    if value and (value not in initializers or numpy_helper.to_array(initializers[value]).any()):
-        return None
-    found = [int(each) for each in numpy_helper.to_array(amounts)]
-    rank = len(found) // 2
-    before, after = found.pop(1), found.pop(rank)
-    return None if any(found) or min(before, after) < 0 or before + after == 0 else (before, after)
+    before, after = (each.pop(1) for each in found)
+    return None if any(found[0] + found[1]) or min(before, after) < 0 or before + after == 0 else (before, after)
 
 
 def _strided(
@@ -182,10 +167,10 @@ def _strided(
         if quantize is None or not _pairs(quantize, "QuantizeLinear", grid) or len(readers[quantize.output[0]]) > 1:
             break
         cut = makers.get(quantize.input[0])
-        step = None if cut is None or len(readers[cut.output[0]]) > 1 else _step(cut, initializers)
-        if cut is None or step is None or step[0] in steps:
+        if cut is None or len(readers[cut.output[0]]) > 1:
             break
-        if not _pairs(makers.get(cut.input[0]), "DequantizeLinear", grid):
+        step = _step(cut, initializers)
+        if step is None or step[0] in steps or not _pairs(makers.get(cut.input[0]), "DequantizeLinear", grid):
             break
         chain += [makers[name], quantize, cut]
         steps.update([step])
@@ -195,7 +180,7 @@ def _strided(
 
 def _pairs(node: Any, kind: str, grid: tuple[str, ...]) -> bool:
     """Whether a node is that half of a quantize/dequantize pair of ``grid``."""
-    return node is not None and node.op_type.startswith(kind) and tuple(node.input[1:]) == grid
+    return node is not None and node.op_type == kind and tuple(node.input[1:]) == grid
 
 
 def _step(node: Any, initializers: Mapping[str, Any]) -> tuple[int, int] | None:
@@ -213,6 +198,15 @@ def _step(node: Any, initializers: Mapping[str, Any]) -> tuple[int, int] | None:
 def _zeros_around(pad: Any, initializers: Mapping[str, Any]) -> list[int] | None:
     """The padding of a node's spatial axes as convolutions give it (all beginnings, then all ends); None where it pads
     by anything but zeros, elsewhere, or by less than nothing."""
+    found = _zeros(pad, initializers)
+    if found is None:
+        return None
+    before, after = found
+    return None if any(before[:2] + after[:2]) or min(before + after) < 0 else [*before[2:], *after[2:]]
+
+
+def _zeros(pad: Any, initializers: Mapping[str, Any]) -> tuple[list[int], list[int]] | None:
+    """How many zeros a node puts before and after each axis; None where that isn't known, or they are no zeros."""
     from onnx import numpy_helper
 
     amounts = initializers.get(pad.input[1])
@@ -222,9 +216,7 @@ def _zeros_around(pad: Any, initializers: Mapping[str, Any]) -> list[int] | None
     if value and (value not in initializers or numpy_helper.to_array(initializers[value]).any()):
         return None
     found = [int(each) for each in numpy_helper.to_array(amounts)]
-    rank = len(found) // 2
-    before, after = found[:rank], found[rank:]
-    return None if any(before[:2]) or any(after[:2]) or min(found) < 0 else [*before[2:], *after[2:]]
+    return found[: len(found) // 2], found[len(found) // 2 :]
 
 
 def _behind(pad: Any, readers: Readers, ends: set[str], initializers: Mapping[str, Any]) -> tuple[list[Any], set[str]]:

@@ -36,12 +36,8 @@ class View:
             inferred = model
         view = cls(model)
         for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
-            tensor = value.type.tensor_type
-            view.types[value.name] = tensor.elem_type
-            if tensor.HasField("shape"):
-                view.shapes[value.name] = tuple(
-                    d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim
-                )
+            view.types[value.name] = value.type.tensor_type.elem_type
+        view.shapes |= shapes_of(inferred.graph)
         for initializer in model.graph.initializer:
             view.initializers[initializer.name] = initializer
             view.types[initializer.name] = initializer.data_type
@@ -99,6 +95,15 @@ def readers_of(graph: Any) -> dict[str, list[tuple[Any, int]]]:
     return readers
 
 
+def shapes_of(graph: Any) -> dict[str, tuple[int | None, ...]]:
+    """The shapes that a graph states, of inputs, outputs and what lies between; None for what isn't fixed."""
+    return {
+        value.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.input, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+    }
+
+
 def attribute(node: Any, name: str, default: Any) -> Any:
     """An attribute's value as onnx reads it, or the default."""
     import onnx
@@ -114,4 +119,4 @@ def called(node: Any) -> str:
     return str(node.name) or f"{node.op_type} of {node.output[0] if node.output else '?'}"
 
 
-__all__ = ["Readers", "View", "attribute", "called", "readers_of"]
+__all__ = ["Readers", "View", "attribute", "called", "readers_of", "shapes_of"]

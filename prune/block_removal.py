@@ -17,7 +17,7 @@ from compress.graph.moments import readers
 from compress.graph.segments import Kept, Segment, segments
 from compress.graph.surgery import proven, remove_blocks
 from compress.graph.trace import Network, trace
-from compress.prune.block_worth import followed, left
+from compress.prune.block_worth import followed, lasting_damages
 from compress.prune.counter import Counter
 from compress.prune.known import calibration_inputs, known
 from compress.prune.recalibrate import as_in_training
@@ -77,7 +77,7 @@ def _study(model: nn.Module, skip: Sequence[str], context: Context) -> BlockStud
         context.progress("measure what each block does to the output")
         folded = trace(fold_batch_norm(model, network)[0], (inputs[:2].cpu(),))
         steps = Steps.of(folded).to(context.device)
-        damage = left(steps, blocks, inputs, batch, context.seed)
+        damage = lasting_damages(steps, blocks, inputs, batch, context.seed)
         follows = followed(steps, blocks)
     operators = {b.path: [o for o in layer_operators(network) if o.path in b.layers] for b in blocks}
     return BlockStudy(

@@ -82,7 +82,7 @@ def damages(
     return {path: total / len(inputs) for path, total in squares.items()}
 
 
-def left(steps: Steps, blocks: Sequence[Block], inputs: Tensor, batch: int, seed: int) -> dict[str, float]:
+def lasting_damages(steps: Steps, blocks: Sequence[Block], inputs: Tensor, batch: int, seed: int) -> dict[str, float]:
     """The damages of blocks after the layers in front have made up for what they can.
 
     Args:
@@ -231,4 +231,4 @@ def _passes(
             tensor.requires_grad_(False)
 
 
-__all__ = ["InFront", "damages", "fitted", "followed", "in_front", "left", "ordered"]
+__all__ = ["InFront", "damages", "fitted", "followed", "in_front", "lasting_damages", "ordered"]

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from compress.graph.blocks import Block
-from compress.graph.costs import layer_operators
 from compress.graph.surgery import planned, remove_blocks
 from compress.graph.trace import trace
 from compress.prune.amounts import Limits
@@ -79,10 +78,7 @@ def _rest(found: BlockStudy, gone: Sequence[Block], goal: Goal, context: Context
 def _chosen(found: BlockStudy, counter: Counter, limits: Limits, context: Context) -> list[Block]:
     """The blocks to remove: the least damage for what they save first."""
     saved = {path: float(max(macs, 1)) for path, macs in found.macs.items()}
-    total = (
-        sum(o.macs for o in layer_operators(found.network)),
-        sum(parameter.numel() for parameter in found.model.parameters()),
-    )
+    total = counter.counts(counter.all_units)
     gone: list[Block] = []
     for block, _ in ordered(found.blocks, found.damage, found.follows, saved):
         after = total[0] - found.macs[block.path], total[1] - found.params[block.path]

@@ -55,7 +55,7 @@ class Depth:
         try:
             dependencies = prunable(model, network, self.goal.skip)
         except NoPrunableAxis:
-            return
+            dependencies = replace(found.dependencies, groups=())  # that network alone
         damage = order[-1][1] if order else 0.0
         channels = study_of(state.model, self.goal, context)
         for look in looks(channels, network, dependencies, self.goal, context, measure):

@@ -190,6 +190,47 @@ def test_where_bytes_are_scarce_more_is_spent_on_narrow_weights() -> None:
     assert narrow(False) <= 6
 
 
+@dataclass(frozen=True)
+class Towers(World):
+    """A network of ten blocks, which take next to nothing by the data sheet, and all time of a runtime that starts
+    operators one by one."""
+
+    started: bool = True
+
+    def forecast(self, proposal: Proposal) -> Forecast:
+        plain, share = super().forecast(proposal), 1 - proposal.blocks / 10
+        latency = plain.latency_s * (1 + 0.01 * share)
+        times = (latency, 100 * share) if self.started else (latency,)
+        return replace(plain, latency_s=latency, depth=float(proposal.blocks**2), times=times)
+
+    def accuracy(self, forecast: Forecast) -> float:
+        return super().accuracy(forecast) - 0.2 * forecast.depth
+
+    def known(self) -> tuple[Forecast, ...]:
+        every = [each.proposal for each in super().known()]
+        return tuple(self.forecast(replace(each, blocks=count)) for count in (0, 1, 2, 4) for each in every)
+
+
+def without_blocks(world: World, most: int = 12) -> list[bool]:
+    made = [each.proposal for each in searched(search_of(world, most, tuned=False), world) if each.proposal]
+    return [proposal.blocks > 0 for proposal in made]
+
+
+def test_the_first_round_has_one_without_some_blocks_and_nothing_else_removed() -> None:
+    world = Towers(3.0, 1.0, 5e-5)
+    first = search_of(world, 12).propose(())
+    assert len(first) == 5
+    (fewer,) = [proposal for proposal in first if proposal.blocks]
+    assert (fewer.macs, fewer.weight_bits) == (1.0, 8.0)
+    assert len(search_of(World(3.0, 1.0, 5e-5), 12).propose(())) == 4
+
+
+def test_where_starting_operators_counts_more_is_spent_on_networks_without_some_blocks() -> None:
+    counted, not_counted = (without_blocks(Towers(3.0, 1.0, 5e-5, started)) for started in (True, False))
+    assert len(counted) == len(not_counted) == 12
+    assert sum(counted) > sum(not_counted)
+
+
 def test_a_drop_in_decibels_is_worth_half_as_much() -> None:
     world = World(3.0, 1.0, 5e-5)
 

@@ -16,7 +16,7 @@ from compress.graph.interpret import Steps
 from compress.graph.surgery import remove_blocks
 from compress.graph.trace import trace
 from compress.prune.api import prune
-from compress.prune.block_worth import damages, left
+from compress.prune.block_worth import damages, lasting_damages
 from compress.prune.blocks import Blocks
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal
@@ -111,7 +111,7 @@ def test_what_a_block_saves_counts_too() -> None:
 
     def worth() -> list[float]:
         network = trace(model, (x[:2],))
-        return list(left(Steps.of(network), find(network).blocks, x, 64, seed=0).values())
+        return list(lasting_damages(Steps.of(network), find(network).blocks, x, 64, seed=0).values())
 
     first, second = worth()
     model.blocks[1].size *= math.sqrt(2 * first / second)

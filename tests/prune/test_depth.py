@@ -21,7 +21,7 @@ from compress.graph.trace import trace
 from compress.job import Job, assess
 from compress.preflight import check
 from compress.prune import roster
-from compress.prune.block_worth import damages, fitted, followed, in_front, left, ordered
+from compress.prune.block_worth import damages, fitted, followed, in_front, lasting_damages, ordered
 from compress.prune.depth import Depth, depths
 from compress.prune.goal import Goal
 from compress.prune.outlook import outlook
@@ -72,7 +72,7 @@ def test_a_branch_that_the_layer_in_front_can_compute_does_no_damage() -> None:
     steps, blocks = steps_of(LinearTower(bent=False).eval())
     x = images(32)
     whole = damages(steps, blocks, x, 16, seed=0)["block"]
-    assert left(steps, blocks, x, 16, seed=0)["block"] < 1e-6 * whole
+    assert lasting_damages(steps, blocks, x, 16, seed=0)["block"] < 1e-6 * whole
 
 
 def test_behind_a_relu_what_is_made_up_for_passes_where_it_is_open() -> None:
@@ -81,7 +81,7 @@ def test_behind_a_relu_what_is_made_up_for_passes_where_it_is_open() -> None:
     model = LinearTower(bent=True).eval()
     steps, blocks = steps_of(model)
     x = images(16)  # as many positions as are looked at
-    found = left(steps, blocks, x, 8, seed=3)["block"]
+    found = lasting_damages(steps, blocks, x, 8, seed=3)["block"]
 
     stem = model.stem(x)
     patches = F.unfold(x, 3, padding=1).transpose(1, 2).reshape(-1, 27)
