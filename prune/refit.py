@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from compress.graph.groups import PRODUCES
@@ -225,8 +226,9 @@ def _descend(
     size = max(16, STEP_ELEMENTS // max(x[0].numel(), wanted[0].numel()))
     for step, index in enumerate(_batches(test, len(x), min(batch, size), iterations, generator)):
         with torch.enable_grad():
-            made = _run(steps, segment, x[index])[segment.exit]
-            loss = (made - wanted[index]).square().mean() / scale
+            index = index.to(x.device)
+            made = _run(steps, segment, x.index_select(0, index))[segment.exit]
+            loss = F.mse_loss(made, wanted.index_select(0, index)) / scale
             optimizer.zero_grad()
             loss.backward()
         factor = 0.5 * (1 + math.cos(math.pi * step / iterations))

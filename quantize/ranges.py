@@ -22,6 +22,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import fx, nn
 
@@ -83,14 +84,12 @@ def activation_grid(values: torch.Tensor, bits: int, signedness: Signedness) -> 
         return Grid((1.0,), 0, bits, signedness == "signed")
     rare = rarely_other_than_zero(values)
     below, above = (_mean_excess(side) if rare else 0.0 for side in (-values, values))
+    seen = _Seen(values)
 
     def error(ends: tuple[float, float]) -> float:
         grid = _grid(low * ends[0], high * ends[1], bits, signedness)
-        step = torch.tensor(grid.scale[0])
-        rounded = ((values / step).round() + grid.zero_point).clamp(grid.low, grid.high) - grid.zero_point
-        unseen = _unseen(below, low - float(step) * (grid.low - grid.zero_point))
-        unseen += _unseen(above, float(step) * (grid.high - grid.zero_point) - high)
-        return float((values - rounded * step).double().square().sum()) + unseen
+        levels = np.arange(grid.low - grid.zero_point, grid.high - grid.zero_point + 1) * grid.scale[0]
+        return seen.error(levels) + _unseen(below, low - levels[0]) + _unseen(above, levels[-1] - high)
 
     factors = SHRINK.tolist() + (STRETCH[1:].tolist() if rare else [])
     best = min(((factor, factor) for factor in factors), key=error)
@@ -99,6 +98,22 @@ def activation_grid(values: torch.Tensor, bits: int, signedness: Signedness) -> 
         best = min([best, *((factor, best[1]) for factor in factors)], key=error)
         best = min([best, *((best[0], factor) for factor in factors)], key=error)
     return _grid(low * best[0], high * best[1], bits, signedness)
+
+
+class _Seen:
+    """A sample, sorted, with sums up to each value: between the midpoints of two levels all go to one level."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.values = np.sort(values.cpu().numpy().astype(np.float64))
+        self.sums, self.squares = (np.append(0.0, np.cumsum(each)) for each in (self.values, self.values**2))
+
+    def error(self, levels: np.ndarray) -> float:
+        """The sum of squared distances of all values to the nearest of ``levels``, which rise:
+        ``sum x^2 - 2 q sum x + n q^2`` over those that go to ``q``."""
+        inner = np.searchsorted(self.values, (levels[:-1] + levels[1:]) / 2)
+        ends = np.concatenate([[0], inner, [len(self.values)]])
+        crossed = levels @ np.diff(self.sums[ends])
+        return max(0.0, float(self.squares[-1] - 2 * crossed + levels**2 @ np.diff(ends)))
 
 
 def rarely_other_than_zero(values: torch.Tensor) -> bool:

@@ -144,20 +144,23 @@ class Moments:
         self.sum: Tensor | None = None
         self.count = 0
 
-    def add(self, columns: Tensor, share: float) -> Tensor:
-        """Add ``share`` of the positions of (groups, N, K, positions); the indices of those that were taken."""
-        groups, _, width, _ = columns.shape
-        flat = columns.permute(0, 2, 1, 3).reshape(groups, width, -1)
-        total = flat.shape[2]
-        taken = torch.arange(total)
+    def add(self, columns: Tensor, share: float) -> tuple[Tensor, Tensor | None]:
+        """Add ``share`` of the positions of (groups, N, K, positions).
+
+        Returns:
+            What was added, (groups, K + 1, taken), and the indices of the positions taken; None for all.
+        """
+        flat = columns.permute(0, 2, 1, 3).flatten(2)
+        total, taken = flat.shape[2], None
         if share < 1:
-            taken = torch.randperm(total, generator=self.generator)[: max(1, math.ceil(share * total))]
-            flat = flat[:, :, taken.to(flat.device)]
-        flat = torch.cat([flat, flat.new_ones(groups, 1, flat.shape[2])], 1)
+            chosen = torch.randperm(total, generator=self.generator)[: max(1, math.ceil(share * total))]
+            taken = chosen.to(flat.device)
+            flat = flat[:, :, taken]
+        flat = torch.cat([flat, flat.new_ones(len(flat), 1, flat.shape[2])], 1)
         product = products(flat, flat)
         self.sum = product if self.sum is None else self.sum + product
         self.count += flat.shape[2]
-        return taken
+        return flat, taken
 
     @property
     def mean(self) -> Tensor:
@@ -248,9 +251,9 @@ class NormalEquations:
         chosen, share = thinned(len(x), share, generator)
         chosen = chosen.to(x.device)
         columns, rows = reader.columns(x[chosen]), reader.rows(target[chosen])
-        taken = self.moments.add(columns, share).to(x.device)
-        a, t = (each.permute(0, 2, 1, 3).flatten(2)[:, :, taken] for each in (columns, rows))
-        product = products(t, torch.cat([a, a.new_ones(len(a), 1, a.shape[2])], 1))
+        added, taken = self.moments.add(columns, share)
+        wanted = rows.permute(0, 2, 1, 3).flatten(2)
+        product = products(wanted if taken is None else wanted[:, :, taken], added)
         self.cross = product if self.cross is None else self.cross + product
 
     @property

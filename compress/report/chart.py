@@ -257,7 +257,7 @@ def _place_labels(
         important = mark.point.best or mark.point.baseline or mark.point.on_front
         if not important and not canvas.label_all:
             continue
-        text = words.shorten(mark.point.id, 18 if canvas.label_all else 14)
+        text = words.shorten(mark.point.id, 21)
         spot = _free_spot(mark, _CHARACTER * len(text), dots, taken, soft, canvas)
         if spot is None:
             continue
@@ -294,9 +294,10 @@ def _free_spot(
         inside = box[0] >= canvas.left and box[2] <= canvas.width - 2 and box[1] >= 2
         if inside and box[3] <= canvas.height - canvas.bottom and not any(_overlap(box, other) for other in taken):
             crossed = sum(_overlap(box, other) for other in soft)
-            # A name must be read with its own point: one that comes near another point is misread.
+            # A name must be read with its own point: one that comes near another point is misread. Then it is to be
+            # read at all: any place that no line goes through is better than one that a line does.
             near = sum(_overlap((box[0] - 10, box[1] - 6, box[2] + 10, box[3] + 6), other) for other in others)
-            options.append((3 * crossed + 8 * near + preference, box, x, y, anchor))
+            options.append((12 * crossed + 16 * near + preference, box, x, y, anchor))
     if not options:
         return None
     _, box, x, y, anchor = min(options, key=lambda option: option[0])

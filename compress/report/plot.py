@@ -124,6 +124,7 @@ def _draw(panel: Axes, chart: Chart) -> None:
             ha={"start": "left", "middle": "center", "end": "right"}[label.anchor],
             color=_COLOURS[role],
             fontweight="bold" if role == "best" else "normal",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.4},
             zorder=6,
         )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cli_calls import QUICK, Call, Ended, Finished, command, environment
+from filelock import FileLock
 
 
 @pytest.fixture
@@ -53,9 +56,15 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
-    """One run of two candidates; tests copy what they change."""
-    folder = tmp_path_factory.mktemp("finished")
-    arguments = command(*QUICK, "--target", "cpu", "--candidates", 2, "--out", "run")
-    done = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return Finished(folder / "run", Ended(done.returncode, done.stdout, done.stderr))
+    """One run of two candidates, for all processes of a test run; tests copy what they change."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished"
+    with FileLock(f"{folder}.lock"):
+        ended = folder / "ended.json"
+        if not ended.is_file():
+            folder.mkdir(exist_ok=True)
+            arguments = command(*QUICK, "--target", "cpu", "--candidates", 2, "--out", "run")
+            done = subprocess.run(arguments, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, done.stderr
+            ended.write_text(json.dumps([done.returncode, done.stdout, done.stderr]))
+        return Finished(folder / "run", Ended(*json.loads(ended.read_text())))

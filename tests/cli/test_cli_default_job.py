@@ -14,9 +14,12 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As the user runs it, who may have just done so: then its candidates are in the user's cache already."""
     folder = tmp_path_factory.mktemp("default")
     default = command("--model", "resnet", "--target", "jetson")
-    subprocess.run(default, cwd=folder, env=environment(), check=True, timeout=1800)
+    ours = ("COMPRESS_CACHE_BYTES", "OMP_NUM_THREADS")
+    users = {name: value for name, value in environment().items() if name not in ours}
+    subprocess.run(default, cwd=folder, env=users, check=True, timeout=1800)
     return folder / "runs" / "resnet-jetson-orin-nano"
 
 

@@ -112,7 +112,9 @@ def test_looking_at_a_share_of_the_positions_is_unbiased():
     for _ in range(300):
         part = Moments(generator)
         rows, share = thinned(4, 0.2, generator)
-        assert len(part.add(columns[:, rows], share)) == 40
+        added, taken = part.add(columns[:, rows], share)
+        assert taken is not None
+        assert len(taken) == added.shape[2] == 40
         drawn.append(part.mean)
     every = torch.stack(drawn)
     error = every.std(0) / 300**0.5
@@ -122,7 +124,11 @@ def test_looking_at_a_share_of_the_positions_is_unbiased():
 def test_the_same_generator_looks_at_the_same_positions():
     columns = torch.randn(1, 8, 3, 50, generator=torch.Generator().manual_seed(0))
     one, two = (Moments(torch.Generator().manual_seed(2)) for _ in range(2))
-    assert torch.equal(one.add(columns, 0.1), two.add(columns, 0.1))
+    found, again = (each.add(columns, 0.1) for each in (one, two))
+    assert found[1] is not None
+    assert again[1] is not None
+    assert torch.equal(found[1], again[1])
+    assert torch.equal(found[0], again[0])
     assert torch.equal(one.mean, two.mean)
     a, b = (thinned(100, 0.1, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(a[0], b[0])

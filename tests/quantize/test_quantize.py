@@ -159,6 +159,23 @@ def test_signed_activations_are_symmetric():
     assert grid.signed
 
 
+@pytest.mark.parametrize("power", [1, 3])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("signedness", ["signed", "unsigned"])
+def test_of_all_shrunken_ranges_the_one_of_least_squared_error_is_taken(bits, signedness, power):
+    """Each value rounded by itself; of a tensor that isn't negative both kinds of grid have 0 for zero point."""
+    values = torch.randn(4000, generator=torch.Generator().manual_seed(bits)) ** power
+    values = values if signedness == "signed" else values.abs()
+    highest = 2 ** (bits - 1) - 1 if signedness == "signed" else 2**bits - 1
+    lowest = -highest - 1 if signedness == "signed" else 0
+    scales = [float(values.abs().max()) * float(f) / highest for f in torch.linspace(1.0, 0.2, 41)]
+
+    def error(scale: float) -> float:
+        return float(((values / scale).round().clamp(lowest, highest).double() * scale - values).square().sum())
+
+    assert activation_grid(values, bits, signedness).scale[0] == pytest.approx(min(scales, key=error), rel=1e-6)
+
+
 def rarely(scale: float, seed: int = 0) -> torch.Tensor:
     """One value in a hundred isn't 0: an exponential tail."""
     generator = torch.Generator().manual_seed(seed)
