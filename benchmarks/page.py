@@ -15,8 +15,8 @@ This page is generated from `benchmarks/results/` (`python -m benchmarks --docs`
 a run gave. `python -m benchmarks` lists the benchmarks with what each needs; `python -m benchmarks --run` runs those
 that can run. Times are those of one machine, named below each heading; on another, run them again.
 
-**Not measured anew yet:** in the results of `front_search`, `prune_cifar10`, `prune_imagenet`, `cifar10_ptq` and
-`compiled_x86`, networks that ONNX Runtime computed on two threads were timed among others of its sessions, whose
+**Not measured anew yet:** in the results of `prune_cifar10`, `prune_imagenet`, `cifar10_ptq` and `compiled_x86`,
+networks that ONNX Runtime computed on two threads were timed among others of its sessions, whose
 threads were still waiting for work on the second core. Large ones came out up to twice as slow as they are alone
 ([latency.md](latency.md#measuring)), so ratios to them may be too kind. One thread isn't affected, nor is what compiled
 code takes. Their 8-bit files also padded images and computed last linear layers in float, which today's don't.
