@@ -73,6 +73,7 @@ PACKAGES = (
     Package("ziglang", "ziglang", "the project's own tests, cross-compiling", "test"),
     Package("tornado", "tornado", "the tests of TVM's RPC tracker", "test"),
     Package("psutil", "psutil", "the tests of TVM's RPC tracker", "test"),
+    Package("filelock", "filelock", "the project's own tests", "test"),
 )
 
 

@@ -238,6 +238,12 @@ def _classes(point: Point) -> str:
 
 Box = tuple[float, float, float, float]
 
+_LEFT_OUT = 40.0
+"""What a name without a place costs, beside the costs of places."""
+
+_TRIED = 12
+"""Of so many names each is tried as the first to take a place."""
+
 
 def _place_labels(
     marks: Sequence[Mark], corners: Sequence[tuple[float, float]], canvas: Canvas, y_title: str
@@ -250,26 +256,43 @@ def _place_labels(
         taken.append((0.0, 0.0, _CHARACTER * len(y_title), _TITLE - 10.0))
     soft: list[Box] = [(m.x - 2, m.y_high, m.x + 2, m.y_low) for m in marks]
     soft += [(m.x_low, m.y - 2, m.x_high, m.y + 2) for m in marks]
-    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
-        soft.append((min(x0, x1) - 2, min(y0, y1) - 2, max(x0, x1) + 2, max(y0, y1) + 2))
-    placed: list[Label] = []
-    for mark in sorted(marks, key=lambda m: (not m.point.best, not m.point.baseline, not m.point.on_front, m.index)):
-        important = mark.point.best or mark.point.baseline or mark.point.on_front
-        if not important and not canvas.label_all:
-            continue
-        text = words.shorten(mark.point.id, 21)
-        spot = _free_spot(mark, _CHARACTER * len(text), dots, taken, soft, canvas)
-        if spot is None:
-            continue
-        box, x, y, anchor = spot
-        taken.append(box)
-        placed.append(Label(x, y, anchor, text, mark.classes))
-    return tuple(placed)
+    line: list[Box] = [
+        (min(x0, x1) - 2, min(y0, y1) - 2, max(x0, x1) + 2, max(y0, y1) + 2)
+        for (x0, y0), (x1, y1) in itertools.pairwise(corners)
+    ]
+    named = [m for m in marks if canvas.label_all or m.point.best or m.point.baseline or m.point.on_front]
+    named.sort(key=lambda m: (not m.point.best, not m.point.baseline, not m.point.on_front, m.index))
+
+    def placed(order: Sequence[Mark]) -> tuple[float, tuple[Label, ...]]:
+        """The cost of places taken in this order, and the labels."""
+        full, labels, total = list(taken), [], 0.0
+        for mark in order:
+            text = words.shorten(mark.point.id, 21)
+            spot = _free_spot(mark, _CHARACTER * len(text), dots, full, soft, line, canvas)
+            if spot is None:
+                total += _LEFT_OUT
+                continue
+            cost, box, x, y, anchor = spot
+            full.append(box)
+            total += cost
+            labels.append(Label(x, y, anchor, text, mark.classes))
+        return total, tuple(labels)
+
+    # One that comes first may take the only place of another: so of a few names each is tried as the first.
+    firsts = named if 1 < len(named) <= _TRIED else [None]
+    orders = [named if first is None else [first, *(m for m in named if m is not first)] for first in firsts]
+    return min(map(placed, orders), key=lambda each: each[0])[1]
 
 
 def _free_spot(
-    mark: Mark, width: float, dots: Sequence[Box], taken: Sequence[Box], soft: Sequence[Box], canvas: Canvas
-) -> tuple[Box, float, float, str] | None:
+    mark: Mark,
+    width: float,
+    dots: Sequence[Box],
+    taken: Sequence[Box],
+    soft: Sequence[Box],
+    line: Sequence[Box],
+    canvas: Canvas,
+) -> tuple[float, Box, float, float, str] | None:
     options = []
     others = [b for b in dots if not (b[0] < mark.x < b[2] and b[1] < mark.y < b[3])]
     for preference, (dx, dy, anchor) in enumerate(
@@ -293,15 +316,15 @@ def _free_spot(
         box = (left - 2, y - 11, left + width + 2, y + 3)
         inside = box[0] >= canvas.left and box[2] <= canvas.width - 2 and box[1] >= 2
         if inside and box[3] <= canvas.height - canvas.bottom and not any(_overlap(box, other) for other in taken):
+            # A name must be read at all: any place is better than one that the front's line goes through, faint
+            # intervals do less. And with its own point: one that comes near another point is misread.
+            struck = sum(_overlap(box, other) for other in line)
             crossed = sum(_overlap(box, other) for other in soft)
-            # A name must be read with its own point: one that comes near another point is misread. Then it is to be
-            # read at all: any place that no line goes through is better than one that a line does.
-            near = sum(_overlap((box[0] - 10, box[1] - 6, box[2] + 10, box[3] + 6), other) for other in others)
-            options.append((12 * crossed + 16 * near + preference, box, x, y, anchor))
+            near = any(_overlap((box[0] - 10, box[1] - 6, box[2] + 10, box[3] + 6), other) for other in others)
+            options.append((24 * struck + 3 * crossed + 8 * near + preference, box, x, y, anchor))
     if not options:
         return None
-    _, box, x, y, anchor = min(options, key=lambda option: option[0])
-    return box, x, y, anchor
+    return min(options, key=lambda option: option[0])
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -16,7 +16,7 @@ from compress.report import rows as rows_of
 from compress.results import Candidate, Front
 
 _GAP = 2
-_ID_WIDTH = 14
+_ID_WIDTH = 21
 """A candidate's id gets at least this much before columns are left out; longer ones are folded."""
 _LAYOUTS = (
     (
