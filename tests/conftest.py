@@ -20,7 +20,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)
     os.environ.pop("LINES", None)
 
-# No test takes what another one, or the user, has made: those of the cache ask for one of their own.
+# No test takes what another one, or the user, has made: those of the cache ask for one of their own, and the default
+# job's, which is slow, runs as the user's does.
 os.environ["COMPRESS_CACHE_BYTES"] = "0"
 
 REPOSITORY = Path(__file__).resolve().parents[1]

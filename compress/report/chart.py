@@ -241,8 +241,11 @@ Box = tuple[float, float, float, float]
 _LEFT_OUT = 40.0
 """What a name without a place costs, beside the costs of places."""
 
-_TRIED = 12
+_FEW = 12
 """Of so many names each is tried as the first to take a place."""
+
+_STRUCK, _CROSSED = 24, 3
+"""What it costs a name that the front's line goes through it, which any other place avoids, or a faint interval."""
 
 
 def _place_labels(
@@ -254,12 +257,10 @@ def _place_labels(
     taken = list(dots)
     if canvas.top >= _TITLE:  # the y axis's title stands above the plot
         taken.append((0.0, 0.0, _CHARACTER * len(y_title), _TITLE - 10.0))
-    soft: list[Box] = [(m.x - 2, m.y_high, m.x + 2, m.y_low) for m in marks]
-    soft += [(m.x_low, m.y - 2, m.x_high, m.y + 2) for m in marks]
-    line: list[Box] = [
-        (min(x0, x1) - 2, min(y0, y1) - 2, max(x0, x1) + 2, max(y0, y1) + 2)
-        for (x0, y0), (x1, y1) in itertools.pairwise(corners)
-    ]
+    soft: list[tuple[Box, int]] = [((m.x - 2, m.y_high, m.x + 2, m.y_low), _CROSSED) for m in marks]
+    soft += [((m.x_low, m.y - 2, m.x_high, m.y + 2), _CROSSED) for m in marks]
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+        soft.append(((min(x0, x1) - 2, min(y0, y1) - 2, max(x0, x1) + 2, max(y0, y1) + 2), _STRUCK))
     named = [m for m in marks if canvas.label_all or m.point.best or m.point.baseline or m.point.on_front]
     named.sort(key=lambda m: (not m.point.best, not m.point.baseline, not m.point.on_front, m.index))
 
@@ -268,7 +269,7 @@ def _place_labels(
         full, labels, total = list(taken), [], 0.0
         for mark in order:
             text = words.shorten(mark.point.id, 21)
-            spot = _free_spot(mark, _CHARACTER * len(text), dots, full, soft, line, canvas)
+            spot = _free_spot(mark, _CHARACTER * len(text), dots, full, soft, canvas)
             if spot is None:
                 total += _LEFT_OUT
                 continue
@@ -279,19 +280,13 @@ def _place_labels(
         return total, tuple(labels)
 
     # One that comes first may take the only place of another: so of a few names each is tried as the first.
-    firsts = named if 1 < len(named) <= _TRIED else [None]
-    orders = [named if first is None else [first, *(m for m in named if m is not first)] for first in firsts]
-    return min(map(placed, orders), key=lambda each: each[0])[1]
+    firsts = range(len(named) if len(named) <= _FEW else 1)
+    orders = ([named[i], *named[:i], *named[i + 1 :]] for i in firsts)
+    return min(map(placed, orders), key=lambda each: each[0], default=(0.0, ()))[1]
 
 
 def _free_spot(
-    mark: Mark,
-    width: float,
-    dots: Sequence[Box],
-    taken: Sequence[Box],
-    soft: Sequence[Box],
-    line: Sequence[Box],
-    canvas: Canvas,
+    mark: Mark, width: float, dots: Sequence[Box], taken: Sequence[Box], soft: Sequence[tuple[Box, int]], canvas: Canvas
 ) -> tuple[float, Box, float, float, str] | None:
     options = []
     others = [b for b in dots if not (b[0] < mark.x < b[2] and b[1] < mark.y < b[3])]
@@ -316,12 +311,10 @@ def _free_spot(
         box = (left - 2, y - 11, left + width + 2, y + 3)
         inside = box[0] >= canvas.left and box[2] <= canvas.width - 2 and box[1] >= 2
         if inside and box[3] <= canvas.height - canvas.bottom and not any(_overlap(box, other) for other in taken):
-            # A name must be read at all: any place is better than one that the front's line goes through, faint
-            # intervals do less. And with its own point: one that comes near another point is misread.
-            struck = sum(_overlap(box, other) for other in line)
-            crossed = sum(_overlap(box, other) for other in soft)
+            crossed = sum(cost for other, cost in soft if _overlap(box, other))
+            # A name must be read with its own point: one that comes near another point is misread.
             near = any(_overlap((box[0] - 10, box[1] - 6, box[2] + 10, box[3] + 6), other) for other in others)
-            options.append((24 * struck + 3 * crossed + 8 * near + preference, box, x, y, anchor))
+            options.append((crossed + 8 * near + preference, box, x, y, anchor))
     if not options:
         return None
     return min(options, key=lambda option: option[0])

@@ -12,7 +12,7 @@ import pytest
 
 from compress.report import chart, layers
 from compress.report.chart import NARROW, WIDE, Canvas, Label
-from compress.report.plot import front_svg
+from compress.report.plot import _PANEL, front_svg
 from compress.report.points import front_line, ordered, points
 from compress.results import Front, LayerFact
 
@@ -84,6 +84,19 @@ def test_labels_overlap_neither_one_another_nor_a_point(any_front: Front, canvas
         assert top >= 0
         assert bottom <= canvas.height - canvas.bottom
         assert not any(left < m.x < right and top < m.y < bottom for m in drawn.marks)
+
+
+@pytest.mark.parametrize("metric", ["latency", "size"])
+def test_no_line_goes_through_a_name_that_has_another_place(fronts: dict[str, Front], metric: Any) -> None:
+    drawn = chart.lay_out(fronts["crowded"], metric, _PANEL)
+    assert drawn is not None
+    assert {label.text for label in drawn.labels} >= {"macs4-drop1-mixed7_5", "macs5-drop1-w8", "float"}
+    pixel = {(mark.point.x, mark.point.y): (mark.x, mark.y) for mark in drawn.marks}
+    across, down = ({key[i]: at[i] for key, at in pixel.items()} for i in (0, 1))
+    line = [(across[x], down[y]) for x, y in front_line([mark.point for mark in drawn.marks])]
+    for left, top, right, bottom in map(box, drawn.labels):
+        for (x0, y0), (x1, y1) in itertools.pairwise(line):
+            assert max(x0, x1) <= left or min(x0, x1) >= right or max(y0, y1) <= top or min(y0, y1) >= bottom
 
 
 def test_marks_lie_on_the_canvas_where_the_axes_say(any_front: Front) -> None:
