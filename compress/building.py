@@ -129,10 +129,10 @@ def build(
         reason = too_large(made, job.target) if runtime == job.target.runtime else None
         if reason is not None and smaller:
             return Unfit(name, reason)
-        if made.compiled is not None:
+        if made.compiled is not None or made.notes:
             size = records[-1].after if records else assessed.size
-            notes = tuple(made.notes)
-            records.append(Record("compile", {"runtime": runtime, **tuned}, seconds, size, size, notes))
+            notes, what = tuple(made.notes), "compile" if made.compiled is not None else "export"
+            records.append(Record(what, {"runtime": runtime, **tuned}, seconds, size, size, notes))
         progress(f"evaluate in {runtime}")
         artifact = _artifact(job, state, assessed, runtime, made, folder, Path("candidates") / name)
         (unavailable if isinstance(artifact, Unavailable) else found).append(artifact)  # type: ignore[arg-type]

@@ -1,0 +1,80 @@
+"""Sums of 8-bit products in ONNX Runtime are exact, also on x86 processors whose fast kernel lets them saturate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from compress import targets
+from compress.export import onnx as interchange
+from compress.export import onnxruntime as exporter
+from compress.profiling import session
+from compress.quantize import quantize
+from tests.graph.networks import Residual, build, images
+
+TEMPLATES = Path(exporter.__file__).parent / "templates"
+
+
+def convolution(weight: np.ndarray) -> bytes:
+    """Integers 0 to 255 by int8 weights, (O, I, 3, 3), as quantize/dequantize pairs; the output counts thousands."""
+    constants = {
+        "one": np.array(1, np.float32),
+        "thousand": np.array(1000, np.float32),
+        "zero": np.array(0, np.uint8),
+        "middle": np.array(128, np.uint8),
+        "w": weight,
+        "w_zero": np.array(0, np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["input", "one", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["x"]),
+        helper.make_node("DequantizeLinear", ["w", "one", "w_zero"], ["weight"]),
+        helper.make_node("Conv", ["x", "weight"], ["y"]),
+        helper.make_node("QuantizeLinear", ["y", "thousand", "middle"], ["p"]),
+        helper.make_node("DequantizeLinear", ["p", "thousand", "middle"], ["output"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, weight.shape[1], 5, 5]),
+        helper.make_tensor_value_info("output", TensorProto.FLOAT, [1, weight.shape[0], 3, 3]),
+    ]
+    held = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "saturating", ends[:1], ends[1:], held)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("channels", [2, 8, 16])
+def test_the_largest_products_are_added_without_saturation(tmp_path, channels):
+    # A pair of products of 255 and 127 is 64,770, twice what 16 bits hold. As many negative ones, each with a zero
+    # beside it, take the sum back to the last weight's product.
+    weight = np.full((8, channels, 3, 3), 127, np.int8)
+    weight[:, ::2, 1:], weight[:, 1::2, 1:] = -127, 0
+    weight[:, 1, 2, 2] = 99
+    x = np.full((1, channels, 5, 5), 255, np.float32)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(convolution(weight))
+    found = session.runner(session.open_session(path))(x)
+    total = 255 * int(weight[0].astype(int).sum())
+    wanted = 1000 * np.clip(np.round(total / 1000), -128, 127)
+    np.testing.assert_array_equal(found, np.full((1, 8, 3, 3), wanted, np.float32))
+
+
+@pytest.mark.parametrize("name", ["run.py", "device_measuring.py"])
+def test_what_runs_on_the_device_computes_in_the_same_way(name):
+    key, value = session.EXACT
+    assert f'("{key}", "{value}")' in (TEMPLATES / name).read_text()
+
+
+@pytest.mark.parametrize(
+    ("target", "bits", "noted"), [("x86-64", 8, True), ("x86-64", 4, False), ("raspberry-pi-5", 8, False)]
+)
+def test_weights_that_take_the_slower_kernel_are_noted(tmp_path, target, bits, noted):
+    made = quantize(build(Residual), images(16), weight_bits=bits, target=target, method="uniform")
+    interchange.export(made.state, images(2), tmp_path / exporter.FILE)
+    notes = exporter.make(made.state, tmp_path, targets.load(target)).notes
+    assert [note.what for note in notes] == (["8-bit weights"] if noted else [])
