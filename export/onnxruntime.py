@@ -17,21 +17,22 @@ WIDE = 7
 def make(state: State, folder: Path, target: Target) -> Made | Unavailable:
     """The ONNX file in ``folder``, which ONNX Runtime runs as it is."""
     path = folder / FILE
-    return Made(path, path.stat().st_size, notes=_slower(state, target))
+    return Made(path, path.stat().st_size, notes=_saturating(state, target))
 
 
-def _slower(state: State, target: Target) -> tuple[Note, ...]:
-    """Where x86 lacks VNNI, wide weights are exact in ONNX Runtime only by a kernel that is slower."""
+def _saturating(state: State, target: Target) -> tuple[Note, ...]:
+    """Where x86 lacks VNNI, ONNX Runtime's fast kernel isn't exact with wide weights."""
     from compress.export.kernels import backends
 
     isa = backends.isa_of(target)
     if isa is None or isa.dot != "avx2" or state.quantization is None:
         return ()
-    wide = sum(grid.bits > WIDE for grid in state.quantization.weights.values())
+    wide = sum(WIDE < grid.bits <= 8 for grid in state.quantization.weights.values())
     if not wide:
         return ()
     why = (
-        f"{wide} of {len(state.quantization.weights)} layers take a slower kernel, as the processor lacks VNNI: the "
-        f"fast one adds pairs of 8-bit products in 16 bits, where they saturate; weights of {WIDE} bits or fewer fit"
+        f"{wide} of {len(state.quantization.weights)} layers may lose accuracy in ONNX Runtime: the processor lacks VNNI, "
+        f"so pairs of 8-bit products are added in 16 bits, where they saturate; weights of {WIDE} bits or fewer fit, and "
+        "compiled libraries are exact"
     )
     return (Note(RUNTIME, "8-bit weights", why),)

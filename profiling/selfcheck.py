@@ -62,7 +62,8 @@ def self_check() -> SelfCheck:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / interchange.FILE
         interchange.export(state, images[:2], path)
-        found = runner(open_session(path, 1))(as_input(images))
+        # Whether the chain works is asked, and not whether the processor's fast kernel lets sums saturate.
+        found = runner(open_session(path, 1, exact=True))(as_input(images))
     step = float(np.ptp(expected)) / 255
     return SelfCheck(float(np.abs(found - expected).max()) / step, STEPS)
 

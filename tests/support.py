@@ -11,7 +11,6 @@ import torch
 from compress import data as datasets
 from compress import targets
 from compress.export.onnx import serialize
-from compress.profiling.session import EXACT
 from compress.quantize import quantize
 from compress.types import Budget, Context
 from tests.graph.networks import build, images
@@ -37,15 +36,6 @@ def quantized(factory, bits: float = 8, method: str | None = None):
 def file_of(factory, bits: float = 8) -> bytes:
     """The ONNX file of :func:`quantized`."""
     return serialize(quantized(factory, bits).state, images(2))
-
-
-def exact_session(content, **options):
-    """An ONNX Runtime session in which sums of 8-bit products don't saturate, whatever the processor."""
-    settings = onnxruntime.SessionOptions()
-    settings.add_session_config_entry(*EXACT)
-    for name, value in options.items():
-        setattr(settings, name, value)
-    return onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
 
 
 def optimized_operators(path) -> list[str]:

@@ -13,8 +13,6 @@ import time
 from agent import HOME, Refused, clocks, folder, governor
 
 WARM_UP_S = 0.5
-EXACT = ("session.x64quantprecision", "1")
-"""Without it, sums of 8-bit products saturate in ONNX Runtime on x86 processors that lack VNNI."""
 STEADY = 0.05
 """How much a clock may change before it counts as moved, relative."""
 
@@ -64,7 +62,6 @@ def with_onnxruntime(spec):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = spec.get("threads", 0)
     options.log_severity_level = 3
-    options.add_session_config_entry(*EXACT)
     session = onnxruntime.InferenceSession("model.onnx", options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     golden = np.load("golden.npz", allow_pickle=False)
@@ -91,7 +88,6 @@ def with_designs(spec):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = spec.get("threads", 0)
     options.log_severity_level = 3
-    options.add_session_config_entry(*EXACT)
     # Threads wait for their session's next run by spinning, for up to a second: they would slow down the next session.
     if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= tuple(spec["spin_is_set_from"]):
         options.add_session_config_entry("session.intra_op.spin_duration_us", "%d" % (1e6 * spec["spin_s"]))

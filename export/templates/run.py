@@ -34,8 +34,6 @@ def main():
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = options.threads
     settings.log_severity_level = 3
-    # Without it, sums of 8-bit products saturate on x86 processors that lack VNNI.
-    settings.add_session_config_entry("session.x64quantprecision", "1")
     file = "patterns/network.onnx" if options.measurements else "model.onnx"
     if options.measurements and not (HERE / file).is_file():
         print(f"error: this bundle has no {file}: it takes images", file=sys.stderr)

@@ -14,7 +14,6 @@ from compress.export.lowering.graph import QUANTIZE, read
 from compress.export.lowering.lower import walked
 from compress.integer import program as p
 from compress.integer import reference
-from tests.support import exact_session
 
 Array = NDArray[Any]
 CUT = "__given"
@@ -24,10 +23,12 @@ def session(model: bytes, *, optimized: bool = False) -> Any:
     """ONNX Runtime on one thread; each node computed as the file says, unless ``optimized``."""
     import onnxruntime
 
-    options: dict[str, Any] = {"intra_op_num_threads": 1, "inter_op_num_threads": 1, "log_severity_level": 3}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
     if not optimized:
-        options["graph_optimization_level"] = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return exact_session(model, **options)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def laid(tensor: p.Tensor, x: Array) -> Array:
