@@ -31,8 +31,8 @@ def _saturating(state: State, target: Target) -> tuple[Note, ...]:
     if not wide:
         return ()
     why = (
-        f"{wide} of {len(state.quantization.weights)} layers may lose accuracy in ONNX Runtime: the processor lacks VNNI, "
-        f"so pairs of 8-bit products are added in 16 bits, where they saturate; weights of {WIDE} bits or fewer fit, and "
-        "compiled libraries are exact"
+        f"{wide} of {len(state.quantization.weights)} layers may lose accuracy in ONNX Runtime: where x86 lacks VNNI, it "
+        f"adds pairs of 8-bit products in 16 bits, and they saturate; weights of {WIDE} bits or fewer fit, and compiled "
+        "libraries are exact"
     )
     return (Note(RUNTIME, "8-bit weights", why),)
