@@ -18,6 +18,7 @@ from compress.export import bundle, patterns, tvm
 from compress.export import onnx as interchange
 from compress.export.made import Made
 from compress.export.manifest import GOLDEN, Manifest, TensorSpec
+from compress.export.onnxruntime import weight_storage
 from compress.export.roster import EXPORTERS
 from compress.graph import costs
 from compress.graph.trace import Network, trace
@@ -102,7 +103,7 @@ def build(
     assessed = assess(state, job.target, job.example, sizes.network(state))
     progress("export")
     path = folder / interchange.FILE
-    interchange.export(state, job.example, path, assessed.network)
+    interchange.export(state, job.example, path, assessed.network, weight_storage(job.target))
     smaller = stages != job.first
     reason = misfit(assessed, path.stat().st_size, job.target)
     if reason is not None and smaller:
@@ -129,10 +130,10 @@ def build(
         reason = too_large(made, job.target) if runtime == job.target.runtime else None
         if reason is not None and smaller:
             return Unfit(name, reason)
-        if made.compiled is not None or made.notes:
+        if made.compiled is not None:
             size = records[-1].after if records else assessed.size
-            notes, what = tuple(made.notes), "compile" if made.compiled is not None else "export"
-            records.append(Record(what, {"runtime": runtime, **tuned}, seconds, size, size, notes))
+            notes = tuple(made.notes)
+            records.append(Record("compile", {"runtime": runtime, **tuned}, seconds, size, size, notes))
         progress(f"evaluate in {runtime}")
         artifact = _artifact(job, state, assessed, runtime, made, folder, Path("candidates") / name)
         (unavailable if isinstance(artifact, Unavailable) else found).append(artifact)  # type: ignore[arg-type]

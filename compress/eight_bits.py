@@ -17,6 +17,7 @@ from pathlib import Path
 
 from compress.export import onnx as interchange
 from compress.export.made import Made
+from compress.export.onnxruntime import weight_storage
 from compress.figures import Artifact, EightBits, Unavailable
 from compress.job import Job, assess
 from compress.profiling import artifacts
@@ -68,7 +69,7 @@ def beside(
     folder = candidate / FOLDER
     folder.mkdir()
     assessed = assess(wide, job.target, job.example)
-    interchange.export(wide, job.example, folder / interchange.FILE, assessed.network)
+    interchange.export(wide, job.example, folder / interchange.FILE, assessed.network, weight_storage(job.target))
     compared: list[Artifact] = []
     notes: list[Note] = []
     for artifact in found:

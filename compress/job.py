@@ -13,6 +13,7 @@ from torch import nn
 from compress.data import Data
 from compress.errors import BadInput
 from compress.export import onnx as interchange
+from compress.export.onnxruntime import weight_storage
 from compress.graph import costs
 from compress.graph.operators import Operator
 from compress.graph.trace import Network, trace
@@ -264,7 +265,7 @@ class Job:
             progress,
             self.seed,
             self.shared,
-            lambda state: len(interchange.serialize(state, self.example)),
+            lambda state: len(interchange.serialize(state, self.example, weights=weight_storage(self.target))),
         )
 
 

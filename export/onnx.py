@@ -19,7 +19,7 @@ from compress.graph.program import as_program
 from compress.graph.qdq import insert
 from compress.graph.trace import Network, quiet, trace
 from compress.serial import write_atomic
-from compress.types import State
+from compress.types import Signedness, State
 
 FILE = "model.onnx"
 OPSET = 21
@@ -28,7 +28,9 @@ OPSET_INT2 = 25
 IR_VERSION = {OPSET: 10, OPSET_INT2: 13}
 
 
-def export(state: State, example: Any, path: Path, network: Network | None = None) -> str:
+def export(
+    state: State, example: Any, path: Path, network: Network | None = None, weights: Signedness = "signed"
+) -> str:
     """Write ``state`` as one ONNX file and return its SHA-256.
 
     Args:
@@ -36,16 +38,17 @@ def export(state: State, example: Any, path: Path, network: Network | None = Non
         example: one input batch, float32 (N, ...); the file takes any N unless the network fixes it.
         path: where to; written at once or not at all.
         network: the trace of the state's model, if there is one; it isn't changed.
+        weights: how 8-bit weights are stored; see :func:`compress.export.onnxruntime.weight_storage`.
 
     Raises:
         BadInput: the network holds an operator that ONNX can't express; it is named.
     """
-    content = serialize(state, example, network)
+    content = serialize(state, example, network, weights)
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
-def serialize(state: State, example: Any, network: Network | None = None) -> bytes:
+def serialize(state: State, example: Any, network: Network | None = None, weights: Signedness = "signed") -> bytes:
     """The bytes of the ONNX file; see :func:`export`."""
     import torch
 
@@ -74,7 +77,18 @@ def serialize(state: State, example: Any, network: Network | None = None) -> byt
             f"the network can't be written as ONNX: {_reason(error)}; replace that operator in the network"
         ) from error
     assert written is not None
-    return _finished(written.model_proto, bits)
+    return _finished(written.model_proto, bits, weights)
+
+
+def stored(content: bytes, weights: Signedness) -> bytes:
+    """An ONNX file of 8-bit weights that are signed, with its weights as they are to be stored."""
+    import onnx
+
+    if weights == "signed":
+        return content
+    model = onnx.load_from_string(content)
+    onnx_forms.unsigned_weights(model.graph)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _reason(error: BaseException) -> str:
@@ -142,7 +156,7 @@ def _translations(program: Any) -> Mapping[Any, Any]:
     }
 
 
-def _finished(model: Any, bits: Mapping[str, int]) -> bytes:
+def _finished(model: Any, bits: Mapping[str, int], weights: Signedness) -> bytes:
     """Pack sub-byte weights, take out what differs from run to run or from machine to machine."""
     from compress import __version__
 
@@ -164,6 +178,8 @@ def _finished(model: Any, bits: Mapping[str, int]) -> bytes:
     onnx_forms.padded_convolutions(graph, initializers)
     onnx_forms.padded_channels(graph, initializers)
     onnx_forms.plain_moves(graph, initializers)
+    if weights == "unsigned":
+        onnx_forms.unsigned_weights(graph)
     onnx_forms.weight_zeros(graph)
     for node in graph.node:
         del node.metadata_props[:]

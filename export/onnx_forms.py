@@ -265,6 +265,39 @@ def _add_pads(convolution: Any, added: list[int]) -> None:
     convolution.attribute.extend([*others, onnx.helper.make_attribute("pads", pads)])
 
 
+def unsigned_weights(graph: Any) -> None:
+    """8-bit weights beyond -64 to 64 as unsigned ones around 128: the same numbers, by another kernel of ONNX Runtime.
+
+    Where x86 lacks VNNI, its kernel for signed weights adds pairs of products in 16 bits, which saturate:
+    ``2 * 255 * 64 < 2 ** 15 <= 2 * 255 * 127``. The one for unsigned weights is exact and takes longer.
+    """
+    import numpy as np
+    import onnx
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    moved: set[str] = set()
+    for node in graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[1] not in tensors:
+            continue
+        held = tensors.get(node.input[0])
+        if held is None or (held.data_type != onnx.TensorProto.INT8 and held.name not in moved):
+            continue
+        if held.name not in moved:
+            steps = numpy_helper.to_array(held).astype(np.int16)
+            if not steps.size or np.abs(steps).max() <= 64:
+                continue
+            held.CopyFrom(numpy_helper.from_array((steps + 128).astype(np.uint8), held.name))
+            moved.add(held.name)
+        shape = tuple(tensors[node.input[1]].dims)
+        middle = "_".join(("weight_middle", *map(str, shape)))
+        if middle not in tensors:
+            graph.initializer.append(numpy_helper.from_array(np.full(shape, 128, np.uint8), middle))
+            tensors[middle] = graph.initializer[-1]
+        del node.input[2:]
+        node.input.append(middle)
+
+
 def weight_zeros(graph: Any) -> None:
     """Integer weights of products are dequantized with a zero point of 0, which ONNX Runtime wants to see there.
 
@@ -289,4 +322,12 @@ def weight_zeros(graph: Any) -> None:
         pair.input.append(made[shape])
 
 
-__all__ = ["MOVES", "global_pooling", "padded_channels", "padded_convolutions", "plain_moves", "weight_zeros"]
+__all__ = [
+    "MOVES",
+    "global_pooling",
+    "padded_channels",
+    "padded_convolutions",
+    "plain_moves",
+    "unsigned_weights",
+    "weight_zeros",
+]

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -194,6 +194,7 @@ class Here:
     def measure(self, drawn: Sequence[Drawn], runtime: str, tell: Callable[[int], None]) -> dict[str, float]:
         """Seconds by name at one pace, timed in turns of :data:`TOGETHER` and the reference."""
         groups: list[dict[str, float]] = []
+        drawn = shipped(drawn, self.target) if runtime == ONNXRUNTIME else drawn
         with ExitStack() as whole:
             home = Path(whole.enter_context(tempfile.TemporaryDirectory()))
             beside = _job(reference(drawn), runtime, home, whole)
@@ -216,6 +217,14 @@ class Here:
             self.warnings.append("other programs used the machine meanwhile")
         if "throttled" in conditions:
             self.warnings.append("the processor's clock fell meanwhile")
+
+
+def shipped(drawn: Sequence[Drawn], target: Target) -> list[Drawn]:
+    """Networks with their weights as files for a target have them."""
+    from compress.export.onnx import stored
+    from compress.export.onnxruntime import weight_storage
+
+    return [replace(each, file=stored(each.file, weight_storage(target))) for each in drawn]
 
 
 def reference(drawn: Sequence[Drawn]) -> Drawn:

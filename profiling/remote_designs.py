@@ -36,7 +36,7 @@ class There:
     unit: Unit = "s"
 
     def __init__(self, target: Target, device: SshDevice, tell: Callable[[str], None] = lambda message: None) -> None:
-        self.where, self.tell = device, tell
+        self.target, self.where, self.tell = target, device, tell
         self.warnings: list[str] = []
         with Session(device, self._job("probe"), tell) as there:
             probe = there.ask({"do": "probe"})
@@ -64,6 +64,7 @@ class There:
 
     def measure(self, drawn: Sequence[Drawn], runtime: str, tell: Callable[[int], None]) -> dict[str, float]:
         """Seconds by name at one pace, timed in turns of so many and the reference."""
+        drawn = calibrating.shipped(drawn, self.target)
         beside = calibrating.reference(drawn).file
         reference = Sent("pace.onnx", beside)
         files = [Sent(f"{number:04}.onnx", each.file) for number, each in enumerate(drawn)]

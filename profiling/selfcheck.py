@@ -10,6 +10,7 @@ import numpy as np
 
 from compress import data, targets
 from compress.export import onnx as interchange
+from compress.export.onnxruntime import weight_storage
 from compress.profiling.session import as_input, open_session, runner
 from compress.types import Budget, Context, State
 
@@ -61,9 +62,8 @@ def self_check() -> SelfCheck:
         expected = as_input(simulation(images))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / interchange.FILE
-        interchange.export(state, images[:2], path)
-        # Whether the chain works is asked, and not whether the processor's fast kernel lets sums saturate.
-        found = runner(open_session(path, 1, exact=True))(as_input(images))
+        interchange.export(state, images[:2], path, weights=weight_storage(host))
+        found = runner(open_session(path, 1))(as_input(images))
     step = float(np.ptp(expected)) / 255
     return SelfCheck(float(np.abs(found - expected).max()) / step, STEPS)
 

@@ -19,10 +19,6 @@ SPIN_S = 0.002
 """How long a session's threads wait for its next run; less than what a timer lets pass between two sessions."""
 SPIN_IS_SET_FROM = (1, 26)
 """The first version of ONNX Runtime in which that can be set."""
-EXACT = ("session.x64quantprecision", "1")
-"""A session setting for x86 processors without VNNI, with no effect elsewhere: ONNX Runtime adds pairs of unsigned
-times signed 8-bit products in 16 bits there, which saturate; with it, weights beyond -64 to 64 take a slower kernel
-that is exact. Not for any file: where weights are shared, or stay in float, ONNX Runtime 1.32 fails on it."""
 
 
 def threads() -> int:
@@ -77,9 +73,7 @@ def machine() -> str:
     return f"{name}, {threads()} cores, {platform.system()}"
 
 
-def open_session(
-    path: Path, intra_op_threads: int | None = None, profile: Path | None = None, *, exact: bool = False
-) -> Any:
+def open_session(path: Path, intra_op_threads: int | None = None, profile: Path | None = None) -> Any:
     """An ``onnxruntime.InferenceSession`` on the processor.
 
     Args:
@@ -88,7 +82,6 @@ def open_session(
             that is the whole machine, the number is left to the runtime, which then also pins its
             threads: with a number given it doesn't, and single runs take several times the median.
         profile: a folder where the runtime writes its own times, node by node; None for no such times.
-        exact: with :data:`EXACT`; otherwise as a program that sets nothing runs it.
 
     Raises:
         BadInput: the file is no ONNX file that this runtime can run.
@@ -99,8 +92,6 @@ def open_session(
     options.intra_op_num_threads = intra_op_threads or (0 if _whole_machine() else threads())
     options.inter_op_num_threads = 1
     _soon_asleep(options)
-    if exact:
-        options.add_session_config_entry(*EXACT)
     options.log_severity_level = 3
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile / "nodes")

@@ -1,9 +1,10 @@
-"""Sums of 8-bit products on x86 processors without VNNI: exact on demand, and said where they may saturate."""
+"""Files whose sums of 8-bit products are exact in ONNX Runtime, also on x86 processors without VNNI."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -12,7 +13,9 @@ from compress.export import onnx as interchange
 from compress.export import onnxruntime as exporter
 from compress.profiling import session
 from compress.quantize import quantize
-from tests.graph.networks import Residual, build, images
+from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
+from tests.rosters import some
+from tests.support import quantized
 
 
 def convolution(weight: np.ndarray) -> bytes:
@@ -53,18 +56,44 @@ def test_the_largest_products_are_added_without_saturation(tmp_path, channels):
     weight[:, 1, 2, 2] = 99
     x = np.full((1, channels, 5, 5), 255, np.float32)
     path = tmp_path / "model.onnx"
-    path.write_bytes(convolution(weight))
-    found = session.runner(session.open_session(path, exact=True))(x)
+    path.write_bytes(interchange.stored(convolution(weight), "unsigned"))
+    found = session.runner(session.open_session(path))(x)
     total = 255 * int(weight[0].astype(int).sum())
     wanted = 1000 * np.clip(np.round(total / 1000), -128, 127)
     np.testing.assert_array_equal(found, np.full((1, 8, 3, 3), wanted, np.float32))
 
 
+def held(content: bytes) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(content).graph.initializer}
+
+
+@some("factory", ROSTER, quick=(Plain, Residual, Attention))
+def test_unsigned_weights_are_the_same_numbers(factory):
+    state, x = quantized(factory).state, images(8)
+    signed, unsigned = (interchange.serialize(state, images(2), weights=each) for each in ("signed", "unsigned"))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )  # each operator as it is defined
+    runs = [onnxruntime.InferenceSession(each, options) for each in (signed, unsigned)]
+    one, other = (run.run(None, {"input": x.numpy()})[0] for run in runs)
+    np.testing.assert_array_equal(one, other)
+    before, after = held(signed), held(unsigned)
+    wide = {name for name, value in before.items() if value.dtype == np.int8 and np.abs(value.astype(int)).max() > 64}
+    moved = {name for name in wide if after[name].dtype == np.uint8}
+    assert moved
+    assert all(np.array_equal(after[name].astype(int) - 128, before[name]) for name in moved)
+    assert wide == moved
+
+
+def test_weights_that_cannot_saturate_stay_signed():
+    made = quantize(build(Residual), images(16), weight_bits=4, method="uniform").state
+    assert interchange.serialize(made, images(2), weights="unsigned") == interchange.serialize(made, images(2))
+
+
 @pytest.mark.parametrize(
-    ("target", "bits", "noted"), [("x86-64", 8, True), ("x86-64", 4, False), ("raspberry-pi-5", 8, False)]
+    ("target", "weights"),
+    [("x86-64", "unsigned"), ("raspberry-pi-5", "signed"), ("jetson-orin-nano", "signed"), ("cortex-m4", "signed")],
 )
-def test_weights_whose_products_may_saturate_are_noted(tmp_path, target, bits, noted):
-    made = quantize(build(Residual), images(16), weight_bits=bits, target=target, method="uniform")
-    interchange.export(made.state, images(2), tmp_path / exporter.FILE)
-    notes = exporter.make(made.state, tmp_path, targets.load(target)).notes
-    assert [note.what for note in notes] == (["8-bit weights"] if noted else [])
+def test_files_for_processors_that_saturate_have_unsigned_weights(target, weights):
+    assert exporter.weight_storage(targets.load(target)) == weights
