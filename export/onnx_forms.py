@@ -296,6 +296,9 @@ def unsigned_weights(graph: Any) -> None:
             tensors[middle] = graph.initializer[-1]
         del node.input[2:]
         node.input.append(middle)
+    for value in graph.value_info:
+        if value.name in moved:
+            value.type.tensor_type.elem_type = onnx.TensorProto.UINT8
 
 
 def weight_zeros(graph: Any) -> None:

@@ -78,6 +78,7 @@ def test_unsigned_weights_are_the_same_numbers(factory):
     runs = [onnxruntime.InferenceSession(each, options) for each in (signed, unsigned)]
     one, other = (run.run(None, {"input": x.numpy()})[0] for run in runs)
     np.testing.assert_array_equal(one, other)
+    onnx.shape_inference.infer_shapes(onnx.load_from_string(unsigned), check_type=True, strict_mode=True)
     before, after = held(signed), held(unsigned)
     wide = {name for name, value in before.items() if value.dtype == np.int8 and np.abs(value.astype(int)).max() > 64}
     moved = {name for name in wide if after[name].dtype == np.uint8}
