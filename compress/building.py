@@ -289,7 +289,7 @@ def layer_facts(assessed: Assessment, reference: Assessment) -> tuple[LayerFact,
 
 def _golden(job: Job, folder: Path) -> tuple[TensorSpec, TensorSpec]:
     """Write the golden inputs and what ONNX Runtime gives for them; the network's ends."""
-    session = open_session(folder / interchange.FILE, 1)
+    session = open_session(folder / interchange.FILE, 1, exact=True)
     run = runner(session)
     inputs = as_input(job.data.train.inputs(bundle.GOLDEN_INPUTS, torch.Generator().manual_seed(1)))
     outputs = np.concatenate([run(x[None]) for x in inputs])

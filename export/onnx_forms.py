@@ -277,8 +277,16 @@ def unsigned_weights(graph: Any) -> None:
 
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     moved: set[str] = set()
+
+    def centred(node: Any) -> bool:
+        """Whether a node dequantizes around 0, with a scale that the file holds."""
+        zero = tensors.get(node.input[2]) if len(node.input) > 2 else None
+        around = len(node.input) < 3 or (zero is not None and not numpy_helper.to_array(zero).any())
+        return node.op_type == "DequantizeLinear" and around and node.input[1] in tensors
+
+    kept = {name for node in graph.node if not centred(node) for name in node.input}
     for node in graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[1] not in tensors:
+        if not centred(node) or node.input[0] in kept:
             continue
         held = tensors.get(node.input[0])
         if held is None or (held.data_type != onnx.TensorProto.INT8 and held.name not in moved):

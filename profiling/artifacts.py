@@ -39,7 +39,7 @@ def opened(runtime: str, made: Made) -> Iterator[tuple[Predict, int | None, str 
     which every back end computes bit for bit, compiled for this machine; without a compiler its reference.
     """
     if made.compiled is None:
-        opened_session = session.open_session(made.path)
+        opened_session = session.open_session(made.path, exact=True)
         yield session.runner(opened_session), session.batch_limit(opened_session), None
         return
     with ExitStack() as stack:

@@ -24,7 +24,7 @@ BATCH = 64
 
 def accuracy(path: Path, data: Data) -> Accuracy:
     """Run an ONNX file over the evaluation split in ONNX Runtime; see :func:`of`."""
-    session = open_session(path)
+    session = open_session(path, exact=True)
     return of(runner(session), data, RUNTIME, batch_limit(session))[0]
 
 

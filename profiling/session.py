@@ -73,7 +73,9 @@ def machine() -> str:
     return f"{name}, {threads()} cores, {platform.system()}"
 
 
-def open_session(path: Path, intra_op_threads: int | None = None, profile: Path | None = None) -> Any:
+def open_session(
+    path: Path, intra_op_threads: int | None = None, profile: Path | None = None, *, exact: bool = False
+) -> Any:
     """An ``onnxruntime.InferenceSession`` on the processor.
 
     Args:
@@ -82,6 +84,8 @@ def open_session(path: Path, intra_op_threads: int | None = None, profile: Path 
             that is the whole machine, the number is left to the runtime, which then also pins its
             threads: with a number given it doesn't, and single runs take several times the median.
         profile: a folder where the runtime writes its own times, node by node; None for no such times.
+        exact: for outputs and not for times: what the file says, also where this machine's fast kernels would let sums
+            saturate (x86 without VNNI), which the device that the file is for doesn't.
 
     Raises:
         BadInput: the file is no ONNX file that this runtime can run.
@@ -96,10 +100,20 @@ def open_session(path: Path, intra_op_threads: int | None = None, profile: Path 
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile / "nodes")
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        file = _exact(path) if exact else str(path)
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions share no base but this
         lines = str(error).splitlines() or [type(error).__name__]
         raise BadInput(f"{path.name}: ONNX Runtime can't load it: {lines[0][:200]}; make it again") from error
+
+
+def _exact(path: Path) -> str | bytes:
+    """The file, or the same numbers in a form that this machine's kernels are exact on."""
+    from compress.export.kernels import backends
+    from compress.export.onnx import stored
+
+    host = backends.host()
+    return stored(path.read_bytes(), "unsigned") if host is not None and host.dot == "avx2" else str(path)
 
 
 def runner(session: Any) -> Callable[[Array], Array]:

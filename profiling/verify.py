@@ -120,7 +120,7 @@ def run_golden(bundle: Path, manifest: Manifest) -> Golden:
     if inputs.shape[1:] != manifest.input.shape[1:] or outputs.shape[1:] != manifest.output.shape[1:]:
         raise CheckFailed(str(bundle), [f"{GOLDEN} has other shapes than the manifest"])
     try:
-        run = runner(open_session(bundle / MODEL))
+        run = runner(open_session(bundle / MODEL, exact=True))
         found = np.concatenate([run(x[None]) for x in inputs])
         if found.shape != outputs.shape:
             raise ValueError(f"it gives {found.shape}, not {outputs.shape}")
@@ -150,7 +150,7 @@ def _patterns(bundle: Path, manifest: Manifest) -> Check:
     """Are the patterns what the network measures with, and does the network behind them give what the whole does?"""
     inputs, outputs = checked.golden(bundle)
     try:
-        said, difference = patterns.check(bundle, inputs, outputs, lambda path: runner(open_session(path)))
+        said, difference = patterns.check(bundle, inputs, outputs, lambda path: runner(open_session(path, exact=True)))
     except CheckFailed as error:
         return Check("patterns", "failed", "; ".join(error.failures))
     except Exception as error:  # whatever the runtime raises on a damaged network

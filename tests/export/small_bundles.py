@@ -38,7 +38,7 @@ def make_bundle(
     folder.mkdir(parents=True)
     state = quantized_for(target, factory, bits)
     (folder / interchange.FILE).write_bytes(file_for(target, factory, bits))
-    run = runner(open_session(folder / interchange.FILE, 1))
+    run = runner(open_session(folder / interchange.FILE, 1, exact=True))
     inputs = images(8, 5).numpy()
     outputs = np.concatenate([run(x[None]) for x in inputs])
     bundle.write_golden(folder / GOLDEN, inputs, outputs)

@@ -58,6 +58,8 @@ def test_the_largest_products_are_added_without_saturation(tmp_path, channels):
     path = tmp_path / "model.onnx"
     path.write_bytes(interchange.stored(convolution(weight), "unsigned"))
     found = session.runner(session.open_session(path))(x)
+    path.write_bytes(convolution(weight))
+    np.testing.assert_array_equal(session.runner(session.open_session(path, exact=True))(x), found)
     total = 255 * int(weight[0].astype(int).sum())
     wanted = 1000 * np.clip(np.round(total / 1000), -128, 127)
     np.testing.assert_array_equal(found, np.full((1, 8, 3, 3), wanted, np.float32))
@@ -85,6 +87,14 @@ def test_unsigned_weights_are_the_same_numbers(factory):
     assert moved
     assert all(np.array_equal(after[name].astype(int) - 128, before[name]) for name in moved)
     assert wide == moved
+
+
+def test_weights_around_another_zero_point_are_left_alone():
+    file = onnx.load_from_string(convolution(np.full((8, 2, 3, 3), 127, np.int8)))
+    (zero,) = (tensor for tensor in file.graph.initializer if tensor.name == "w_zero")
+    zero.CopyFrom(numpy_helper.from_array(np.array(3, np.int8), "w_zero"))
+    before = file.SerializeToString(deterministic=True)
+    assert interchange.stored(before, "unsigned") == before
 
 
 def test_weights_that_cannot_saturate_stay_signed():

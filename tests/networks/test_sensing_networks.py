@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 
+from compress import targets
 from compress.errors import BadInput, BadWeights
 from compress.export.onnx import serialize
+from compress.export.onnxruntime import weight_storage
 from compress.networks.sensing import LinearReconstruction, Reconstruction, Recursive, Unfolded, sensing
 from compress.networks.sensing_training import Patches, Schedule, train
 from compress.networks.sensing_weights import load_packed, packed
@@ -280,7 +282,7 @@ def test_it_is_pruned_quantized_and_exported_with_its_patterns_as_they_are(name)
     rows = found.model.sensing.weight.flatten(1)
     assert torch.equal(found.model.sensing.signs(), made.sensing.signs())
     assert torch.equal(rows.abs(), rows.abs().amax(1, keepdim=True).expand_as(rows))
-    session = onnxruntime.InferenceSession(serialize(found.state, x[:2]))
+    session = onnxruntime.InferenceSession(serialize(found.state, x[:2], weights=weight_storage(targets.load("cpu"))))
     (given,) = session.run(None, {session.get_inputs()[0].name: x[:2].numpy()})
     with torch.no_grad():
         wanted = small(x[:2]).numpy()
