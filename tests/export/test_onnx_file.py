@@ -13,8 +13,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from compress import targets
 from compress.export import torch_exporter
-from compress.export.onnx import FILE, OPSET, export, serialize
+from compress.export.onnx import FILE, OPSET, export, serialize, stored
+from compress.export.onnxruntime import weight_storage
 from compress.export.torch_exporter import operators_read_once
 from compress.graph.interpret import Steps
 from compress.graph.qdq import insert, integers
@@ -36,6 +38,7 @@ FEW = (Plain, Residual, UNet, Attention)
 
 
 def run(content: bytes, x: torch.Tensor) -> torch.Tensor:
+    content = stored(content, weight_storage(targets.load("cpu")))  # as this machine is exact on it
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
 
