@@ -297,13 +297,8 @@ def unsigned_weights(graph: Any) -> None:
                 continue
             held.CopyFrom(numpy_helper.from_array((steps + 128).astype(np.uint8), held.name))
             moved.add(held.name)
-        shape = tuple(tensors[node.input[1]].dims)
-        middle = "_".join(("weight_middle", *map(str, shape)))
-        if middle not in tensors:
-            graph.initializer.append(numpy_helper.from_array(np.full(shape, 128, np.uint8), middle))
-            tensors[middle] = graph.initializer[-1]
         del node.input[2:]
-        node.input.append(middle)
+        node.input.append(_zero_point(graph, tuple(tensors[node.input[1]].dims), np.uint8(128)))
     for value in graph.value_info:
         if value.name in moved:
             value.type.tensor_type.elem_type = onnx.TensorProto.UINT8
@@ -315,22 +310,27 @@ def weight_zeros(graph: Any) -> None:
     Without it the product stays in float and its weights are dequantized anew at every run. Convolutions need none.
     """
     import numpy as np
-    from onnx import numpy_helper
 
     makers = {name: node for node in graph.node for name in node.output}
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    made: dict[tuple[int, ...], str] = {}
     for node in graph.node:
         if node.op_type not in ("Gemm", "MatMul"):
             continue
         pair = makers.get(node.input[1])
         if pair is None or pair.op_type != "DequantizeLinear" or len(pair.input) > 2 or pair.input[1] not in shapes:
             continue
-        shape = shapes[pair.input[1]]
-        if shape not in made:
-            made[shape] = "_".join(("weight_zero", *map(str, shape)))
-            graph.initializer.append(numpy_helper.from_array(np.zeros(shape, np.int8), made[shape]))
-        pair.input.append(made[shape])
+        pair.input.append(_zero_point(graph, shapes[pair.input[1]], np.int8(0)))
+
+
+def _zero_point(graph: Any, shape: tuple[int, ...], value: Any) -> str:
+    """The initializer of a shape that holds one 8-bit integer throughout, made where there is none yet."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    name = "_".join(("weight_zero" if value == 0 else "weight_middle", *map(str, shape)))
+    if all(tensor.name != name for tensor in graph.initializer):
+        graph.initializer.append(numpy_helper.from_array(np.full(shape, value), name))
+    return name
 
 
 __all__ = [

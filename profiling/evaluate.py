@@ -22,9 +22,12 @@ RUNTIME = "onnxruntime"
 BATCH = 64
 
 
-def accuracy(path: Path, data: Data) -> Accuracy:
-    """Run an ONNX file over the evaluation split in ONNX Runtime; see :func:`of`."""
-    session = open_session(path, exact=True)
+def accuracy(path: Path, data: Data, *, exact: bool = False) -> Accuracy:
+    """Run an ONNX file over the evaluation split in ONNX Runtime; see :func:`of`.
+
+    ``exact`` is :func:`~compress.profiling.session.open_session`'s: for a file that is for another processor.
+    """
+    session = open_session(path, exact=exact)
     return of(runner(session), data, RUNTIME, batch_limit(session))[0]
 
 

@@ -84,8 +84,8 @@ def open_session(
             that is the whole machine, the number is left to the runtime, which then also pins its
             threads: with a number given it doesn't, and single runs take several times the median.
         profile: a folder where the runtime writes its own times, node by node; None for no such times.
-        exact: for outputs and not for times: what the file says, also where this machine's fast kernels would let sums
-            saturate (x86 without VNNI), which the device that the file is for doesn't.
+        exact: for outputs, and not for times, of a file that is for another processor: what the file says, also where
+            this machine's fast kernels would let sums saturate (x86 without VNNI).
 
     Raises:
         BadInput: the file is no ONNX file that this runtime can run.

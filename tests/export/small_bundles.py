@@ -12,6 +12,7 @@ from compress import __version__, targets
 from compress.export import bundle
 from compress.export import onnx as interchange
 from compress.export.manifest import GOLDEN, Manifest, TensorSpec
+from compress.export.onnxruntime import weight_storage
 from compress.export.roster import EXPORTERS
 from compress.profiling.session import open_session, runner
 from compress.quantize import quantize
@@ -28,7 +29,8 @@ def quantized_for(target: str, factory=Residual, bits: float = 8):
 @functools.cache
 def file_for(target: str, factory=Residual, bits: float = 8) -> bytes:
     """The ONNX file of :func:`quantized_for`."""
-    return interchange.serialize(quantized_for(target, factory, bits), images(2))
+    state, weights = quantized_for(target, factory, bits), weight_storage(targets.load(target))
+    return interchange.serialize(state, images(2), weights=weights)
 
 
 def make_bundle(

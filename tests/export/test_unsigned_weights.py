@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,8 +13,12 @@ from onnx import TensorProto, helper, numpy_helper
 from compress import targets
 from compress.export import onnx as interchange
 from compress.export import onnxruntime as exporter
-from compress.profiling import session
+from compress.export.kernels import backends
+from compress.export.kernels.isa import X86_AVX2
+from compress.export.manifest import read_manifest
+from compress.profiling import session, verify
 from compress.quantize import quantize
+from tests.export.small_bundles import make_bundle
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
 from tests.rosters import some
 from tests.support import quantized
@@ -74,9 +80,8 @@ def test_unsigned_weights_are_the_same_numbers(factory):
     state, x = quantized(factory).state, images(8)
     signed, unsigned = (interchange.serialize(state, images(2), weights=each) for each in ("signed", "unsigned"))
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = (
-        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    )  # each operator as it is defined
+    # Each operator as it is defined.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     runs = [onnxruntime.InferenceSession(each, options) for each in (signed, unsigned)]
     one, other = (run.run(None, {"input": x.numpy()})[0] for run in runs)
     np.testing.assert_array_equal(one, other)
@@ -108,3 +113,18 @@ def test_weights_that_cannot_saturate_stay_signed():
 )
 def test_files_for_processors_that_saturate_have_unsigned_weights(target, weights):
     assert exporter.weight_storage(targets.load(target)) == weights
+
+
+@pytest.mark.parametrize(
+    ("target", "changed"),
+    [("cpu", False), ("x86-64", False), ("mine.toml", False), ("raspberry-pi-5", True), ("jetson", True)],
+)
+def test_a_bundle_is_verified_as_it_is_on_a_processor_of_its_own_kind(tmp_path, monkeypatch, target, changed):
+    # A bundle with signed weights, as one for `cpu` that was made on a machine with VNNI, on one without.
+    monkeypatch.setattr(backends, "host", lambda: X86_AVX2)
+    bundle, asked = make_bundle(tmp_path / "bundle", "cpu", runtimes=()), []
+    monkeypatch.setattr(
+        verify, "open_session", lambda *given, **more: asked.append(more) or session.open_session(*given)
+    )
+    verify.run_golden(bundle, replace(read_manifest(bundle), target=target))
+    assert asked == [{"exact": changed}]

@@ -258,9 +258,10 @@ def test_a_jobs_candidates_choose_bits_under_its_limits():
         assert stage == roster.METHODS["hessian"](proposal.weight_bits, 8, nearest=True)
 
 
-def test_a_job_counts_files_as_it_writes_them():
+@pytest.mark.parametrize("target", ["cpu", "x86-64", "raspberry-pi-5"])
+def test_a_job_counts_files_as_it_writes_them(target):
     state = replace(plain(Plain), plan=Plan())
-    asked = job()
+    asked = replace(job(), target=targets.load(target))
     file = serialize(state, images(2), weights=weight_storage(asked.target))
     assert asked.context("any", lambda message: None).file_bytes(state) == len(file)
 
