@@ -10,7 +10,8 @@ import torch
 
 from compress import data as datasets
 from compress import targets
-from compress.export.onnx import serialize
+from compress.export.onnx import serialize, stored
+from compress.export.onnxruntime import weight_storage
 from compress.quantize import quantize
 from compress.types import Budget, Context
 from tests.graph.networks import build, images
@@ -36,6 +37,11 @@ def quantized(factory, bits: float = 8, method: str | None = None):
 def file_of(factory, bits: float = 8) -> bytes:
     """The ONNX file of :func:`quantized`."""
     return serialize(quantized(factory, bits).state, images(2))
+
+
+def exact_here(content: bytes) -> bytes:
+    """A file with its weights as ONNX Runtime is exact on them on this machine."""
+    return stored(content, weight_storage(targets.load("cpu")))
 
 
 def optimized_operators(path) -> list[str]:

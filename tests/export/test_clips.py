@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from compress.export.onnx import serialize
 from compress.quantize import quantize
 from compress.types import State
+from tests.support import exact_here
 
 CLIPS: dict[str, Callable[[Tensor], Tensor]] = {
     "above, whole": lambda y: y.clamp(max=0),
@@ -48,7 +49,7 @@ def images(n: int) -> Tensor:
 
 
 def run(file: bytes, x: Tensor) -> np.ndarray:
-    session = onnxruntime.InferenceSession(file)
+    session = onnxruntime.InferenceSession(exact_here(file))
     return session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
 
 

@@ -13,10 +13,8 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from compress import targets
 from compress.export import torch_exporter
-from compress.export.onnx import FILE, OPSET, export, serialize, stored
-from compress.export.onnxruntime import weight_storage
+from compress.export.onnx import FILE, OPSET, export, serialize
 from compress.export.torch_exporter import operators_read_once
 from compress.graph.interpret import Steps
 from compress.graph.qdq import insert, integers
@@ -31,15 +29,14 @@ from compress.types import Grid, State
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, UNet, build, images
 from tests.graph.transformers import Recurrent
 from tests.rosters import crossed, some
-from tests.support import context, file_of, optimized_operators, quantized
+from tests.support import context, exact_here, file_of, optimized_operators, quantized
 
 networks = pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
 FEW = (Plain, Residual, UNet, Attention)
 
 
 def run(content: bytes, x: torch.Tensor) -> torch.Tensor:
-    content = stored(content, weight_storage(targets.load("cpu")))  # as this machine is exact on it
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(exact_here(content), providers=["CPUExecutionProvider"])
     return torch.from_numpy(session.run(None, {"input": x.numpy()})[0])
 
 
