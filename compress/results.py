@@ -74,10 +74,16 @@ class Candidate:
         return sum(each.macs * each.weight_bits * each.activation_bits for each in self.layers) or None
 
     @property
+    def considered(self) -> tuple[Artifact, ...]:
+        """The artifact of the runtime that was asked for, else all."""
+        return tuple(a for a in self.artifacts if self.runtime in (None, a.runtime)) or self.artifacts
+
+    @property
     def best(self) -> Artifact:
-        """The artifact of the runtime that was asked for, else the fastest one, measured before predicted."""
-        chosen = [a for a in self.artifacts if self.runtime in (None, a.runtime)] or list(self.artifacts)
-        return min(chosen, key=lambda a: (a.measurement is None, a.latency_s if a.latency_s is not None else math.inf))
+        """The fastest of :attr:`considered`, measured before predicted."""
+        return min(
+            self.considered, key=lambda a: (a.measurement is None, a.latency_s if a.latency_s is not None else math.inf)
+        )
 
     @property
     def accuracy(self) -> Accuracy | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -56,6 +57,17 @@ def test_nothing_is_estimated_from_the_float_network_alone(now: list[float]) -> 
 
 def test_a_candidate_is_one_line_of_id_accuracy_size_and_macs() -> None:
     assert candidate_line(candidate("macs12-w8")) == "macs12-w8           97.8%   40.7 KiB  2.97 M MACs"
+
+
+def test_runtimes_that_differ_are_all_given_until_one_is_the_fastest() -> None:
+    made = candidate("macs12-w8")
+    (first,) = made.artifacts
+    second = replace(first, runtime="tvm", accuracy=Accuracy(98.2, 97, 99, 500, "tvm"))
+    both = replace(made, artifacts=(first, second))
+    assert candidate_line(both) == "macs12-w8        97.8% or 98.2%   40.7 KiB  2.97 M MACs"
+    assert "98.2% " in candidate_line(replace(both, runtime="tvm"))
+    assert "or" not in candidate_line(replace(both, runtime="tvm"))
+    assert candidate_line(replace(made, artifacts=(first, replace(first, runtime="tvm")))) == candidate_line(made)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03")])
