@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compress import targets
 from compress.export.lowering import lower
+from compress.export.onnxruntime import weight_storage
 from compress.integer import program as p
 from tests.export.lowering import comparing
 from tests.export.lowering.make_fixtures import FILES, TOOLS
@@ -30,6 +32,8 @@ def test_a_small_network(tool):
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_it_is_close_to_onnx_runtimes_own_integers(tool):
+    if tool == "brevitas" and weight_storage(targets.load("cpu")) == "unsigned":
+        pytest.skip("its weights are behind a Clip, and ONNX Runtime's sums of them saturate on x86 without VNNI")
     model = (FILES / f"{tool}.onnx").read_bytes()
     program = lower(model)
     for seed in range(4):
