@@ -161,18 +161,21 @@ def quantized(network: Any, first: common.Row, weights: str, bits: float, target
 
 
 def files(state: Any) -> Any:
-    """What recovers an image by the state's ONNX file for its size."""
+    """What recovers an image by the state's ONNX file for its size, stored as this processor is exact on it."""
     import onnxruntime
     import torch
 
+    from compress import targets
     from compress.export.onnx import serialize
+    from compress.export.onnxruntime import weight_storage
 
+    weights = weight_storage(targets.load("cpu"))
     sessions: dict[tuple[int, ...], Any] = {}
 
     def recover(image: Any) -> Any:
         size = tuple(image.shape[2:])
         if size not in sessions:
-            sessions[size] = onnxruntime.InferenceSession(serialize(state, torch.cat([image, image])))
+            sessions[size] = onnxruntime.InferenceSession(serialize(state, torch.cat([image, image]), weights=weights))
         session = sessions[size]
         return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
 

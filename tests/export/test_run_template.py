@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import venv
 from importlib import metadata, resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +32,26 @@ def test_it_imports_numpy_onnxruntime_and_the_standard_library_only():
             assert "import" not in ast.unparse(node.func)
     # "measure" lies in the patterns/ of bundles that have any, and imports numpy alone.
     assert found - set(sys.stdlib_module_names) == {"numpy", "onnxruntime", "measure"}
+
+
+@pytest.mark.parametrize(
+    ("right", "taken"),
+    [((True, True), (0, True)), ((True, False), (0, True)), ((False, True), (1, False)), ((False, False), (0, True))],
+)
+def test_it_runs_in_float_where_integer_kernels_alone_are_wrong(right, taken, tmp_path, monkeypatch):
+    """``right``: which of the two ways gives the golden outputs. Where neither does, it shows what integers gave."""
+    template = runpy.run_path(str(TEMPLATE))
+    inputs, outputs = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([[4.0], [2.0], [1.0]], np.float32)
+    np.savez(tmp_path / "golden.npz", inputs=inputs, outputs=outputs)
+    monkeypatch.setitem(template["golden_outputs"].__globals__, "HERE", tmp_path)
+    given = [outputs if each else outputs + 1 for each in right]
+
+    def runner(integers):
+        return lambda x: given[0 if integers else 1][np.flatnonzero((inputs == x).all(1))]
+
+    found, integers = template["golden_outputs"](np, {"tolerance": 0.05}, runner)
+    assert np.array_equal(found, given[taken[0]])
+    assert integers is taken[1]
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +84,16 @@ def test_it_runs_where_only_numpy_and_onnxruntime_are(lonely, tmp_path):
     assert ended.stdout.splitlines()[0].startswith("golden inputs: 8 of 8 classes equal")
     assert ended.stdout.splitlines()[1] == "ok"
     assert ended.stdout.splitlines()[2].startswith("latency: median ")
+    np.save(tmp_path / "device" / "image.npy", np.zeros((16, 16, 3), np.uint8))
+    ended = run("--image", "image.npy")
+    assert (ended.returncode, ended.stderr) == (0, ""), ended.stdout
     golden = bundle / "golden.npz"
     golden.write_bytes(golden.read_bytes()[:-1])
     ended = run()
     assert (ended.returncode, ended.stdout) == (4, "")
     assert ended.stderr == "error: golden.npz has been changed: copy the bundle again\n"
+    golden.unlink()
+    for arguments in [(), ("--image", "image.npy")]:
+        ended = run(*arguments)
+        assert (ended.returncode, ended.stdout) == (4, "")
+        assert ended.stderr == "error: golden.npz is missing: copy the bundle again\n"
