@@ -124,7 +124,8 @@ def found(cifar10: Path, method: Method, count: int, **more: Any) -> tuple[Front
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
-        front = api.start(prepared, path, "benchmark", Told(), False, MakingOptions(), method.search)
+        how = MakingOptions(processes=int(os.environ.get("PROCESSES", 1)))
+        front = api.start(prepared, path, "benchmark", Told(), False, how, method.search)
         facts = runfolder.read_run(path)["facts"]
     account = facts.get("search") or {}
     return front, account.get("informed_rank_correlation")
@@ -199,7 +200,8 @@ def hypervolume(points: Sequence[tuple[float, float]], baseline: float) -> float
 
 
 def measure() -> list[common.Row]:
-    """``SEARCHES`` has the first so many searches alone, ``CANDIDATES`` fewer candidates."""
+    """``SEARCHES`` has the first so many searches alone, ``CANDIDATES`` fewer candidates; ``PROCESSES`` makes so many
+    candidates side by side (``OMP_NUM_THREADS=1`` gives each one thread), and times them alone afterwards."""
     count, searches = int(os.environ.get("CANDIDATES", CANDIDATES)), int(os.environ.get("SEARCHES", len(METHODS)))
     with common.cifar10() as cifar10:
         return fronts(cifar10, count, METHODS[:searches])

@@ -80,7 +80,7 @@ class Dot(ABC):
         return 1
 
     @property
-    def steps(self) -> int:
+    def steps(self) -> float:
         """Multiply instructions of one step."""
         return 1
 
@@ -88,9 +88,23 @@ class Dot(ABC):
         """(..., lanes, group) weights as a vector (..., lanes * group) in the order in which it lies."""
         return weight.reshape(*weight.shape[:-2], self.vector_bytes)
 
+    @property
+    def issued(self) -> float:
+        """Instructions of one step, without loads."""
+        return 4.0 if self.steps == 2 else self.steps
+
+    @property
+    def together(self) -> int:
+        """Products that are added up before they come to an accumulator."""
+        return 1
+
     def takes(self, op: Convolution) -> bool:
         """Whether sums with the convolution's weights come out exactly."""
         return True
+
+    def within(self, op: Convolution) -> Dot | None:
+        """The strategy as it is for the convolution's weights; None if it doesn't take them."""
+        return self if self.takes(op) else None
 
     def start(self, value: Expr) -> Expr:
         """An accumulator that begins with int32 numbers."""
@@ -120,6 +134,14 @@ class Dot(ABC):
     def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
         """The accumulator after one step."""
 
+    def product(self, activation: Expr, weight: Expr) -> Expr:
+        """What up to :attr:`together` steps give, added up, for :meth:`gather`; where that is more than one."""
+        raise AssertionError(f"{type(self).__name__} adds up no products")
+
+    def gather(self, acc: Expr, products: Expr) -> Expr:
+        """The accumulator after the steps that gave sums of :meth:`product`."""
+        raise AssertionError(f"{type(self).__name__} adds up no products")
+
 
 @dataclass(frozen=True, slots=True)
 class Interleaved(Dot):
@@ -144,12 +166,28 @@ def unpacked(w: Any, offset: Expr, vector_bytes: int, bits: int) -> Expr:
 
 def shifted_fields(w: Any, offset: Expr, vector_bytes: int, bits: int) -> tuple[Expr, int]:
     """A vector with a weight's bits on top of each byte and others below, and the bytes of its lanes."""
+    wide, element, few = _every_field(w, offset, vector_bytes, bits, "int")
+    count = vector_bytes // element
+    return wide << numbers([bits * (i // few) for i in range(count)], f"int{8 * element}"), element
+
+
+def lowered_fields(w: Any, offset: Expr, vector_bytes: int, bits: int) -> Expr:
+    """A vector of bytes with a weight's bits lowest in each, and zeros above."""
+    wide, element, few = _every_field(w, offset, vector_bytes, bits, "uint")
+    count, dtype = vector_bytes // element, f"uint{8 * element}"
+    lowered = wide >> numbers([8 - bits - bits * (i // few) for i in range(count)], dtype)
+    mask = int.from_bytes(bytes([(1 << bits) - 1]) * element, "little")
+    return view(lowered & numbers([mask] * count, dtype), typed("uint8", vector_bytes))
+
+
+def _every_field(w: Any, offset: Expr, vector_bytes: int, bits: int, kind: str) -> tuple[Expr, int, int]:
+    """Packed weights, once for every field of a byte; the bytes of its lanes, and how many lanes a field has."""
     size = vector_bytes * bits // 8
     element = min(size, 4)  # bytes, of the lanes that are shifted
-    few, count, dtype = size // element, vector_bytes // element, f"int{8 * element}"
+    few, count, dtype = size // element, vector_bytes // element, f"{kind}{8 * element}"
     packed = view(load(w, offset, size), typed(dtype, few))
     wide = splat(packed, count) if few == 1 else shuffle([packed] * (8 // bits), range(count))
-    return wide << numbers([bits * (i // few) for i in range(count)], dtype), element
+    return wide, element, few
 
 
 def pack(vectors: NDArray[np.int8], bits: int) -> NDArray[np.int8]:

@@ -49,7 +49,7 @@ def registers(dot: Dot, block: Block) -> int:
     accumulators = block.pixels * block.vectors * wide
     if dot.streams_weights:
         # Prepared activations, weights, and products that are under way.
-        held = {1: 1, 2: 1}.get(dot.steps, 3)
+        held = 1 if dot.steps <= 2 else 3
         return accumulators + block.pixels * held + 2 * wide + held
     weights = block.vectors * block.taps * dot.operands
     scratch = 0 if dot.steps == 1 else 2  # a product, and the mask of even bytes
@@ -73,13 +73,12 @@ def cycles(
     def one(pixels: int, count: int) -> float:
         if not pixels or not count:
             return 0.0
-        products = pixels * count * block.taps * dot.steps
+        steps_taken = pixels * count * block.taps
+        products = steps_taken * dot.steps
         read = len(columns(pixels, block.taps, stride, dilation))
         prepared = 2.0 * read if dot.operands == 2 else 0.0
         loads = read / dot.chunk + count * block.taps
-        issue = (
-            products * (2 if dot.steps == 2 else 1) + read / dot.chunk + prepared + count * block.taps + 2 / dot.chunk
-        ) / ISSUE
+        issue = (steps_taken * dot.issued + read / dot.chunk + prepared + count * block.taps + 2 / dot.chunk) / ISSUE
         step = max(products / ports, loads / ports, issue, block.taps * dot.steps * LATENCY)
         return steps * (kernel / block.taps) * step + FINISH * pixels * count / 2 + START
 

@@ -246,17 +246,18 @@ class _Kernel:
         corner = y * g.row_step + x0 * g.pixel_step + g.origin + group * self.op.weight.shape[3]
         taps = self.block.taps
         base = first * (self.kernel_vectors * self.vector_size)
-        chunks, rest = divmod(g.depth, dot.chunk)
+        chunk_of = dot.chunk if dot.streams_weights else max(1, dot.together // taps)
+        chunks, rest = divmod(g.depth, chunk_of)
         with span(0, self.op.weight.shape[1]) as row, span(0, g.taps // taps) as tap:
             at = corner + row * g.kernel_row_step + tap * (g.tap_step * taps)
             steps = (row * (g.taps // taps) + tap) * g.depth
             if chunks:
                 with span(0, chunks) as chunk:
-                    where = base + (steps + chunk * dot.chunk) * (taps * count * self.vector_size)
-                    self._step(accumulators, source, at + chunk * (dot.chunk * dot.group), weights, where, dot.chunk)
+                    where = base + (steps + chunk * chunk_of) * (taps * count * self.vector_size)
+                    self._step(accumulators, source, at + chunk * (chunk_of * dot.group), weights, where, chunk_of)
             if rest:
-                where = base + (steps + chunks * dot.chunk) * (taps * count * self.vector_size)
-                self._step(accumulators, source, at + chunks * dot.chunk * dot.group, weights, where, rest)
+                where = base + (steps + chunks * chunk_of) * (taps * count * self.vector_size)
+                self._step(accumulators, source, at + chunks * chunk_of * dot.group, weights, where, rest)
         sums = [
             Sum(
                 dot.total(accumulators[p][v][0]),
@@ -295,19 +296,54 @@ class _Kernel:
                     for p in range(pixels):
                         assign(acc[p][v], dot.accumulate(acc[p][v][0], rows[p][i], w))
             return
-        held = [
-            [dot.weights(weights, where + (k * vectors + v) * self.vector_size, self.bits) for v in range(vectors)]
-            for k in range(taps)
-        ]
-        pixel = g.pixel_step // g.stride
-        for column in columns(pixels, taps, g.stride, g.dilation):
-            (x,) = dot.activations(source, at + column * pixel)
-            for k in range(taps):
-                p, beside = divmod(column - k * g.dilation, g.stride)
-                if beside or not 0 <= p < pixels:
-                    continue
-                for v in range(vectors):
-                    assign(acc[p][v], dot.accumulate(acc[p][v][0], x, held[k][v]))
+        sums = _Sums(dot, acc)
+        for i in range(count):
+            each = where + i * taps * vectors * self.vector_size
+            held = [
+                [dot.weights(weights, each + (k * vectors + v) * self.vector_size, self.bits) for v in range(vectors)]
+                for k in range(taps)
+            ]
+            pixel = g.pixel_step // g.stride
+            for column in columns(pixels, taps, g.stride, g.dilation):
+                (x,) = dot.activations(source, at + i * dot.group + column * pixel)
+                for k in range(taps):
+                    p, beside = divmod(column - k * g.dilation, g.stride)
+                    if beside or not 0 <= p < pixels:
+                        continue
+                    for v in range(vectors):
+                        sums.add(p, v, x, held[k][v])
+        sums.end()
+
+
+class _Sums:
+    """Products on their way to the accumulators: as many of them together as the strategy allows."""
+
+    def __init__(self, dot: Dot, accumulators: list[list[Any]]) -> None:
+        self.dot, self.accumulators = dot, accumulators
+        self.pending: dict[tuple[int, int], tuple[Expr, int]] = {}
+
+    def add(self, pixel: int, vector: int, activation: Expr, weight: Expr) -> None:
+        """One step's products."""
+        dot, acc = self.dot, self.accumulators[pixel][vector]
+        if dot.together == 1:
+            assign(acc, dot.accumulate(acc[0], activation, weight))
+            return
+        product = dot.product(activation, weight)
+        before, number = self.pending.pop((pixel, vector), (None, 0))
+        total = product if before is None else let(before + product)
+        self.pending[pixel, vector] = total, number + 1
+        if number + 1 == dot.together:
+            self._gather(pixel, vector)
+
+    def end(self) -> None:
+        """What is left comes to the accumulators."""
+        for pixel, vector in list(self.pending):
+            self._gather(pixel, vector)
+
+    def _gather(self, pixel: int, vector: int) -> None:
+        total, _ = self.pending.pop((pixel, vector))
+        acc = self.accumulators[pixel][vector]
+        assign(acc, self.dot.gather(acc[0], total))
 
 
 def let_int(value: Expr) -> Expr:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from compress.export.kernels.dot import Dot
 from compress.export.kernels.dot_arm import ByLane, Pairwise, PairwiseDifferences, Sdot
-from compress.export.kernels.dot_x86 import Madd, SadDifferences, Vnni
+from compress.export.kernels.dot_x86 import Madd, MaddBytes, SadDifferences, Vnni
 from compress.export.kernels.isa import Isa
 from compress.integer.program import Convolution
 
@@ -27,6 +27,9 @@ def strategies(isa: Isa) -> tuple[Dot, ...]:
     return ()
 
 
+BYTES: Mapping[str, Dot] = {"avx2": MaddBytes(8, 1, 16, False, False)}
+"""By instruction set, what is better for weights that let no sum saturate."""
+
 ADDITIONS: Mapping[str, Dot] = {
     "avx2": SadDifferences(4, 1, 16, False, False),
     "neon": PairwiseDifferences(4, 1, 32, True, False),
@@ -36,8 +39,9 @@ ADDITIONS: Mapping[str, Dot] = {
 
 def strategy(isa: Isa, op: Convolution) -> Dot | None:
     """The best strategy for a convolution."""
-    narrow = (ADDITIONS[isa.dot],) if isa.dot in ADDITIONS else ()
-    return next((dot for dot in (*narrow, *strategies(isa)) if dot.takes(op)), None)
+    narrow = tuple(known[isa.dot] for known in (ADDITIONS, BYTES) if isa.dot in known)
+    fitting = (dot.within(op) for dot in (*narrow, *strategies(isa)))
+    return next((dot for dot in fitting if dot is not None), None)
 
 
-__all__ = ["ADDITIONS", "strategies", "strategy"]
+__all__ = ["ADDITIONS", "BYTES", "strategies", "strategy"]

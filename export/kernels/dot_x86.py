@@ -1,25 +1,30 @@
-"""The strategies of x86: ``vpdpbusd`` (AVX-512 VNNI, AVX-VNNI), ``vpmaddwd`` and ``vpsadbw`` (AVX2)."""
+"""The strategies of x86: ``vpdpbusd`` (AVX-512 VNNI, AVX-VNNI); ``vpmaddubsw``, ``vpmaddwd``, ``vpsadbw`` (AVX2)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.export.kernels.dot import Differences, Interleaved, unpacked
+from compress.export.kernels.dot import Differences, Dot, Interleaved, lowered_fields, unpacked
 from compress.export.kernels.vectors import (
     Expr,
     cast,
     intrinsic,
     let,
     load,
+    numbers,
     part,
     splat,
     typed,
     view,
 )
+from compress.integer.program import Convolution
+
+MOST_TOGETHER = 8
+"""Products that are added up in 16 bits: more hardly save anything, and their code is long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,8 @@ class Vnni(Interleaved):
 class Madd(Interleaved):
     """``vpmaddwd`` on AVX2: of the 4 bytes of a lane the even and the odd ones as 16-bit pairs.
 
-    (``vpmaddubsw`` would take bytes, but saturates.) A vector of weights holds all even pairs, then all odd ones, so
-    that sign extension gives the operands.
+    For weights whose sums would saturate in :class:`MaddBytes`. A vector of weights holds all even pairs, then all odd
+    ones, so that sign extension gives the operands.
     """
 
     @property
@@ -96,6 +101,78 @@ class Madd(Interleaved):
 
 
 @dataclass(frozen=True, slots=True)
+class MaddBytes(Interleaved):
+    """``vpmaddubsw`` on AVX2: sums of two products of bytes, in 16 bits; ``vpmaddwd`` with ones adds two of them.
+
+    ``2 * 255 * 64 < 2^15``, so weights of 7 bits or fewer never let a sum saturate, and of narrower ones as many sums
+    as :attr:`sums` stay in 16 bits: with 4 bits 8 products cost about as much as 5 with 7.
+
+    Attributes:
+        sums: of products in 16 bits, at most.
+    """
+
+    sums: int = 1
+
+    @property
+    def steps(self) -> float:
+        """``vpmaddubsw``, and ``vpmaddwd`` once for all sums."""
+        return 1.0 + 1.0 / self.together
+
+    @property
+    def issued(self) -> float:
+        """An addition each."""
+        return 2.0 * self.steps if self.together > 1 else 3.0
+
+    @property
+    def together(self) -> int:
+        """Few enough that a step's code stays short."""
+        return min(self.sums, MOST_TOGETHER)
+
+    def within(self, op: Convolution) -> Dot | None:
+        """None for weights of 8 bits as they are, and of one bit, which :class:`SadDifferences` or others take."""
+        largest = int(np.abs(op.weight.astype(np.int64)).max(initial=1))
+        sums = (2**15 - 1) // (2 * self.largest * largest)
+        return replace(self, sums=sums) if sums and op.weight_bits > 1 else None
+
+    def unit(self, bits: int) -> int:
+        """0: weights are unpacked as they are."""
+        return 0
+
+    def activations(self, x: Any, offset: Expr) -> list[Expr]:
+        """The 4 bytes in every lane."""
+        word = view(load(x, offset, 4), "int32")
+        return [let(view(splat(word, self.lanes), typed("uint8", self.vector_bytes)))]
+
+    def operand(self, interleaved: Expr) -> Expr:
+        """As it is."""
+        return let(interleaved)
+
+    def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
+        """Signed bytes; of packed ones ``vpshufb`` looks up what their bits stand for."""
+        if bits == 8:
+            return let(load(w, offset, self.vector_bytes))
+        values = [i - (i >> (bits - 1) << bits) for i in range(1 << bits)]
+        table = numbers([values[i % len(values)] for i in range(self.vector_bytes)], "int8")
+        kind = typed("int8", self.vector_bytes)
+        fields = view(lowered_fields(w, offset, self.vector_bytes, bits), kind)
+        return let(intrinsic(kind, "llvm.x86.avx2.pshuf.b", table, fields))
+
+    def product(self, activation: Expr, weight: Expr) -> Expr:
+        """16 sums of two."""
+        kind = typed("int16", self.lanes * 2)
+        return let(intrinsic(kind, "llvm.x86.avx2.pmadd.ub.sw", activation, weight))
+
+    def gather(self, acc: Expr, products: Expr) -> Expr:
+        """Of every lane both sums."""
+        ones = numbers([1] * (self.lanes * 2), "int16")
+        return acc + intrinsic(self.accumulator, "llvm.x86.avx2.pmadd.wd", products, ones)
+
+    def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
+        """Two multiplications, one addition."""
+        return self.gather(acc, self.product(activation, weight))
+
+
+@dataclass(frozen=True, slots=True)
 class SadDifferences(Differences):
     """``vpsadbw`` on AVX2: 32 additions or subtractions in two instructions.
 
@@ -138,4 +215,4 @@ def _uint16(value: int) -> Expr:
     return tirx.const(value, "uint16")
 
 
-__all__ = ["Madd", "SadDifferences", "Vnni"]
+__all__ = ["Madd", "MaddBytes", "SadDifferences", "Vnni"]

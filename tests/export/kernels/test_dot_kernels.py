@@ -18,7 +18,8 @@ from compress.export.kernels.code import Code
 from compress.export.kernels.compiling import assembly, object_file
 from compress.export.kernels.dot import pack
 from compress.export.kernels.dot_blocks import choose, registers
-from compress.export.kernels.dot_strategies import ADDITIONS, strategies
+from compress.export.kernels.dot_strategies import ADDITIONS, BYTES, strategies
+from compress.export.kernels.dot_x86 import MaddBytes
 from compress.export.kernels.fusion import ConvolutionAdd, fuse
 from compress.export.kernels.isa import CORTEX_A72, CORTEX_A76, X86_AVX2, X86_AVX_VNNI, X86_VNNI, Isa
 from compress.integer import program as p
@@ -214,6 +215,51 @@ def test_one_bit_weights_are_added_and_subtracted(isa, adds, multiplies, tmp_pat
     assert products == {name: [adds] for name in forms} | {"unfilled": [multiplies]}
 
 
+LARGEST = {64: 8, 32: 8, 9: 8, 8: 4, 4: 3, 2: 2}
+"""Magnitudes of weights that ``vpmaddubsw`` takes, and the bits that hold them."""
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+def test_no_sum_saturates_at_the_largest_weights_and_activations(kernel, tmp_path, monkeypatch):
+    """Of one sign each, so that nothing cancels; 65 is too large for sums of two products in 16 bits."""
+    programs = {}
+    for largest, bits in {**LARGEST, 65: 8, 128: 8}.items():
+        g = np.random.default_rng(largest)
+        tensors = {"x": tensor("x", (kernel + 2, kernel + 3, 36), X86_AVX2)}
+        conv = convolution(g, tensors, "x", tensor("y", (3, 4, 16), X86_AVX2, 128), kernel, X86_AVX2, padding=0)
+        sign = np.where(np.arange(16) % 2, -largest, largest - (largest in (8, 4, 2, 128)))
+        weight = np.broadcast_to(sign[:, None, None, None], conv.weight.shape).astype(np.int8)
+        total = 255 * largest * weight[0].size
+        to = replace(
+            conv.requantize, multiplier=np.full(16, 2**30, np.int32), shift=np.full(16, total.bit_length() + 22)
+        )
+        conv = replace(conv, weight=weight, weight_bits=bits, requantize=to)
+        x = np.full(tensors["x"].shape, 255, np.uint8)
+        x[0, 0, 0] = 254
+        programs[str(largest)] = p.Program(tensors, (conv,), ("x",), ("y",)), {"x": x}
+    codes = check(programs, X86_AVX2, tmp_path, monkeypatch)
+    for name, code in zip(programs, codes, strict=True):
+        assert ("vpmaddubsw" in assembly(kernels(code), X86_AVX2)) == (int(name) in LARGEST)
+
+
+def test_the_narrower_the_weights_the_fewer_instructions_on_avx2():
+    """By multiplication of bytes in the innermost loop, loads and unpacking included; 8 bits take the most."""
+    taken = {}
+    for largest, bits in {127: 8, 63: 8, 31: 8, 15: 8, 7: 4, 1: 2}.items():
+        g = np.random.default_rng(0)
+        tensors = {"x": tensor("x", (16, 16, 64), X86_AVX2, 3)}
+        conv = convolution(g, tensors, "x", tensor("y", (16, 16, 64), X86_AVX2, 4), 3, X86_AVX2)
+        conv = replace(conv, weight=g.integers(-largest, largest + 1, conv.weight.shape).astype(np.int8))
+        code = x86.assemble(p.Program(tensors, (replace(conv, weight_bits=bits),), ("x",), ("y",)), X86_AVX2)
+        text = assembly([call.kernel for call in code.calls if "convolution" in call.kernel.symbol], X86_AVX2)
+        product, pieces = ("vpmaddubsw", 1) if largest < 64 else ("vpmaddwd", 2)
+        taken[largest] = max(
+            pieces * len(body) / sum(line.startswith(product) for line in body) for body in innermost(text, product)
+        )
+    assert taken[15] < taken[31] < taken[63] < taken[127]
+    assert max(taken[7], taken[1]) < 0.75 * taken[127]
+
+
 def flipped(x: np.ndarray) -> np.ndarray:
     """The int8 that stand for the same as uint8."""
     return (x ^ 0x80).view(np.int8)
@@ -274,7 +320,9 @@ def test_the_inner_loop_keeps_its_sums_in_registers(isa):
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.dot)
 def test_blocks_fit_into_the_registers(isa):
-    for dot in (*strategies(isa), *(added for name, added in ADDITIONS.items() if name == isa.dot)):
+    others = [known[isa.dot] for known in (ADDITIONS, BYTES) if isa.dot in known]
+    narrower = [replace(dot, sums=sums) for dot in others if isinstance(dot, MaddBytes) for sums in (2, 8)]
+    for dot in (*strategies(isa), *others, *narrower):
         for width in (1, 7, 8, 14, 32, 112):
             for vectors in (1, 2, 3, 6, 80):
                 for kernel, stride, dilation in ((1, 1, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)):
