@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 
@@ -17,8 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0, 1 where a benchmark failed, 2 for an unknown name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--run", nargs="*", metavar="NAME", help="run these, or all that can run here")
+    parser.add_argument("--kind", metavar="NAME", help="keep results beside those of other kinds of machines")
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md from the results")
     asked = parser.parse_args(arguments)
+    if asked.kind is not None and not re.fullmatch(r"[a-z0-9-]+", asked.kind):
+        print(f"error: --kind {asked.kind}: give it lower-case letters, digits and -, such as avx2", file=sys.stderr)
+        return 2
     unknown = [name for name in asked.run or () if name not in BENCHMARKS]
     if unknown:
         print(f"error: {UnknownName('benchmark', unknown[0], BENCHMARKS)}", file=sys.stderr)
@@ -26,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.run is None and not asked.docs:
         listing()
         return 0
-    failed = run(asked.run or list(BENCHMARKS)) if asked.run is not None else False
+    failed = run(asked.run or list(BENCHMARKS), asked.kind) if asked.run is not None else False
     if asked.docs:
         write_atomic(page.PAGE, page.markdown().encode())
     return int(failed)
@@ -43,7 +48,7 @@ def listing() -> None:
         print(f"    can't run here: {'; '.join(missing)}" if missing else "    can run here")
 
 
-def run(names: Sequence[str]) -> bool:
+def run(names: Sequence[str], kind: str | None = None) -> bool:
     """Run them, one after another; a failure doesn't keep the others from running. True if one failed."""
     failed = False
     for name in names:
@@ -54,7 +59,7 @@ def run(names: Sequence[str]) -> bool:
             continue
         print(f"{name}: {benchmark.title}", flush=True)
         try:
-            common.run(benchmark)
+            common.run(benchmark, kind)
         except Exception as error:  # whatever a benchmark meets, the next one is to run
             print(f"error: {name}: {type(error).__name__}: {error}", file=sys.stderr)
             failed = True

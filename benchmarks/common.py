@@ -66,18 +66,24 @@ class Benchmark:
     def results(self) -> Path:
         return RESULTS / f"{self.name}.json"
 
+    @property
+    def elsewhere(self) -> tuple[Path, ...]:
+        """Results from machines of other kinds, each in a folder of its kind's name."""
+        return tuple(sorted(RESULTS.glob(f"*/{self.name}.json")))
+
     def missing(self) -> list[str]:
         """Why it can't run here; empty if it can."""
         return [reason for need in self.needs if (reason := need.missing()) is not None]
 
 
-def run(benchmark: Benchmark) -> dict[str, Any]:
-    """Measure, write the results file, print the rows; the document."""
+def run(benchmark: Benchmark, kind: str | None = None) -> dict[str, Any]:
+    """Measure, write the results file, of a ``kind`` of machine if there is one, print the rows; the document."""
     load_average = os.getloadavg()[0]
     rows = benchmark.measure()
     made = document(benchmark, rows, load_average)
-    RESULTS.mkdir(exist_ok=True)
-    write_json(benchmark.results, made)
+    folder = RESULTS if kind is None else RESULTS / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / benchmark.results.name, made)
     print_rows(rows)
     return made
 
@@ -121,6 +127,7 @@ def processor() -> str:
     facts = {key.strip(): value.strip() for key, value in fields.items()}
     flags = set(facts.get("flags", facts.get("Features", "")).split())
     has = [flag for flag in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp") if flag in flags]
+    has = has or [flag for flag in ("avx2", "asimd") if flag in flags]
     return facts.get("model name", platform.machine()) + (f" ({', '.join(has)})" if has else "")
 
 

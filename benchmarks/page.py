@@ -34,4 +34,8 @@ def markdown() -> str:
             continue
         document = json.loads(benchmark.results.read_text(encoding="utf-8"))
         parts.append(f"{common.conditions(document)}\n\n{benchmark.section(document)}")
+        for path in benchmark.elsewhere:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            parts.append(f"\n### The same on {path.parent.name}\n\n")
+            parts.append(f"{common.conditions(document)}\n\n{benchmark.section(document)}")
     return "".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,16 @@ UNITS = re.compile(
 )
 """How a key says what its number counts: by a unit, by the things that are counted, or as a ratio."""
 
-FOUND = [benchmark for benchmark in BENCHMARKS.values() if benchmark.results.exists()]
+FOUND = [
+    pytest.param(benchmark, path, id=str(path.relative_to(common.RESULTS).with_suffix("")))
+    for benchmark in BENCHMARKS.values()
+    for path in (benchmark.results, *benchmark.elsewhere)
+    if path.exists()
+]
 
 
-def document(benchmark: common.Benchmark) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads(benchmark.results.read_text(encoding="utf-8"))
+def document(path: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return loaded
 
 
@@ -70,21 +76,21 @@ def test_every_program_in_the_folder_is_in_the_roster_and_every_result_has_a_pro
     }
     programs = {path.stem for path in Path(common.__file__).parent.glob("*.py")} - frame
     assert programs == set(BENCHMARKS)
-    assert {path.stem for path in common.RESULTS.glob("*.json")} <= programs
+    assert {path.stem for path in common.RESULTS.rglob("*.json")} <= programs
 
 
-@pytest.mark.parametrize("benchmark", FOUND, ids=lambda benchmark: benchmark.name)
-def test_a_results_file_has_the_form_of_all(benchmark: common.Benchmark) -> None:
-    found = document(benchmark)
+@pytest.mark.parametrize(("benchmark", "path"), FOUND)
+def test_a_results_file_has_the_form_of_all(benchmark: common.Benchmark, path: Path) -> None:
+    found = document(path)
     jsonschema.validate(found, SCHEMA)
     assert found["benchmark"] == benchmark.name
     assert found["command"] == f"python -m benchmarks.{benchmark.name}"
     assert date.fromisoformat(found["date"]).isoformat() == found["date"]
 
 
-@pytest.mark.parametrize("benchmark", FOUND, ids=lambda benchmark: benchmark.name)
-def test_rows_share_their_keys_and_every_number_names_its_unit(benchmark: common.Benchmark) -> None:
-    rows = document(benchmark)["rows"]
+@pytest.mark.parametrize(("benchmark", "path"), FOUND)
+def test_rows_share_their_keys_and_every_number_names_its_unit(benchmark: common.Benchmark, path: Path) -> None:
+    rows = document(path)["rows"]
     assert all(list(row) == list(rows[0]) for row in rows)
     numbers = {key for row in rows for key, value in row.items() if type(value) in (int, float)}
     assert [key for key in sorted(numbers) if not UNITS.search(key)] == []
@@ -140,6 +146,23 @@ def test_a_run_writes_a_document_of_that_form_and_prints_its_rows(
     assert written["rows"] == [{"case": "one", "latency_ms": 0.5, "file_bytes": None}]
     assert written["versions"]["numpy"]
     assert capsys.readouterr().out.split() == ["case", "latency_ms", "file_bytes", "one", "0.5000", "—"]
+
+
+def test_results_of_another_kind_of_machine_lie_beside_the_first_and_come_after_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    made = replace(benchmark([{"case": "one"}]), section=lambda document: f"{document['rows'][0]['case']}\n")
+    common.run(made)
+    for name in BENCHMARKS:
+        monkeypatch.delitem(BENCHMARKS, name)
+    monkeypatch.setitem(BENCHMARKS, made.name, replace(made, measure=lambda: [{"case": "another"}]))
+    assert main(["--run", "made_up", "--kind", "avx2"]) == 0
+    cases = [document(path)["rows"][0]["case"] for path in (made.results, *made.elsewhere)]
+    assert cases == ["one", "another"]
+    assert re.search(r"\n\none\n\n### The same on avx2\n\n[^\n]+\n\nanother\n$", page.markdown())
+    assert main(["--run", "made_up", "--kind", "../up"]) == 2
+    assert "error: --kind ../up: give it lower-case letters" in capsys.readouterr().err
 
 
 def test_a_failing_benchmark_leaves_its_old_results_and_lets_the_next_one_run(
@@ -199,7 +222,7 @@ def test_targets_without_a_phase_have_null_for_it() -> None:
 
 
 def test_the_phases_of_the_default_job_add_up_to_its_wall_time() -> None:
-    for row in document(BENCHMARKS["default_job"])["rows"]:
+    for row in document(BENCHMARKS["default_job"].results)["rows"]:
         phases = [seconds for seconds in default_job.phases(row).values() if seconds is not None]
         assert sum(phases) == pytest.approx(row["wall_seconds"], abs=0.01 * (len(phases) + 1))
 
