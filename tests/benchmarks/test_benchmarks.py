@@ -154,7 +154,7 @@ def test_results_of_another_kind_of_machine_lie_beside_the_first_and_come_after_
     monkeypatch.setattr(common, "RESULTS", tmp_path)
     made = replace(benchmark([{"case": "one"}]), section=lambda document: f"{document['rows'][0]['case']}\n")
     common.run(made)
-    for name in BENCHMARKS:
+    for name in list(BENCHMARKS):
         monkeypatch.delitem(BENCHMARKS, name)
     monkeypatch.setitem(BENCHMARKS, made.name, replace(made, measure=lambda: [{"case": "another"}]))
     assert main(["--run", "made_up", "--kind", "avx2"]) == 0
