@@ -33,8 +33,7 @@ class Vnni(Interleaved):
 
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
         """The 4 bytes in every lane."""
-        word = view(load(x, offset, 4), "int32")
-        return [let(view(splat(word, self.lanes), typed("uint8", self.vector_bytes)))]
+        return [let(_in_every_lane(x, offset, self.lanes))]
 
     def operand(self, interleaved: Expr) -> Expr:
         """As it is."""
@@ -75,8 +74,7 @@ class Madd(Interleaved):
 
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
         """The 4 bytes in every lane."""
-        word = view(load(x, offset, 4), "int32")
-        return [self.operand(view(splat(word, self.lanes), typed("uint8", self.vector_bytes)))]
+        return [self.operand(_in_every_lane(x, offset, self.lanes))]
 
     def operand(self, interleaved: Expr) -> Expr:
         """Even and odd bytes as 16-bit numbers."""
@@ -101,11 +99,11 @@ class Madd(Interleaved):
 
 
 @dataclass(frozen=True, slots=True)
-class MaddBytes(Interleaved):
+class MaddBytes(Dot):
     """``vpmaddubsw`` on AVX2: sums of two products of bytes, in 16 bits; ``vpmaddwd`` with ones adds two of them.
 
-    ``2 * 255 * 64 < 2^15``, so weights of 7 bits or fewer never let a sum saturate, and of narrower ones as many sums
-    as :attr:`sums` stay in 16 bits: with 4 bits 8 products cost about as much as 5 with 7.
+    ``2 * 255 * 64 < 2^15``, so weights of 7 bits or fewer never let a sum saturate. The narrower they are, the more
+    such sums are added before they leave 16 bits: 2 with weights of 6 bits, 8 with 4.
 
     Attributes:
         sums: of products in 16 bits, at most.
@@ -140,12 +138,7 @@ class MaddBytes(Interleaved):
 
     def activations(self, x: Any, offset: Expr) -> list[Expr]:
         """The 4 bytes in every lane."""
-        word = view(load(x, offset, 4), "int32")
-        return [let(view(splat(word, self.lanes), typed("uint8", self.vector_bytes)))]
-
-    def operand(self, interleaved: Expr) -> Expr:
-        """As it is."""
-        return let(interleaved)
+        return [let(_in_every_lane(x, offset, self.lanes))]
 
     def weights(self, w: Any, offset: Expr, bits: int) -> Expr:
         """Signed bytes; of packed ones ``vpshufb`` looks up what their bits stand for."""
@@ -207,6 +200,11 @@ class SadDifferences(Differences):
     def accumulate(self, acc: Expr, activation: Expr, weight: Expr) -> Expr:
         """Two instructions."""
         return acc + intrinsic(self.accumulator, "llvm.x86.avx2.psad.bw", activation, weight)
+
+
+def _in_every_lane(x: Any, offset: Expr, lanes: int) -> Expr:
+    """4 bytes, once for each lane."""
+    return view(splat(view(load(x, offset, 4), "int32"), lanes), typed("uint8", 4 * lanes))
 
 
 def _uint16(value: int) -> Expr:

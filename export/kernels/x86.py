@@ -5,7 +5,7 @@
 ==========  ==================  ====================================================  ==========================
 vnni512     ``vpdpbusd`` zmm    16 output channels                                    0.024
 vnni256     ``vpdpbusd`` ymm    8; 16 registers are enough, as AVX-VNNI has them      0.060
-avx2        ``vpmaddubsw``      8; weights of 7 bits, 6, 5, 4 and 2                   0.13, 0.12, 0.11, 0.12
+avx2        ``vpmaddubsw``      8; weights of 7, 6, 5, 4 or 2 bits                    0.13, 0.12, 0.11, 0.12
 avx2        2 ``vpmaddwd``      8; even and odd bytes as 16-bit pairs                 0.20
 avx2        ``vpsadbw``         4, of 8 channels; weights of one bit                  0.095
 ==========  ==================  ====================================================  ==========================
