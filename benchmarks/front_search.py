@@ -200,11 +200,12 @@ def hypervolume(points: Sequence[tuple[float, float]], baseline: float) -> float
 
 
 def measure() -> list[common.Row]:
-    """``SEARCHES`` has the first so many searches alone, ``CANDIDATES`` fewer candidates; ``PROCESSES`` makes so many
+    """``SEARCHES=1,4`` has the first and the fourth alone, ``CANDIDATES`` fewer candidates; ``PROCESSES`` makes so many
     candidates side by side (``OMP_NUM_THREADS=1`` gives each one thread), and times them alone afterwards."""
-    count, searches = int(os.environ.get("CANDIDATES", CANDIDATES)), int(os.environ.get("SEARCHES", len(METHODS)))
+    count, chosen = int(os.environ.get("CANDIDATES", CANDIDATES)), os.environ.get("SEARCHES")
+    searches = METHODS if chosen is None else [METHODS[int(number) - 1] for number in chosen.split(",")]
     with common.cifar10() as cifar10:
-        return fronts(cifar10, count, METHODS[:searches])
+        return fronts(cifar10, count, searches)
 
 
 def section(document: Mapping[str, Any]) -> str:
@@ -224,6 +225,7 @@ def section(document: Mapping[str, Any]) -> str:
         f"{FLOOR_POINTS:g} points below the float network, and the logarithm of measured latency by the fastest "
         "runtime, up to the float file's in ONNX Runtime. "
         f"Ours: {'; '.join(said)}. "
+        + _storage(document["machine"])
         + _doubted(ours)
         + _lacking(rows)
         + (
@@ -274,7 +276,18 @@ def _lacking(rows: Sequence[Mapping[str, Any]]) -> str:
     """Searches that weren't run."""
     there = {each["search"] for each in rows}
     lacking = [method.name for method in METHODS if method.name not in there]
-    return f"Not run beside it (`SEARCHES={len(there)}`): {'; '.join(lacking)}. " if lacking else ""
+    return f"Not run beside it: {'; '.join(lacking)}. " if lacking else ""
+
+
+def _storage(machine: Mapping[str, Any]) -> str:
+    """In which form 8-bit files are where ONNX Runtime isn't exact on the usual one."""
+    if "avx2" not in machine["cpu"]:
+        return ""
+    return (
+        "This processor has no VNNI, so 8-bit files, the plain one among them, hold their weights unsigned, which ONNX "
+        "Runtime is exact on; signed ones would be faster there and wrong "
+        "([quantization.md](quantization.md#8-bit-weights-on-x86-without-vnni)). "
+    )
 
 
 def _verdict(ours: Mapping[str, Any], key: str) -> str:
