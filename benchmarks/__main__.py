@@ -21,6 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kind", metavar="NAME", help="keep results beside those of other kinds of machines")
     parser.add_argument("--docs", action="store_true", help="write docs/benchmarks.md from the results")
     asked = parser.parse_args(arguments)
+    if asked.kind is not None and asked.run is None:
+        print("error: --kind says where the results of --run go; give both", file=sys.stderr)
+        return 2
     if asked.kind is not None and not re.fullmatch(r"[a-z0-9-]+", asked.kind):
         print(f"error: --kind {asked.kind}: give it lower-case letters, digits and -, such as avx2", file=sys.stderr)
         return 2

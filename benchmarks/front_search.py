@@ -203,9 +203,21 @@ def measure() -> list[common.Row]:
     """``SEARCHES=1,4`` has the first and the fourth alone, ``CANDIDATES`` fewer candidates; ``PROCESSES`` makes so many
     candidates side by side (``OMP_NUM_THREADS=1`` gives each one thread), and times them alone afterwards."""
     count, chosen = int(os.environ.get("CANDIDATES", CANDIDATES)), os.environ.get("SEARCHES")
-    searches = METHODS if chosen is None else [METHODS[int(number) - 1] for number in chosen.split(",")]
     with common.cifar10() as cifar10:
-        return fronts(cifar10, count, searches)
+        return fronts(cifar10, count, METHODS if chosen is None else numbered(chosen))
+
+
+def numbered(text: str) -> list[Method]:
+    """The searches that ``SEARCHES`` names.
+
+    Raises:
+        ValueError: there is none of such a number.
+    """
+    known = {str(number): method for number, method in enumerate(METHODS, 1)}
+    unknown = [number for number in text.split(",") if number not in known]
+    if unknown:
+        raise ValueError(f"SEARCHES={text}: there is no search {unknown[0]!r}; give numbers from 1 to {len(METHODS)}")
+    return [known[number] for number in text.split(",")]
 
 
 def section(document: Mapping[str, Any]) -> str:

@@ -32,10 +32,8 @@ def markdown() -> str:
             needs = "; ".join(need.name for need in benchmark.needs) or "nothing more"
             parts.append(f"Not run yet: `python -m benchmarks.{benchmark.name}`. It needs {needs}.\n")
             continue
-        document = json.loads(benchmark.results.read_text(encoding="utf-8"))
-        parts.append(f"{common.conditions(document)}\n\n{benchmark.section(document)}")
-        for path in benchmark.elsewhere:
+        for path in (benchmark.results, *benchmark.elsewhere):
             document = json.loads(path.read_text(encoding="utf-8"))
-            parts.append(f"\n### The same on {path.parent.name}\n\n")
-            parts.append(f"{common.conditions(document)}\n\n{benchmark.section(document)}")
+            heading = "" if path == benchmark.results else f"\n### The same on {path.parent.name}\n\n"
+            parts.append(f"{heading}{common.conditions(document)}\n\n{benchmark.section(document)}")
     return "".join(parts)

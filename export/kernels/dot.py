@@ -98,13 +98,9 @@ class Dot(ABC):
         """Products that are added up before they come to an accumulator."""
         return 1
 
-    def takes(self, op: Convolution) -> bool:
-        """Whether sums with the convolution's weights come out exactly."""
-        return True
-
-    def within(self, op: Convolution) -> Dot | None:
-        """The strategy as it is for the convolution's weights; None if it doesn't take them."""
-        return self if self.takes(op) else None
+    def fitted(self, op: Convolution) -> Dot | None:
+        """The strategy as it is for the convolution's weights; None if sums with them might not come out exactly."""
+        return self
 
     def start(self, value: Expr) -> Expr:
         """An accumulator that begins with int32 numbers."""
@@ -216,9 +212,9 @@ class Differences(Dot):
     ``|u - 255| = 255 - u``, which is ``w u`` plus 255 for each -1. Signed activations are ``u - 128``.
     """
 
-    def takes(self, op: Convolution) -> bool:
-        """Weights of one bit, whole groups of channels: what fills a group up would count."""
-        return op.weight_bits == 1 and op.weight.shape[3] % self.group == 0
+    def fitted(self, op: Convolution) -> Dot | None:
+        """For weights of one bit, in whole groups of channels: what fills a group up would count."""
+        return self if op.weight_bits == 1 and op.weight.shape[3] % self.group == 0 else None
 
     def unit(self, bits: int) -> int:
         """0."""

@@ -67,9 +67,9 @@ class Pairwise(Dot):
         """``smull``, ``smlal``, ``sadalp``."""
         return 3
 
-    def takes(self, op: Convolution) -> bool:
-        """No weight is -128."""
-        return bool((op.weight > -128).all())
+    def fitted(self, op: Convolution) -> Dot | None:
+        """For weights without -128."""
+        return self if (op.weight > -128).all() else None
 
     def unit(self, bits: int) -> int:
         """0: weights are shifted back, so that none is -128."""

@@ -27,21 +27,18 @@ def strategies(isa: Isa) -> tuple[Dot, ...]:
     return ()
 
 
-BYTES: Mapping[str, Dot] = {"avx2": MaddBytes(8, 1, 16, False, False)}
-"""By instruction set, what is better for weights that let no sum saturate."""
-
-ADDITIONS: Mapping[str, Dot] = {
-    "avx2": SadDifferences(4, 1, 16, False, False),
-    "neon": PairwiseDifferences(4, 1, 32, True, False),
+NARROW: Mapping[str, tuple[Dot, ...]] = {
+    "avx2": (SadDifferences(4, 1, 16, False, False), MaddBytes(8, 1, 16, False, False)),
+    "neon": (PairwiseDifferences(4, 1, 32, True, False),),
 }
-"""By instruction set, what takes weights of one bit where an instruction doesn't multiply and add at once."""
+"""By instruction set, what is better for narrow weights, best first: additions for those of one bit where nothing
+multiplies and adds at once; products of bytes where only those of narrow weights never saturate."""
 
 
 def strategy(isa: Isa, op: Convolution) -> Dot | None:
     """The best strategy for a convolution."""
-    narrow = tuple(known[isa.dot] for known in (ADDITIONS, BYTES) if isa.dot in known)
-    fitting = (dot.within(op) for dot in (*narrow, *strategies(isa)))
+    fitting = (dot.fitted(op) for dot in (*NARROW.get(isa.dot, ()), *strategies(isa)))
     return next((dot for dot in fitting if dot is not None), None)
 
 
-__all__ = ["ADDITIONS", "BYTES", "strategies", "strategy"]
+__all__ = ["NARROW", "strategies", "strategy"]

@@ -126,8 +126,8 @@ class MaddBytes(Dot):
         """Few enough that a step's code stays short."""
         return min(self.sums, MOST_TOGETHER)
 
-    def within(self, op: Convolution) -> Dot | None:
-        """None for weights of 8 bits as they are, and of one bit, which :class:`SadDifferences` or others take."""
+    def fitted(self, op: Convolution) -> Dot | None:
+        """For weights from -64 to 64 of more than one bit, with as many sums as stay in 16 bits."""
         largest = int(np.abs(op.weight.astype(np.int64)).max(initial=1))
         sums = (2**15 - 1) // (2 * self.largest * largest)
         return replace(self, sums=sums) if sums and op.weight_bits > 1 else None

@@ -55,16 +55,17 @@ def main():
     everything = not (options.image or options.measurements)
     if damaged(entry for entry in manifest["files"] if everything or entry["path"] in (file, MODEL, GOLDEN)):
         return 4
-    outputs, integers = golden_outputs(np, manifest, lambda integers: runner(MODEL, integers))
+    golden = dict(np.load(HERE / GOLDEN, allow_pickle=False))
+    outputs, integers = outputs_of(np, golden, manifest["tolerance"], lambda integers: runner(MODEL, integers))
     run = runner(file, integers)
     if options.measurements:
         status = recover(np, run, manifest, pathlib.Path(options.measurements))
     elif options.image:
         status = classify(np, run, manifest, pathlib.Path(options.image))
     else:
-        status = check(np, outputs, manifest)
+        status = check(np, outputs, golden, manifest)
         if options.time and status == 0:
-            clock(np, run)
+            clock(run, golden["inputs"][:1])
     if status == 0 and not integers:
         print(SATURATED)
     return status
@@ -83,30 +84,27 @@ def damaged(files):
     return False
 
 
-def golden_outputs(np, manifest, runner):
-    """The golden inputs' outputs, and whether integer kernels gave them: in float, if those alone are right here."""
-    golden = np.load(HERE / GOLDEN, allow_pickle=False)
+def outputs_of(np, golden, tolerance, runner):
+    """The golden inputs' outputs, and whether integer kernels gave them: in float, if those alone are wrong here."""
     found = []
     for integers in (True, False):
         run = runner(integers)
         found.append(np.concatenate([run(x[None]) for x in golden["inputs"]]))
-        if difference(np, found[-1]) <= manifest["tolerance"]:
+        if difference(np, found[-1], golden["outputs"]) <= tolerance:
             return found[-1], integers
     return found[0], True
 
 
-def difference(np, outputs):
-    """The largest difference from the golden outputs, relative to the largest of them."""
-    golden = np.load(HERE / GOLDEN, allow_pickle=False)["outputs"]
-    return float(np.abs(outputs - golden).max()) / (float(np.abs(golden).max()) or 1.0)
+def difference(np, outputs, wanted):
+    """The largest difference, relative to the largest output that is wanted."""
+    return float(np.abs(outputs - wanted).max()) / (float(np.abs(wanted).max()) or 1.0)
 
 
-def check(np, outputs, manifest):
+def check(np, outputs, golden, manifest):
     """Say how far outputs are from the golden ones."""
-    golden = np.load(HERE / GOLDEN, allow_pickle=False)["outputs"]
-    off = difference(np, outputs)
+    off = difference(np, outputs, golden["outputs"])
     if manifest["task"] == "classification":
-        same = int((outputs.argmax(1) == golden.argmax(1)).sum())
+        same = int((outputs.argmax(1) == golden["outputs"].argmax(1)).sum())
         print(f"golden inputs: {same} of {len(outputs)} classes equal, largest relative difference {off:.2g}")
     else:
         print(f"golden inputs: largest relative difference {off:.2g}")
@@ -164,9 +162,8 @@ def show(np, output, manifest, path):
     return 0
 
 
-def clock(np, run):
+def clock(run, x):
     """The median over about a second, after a warm-up."""
-    x = np.load(HERE / GOLDEN, allow_pickle=False)["inputs"][:1]
     for _ in range(10):
         run(x)
     times = []

@@ -163,6 +163,8 @@ def test_results_of_another_kind_of_machine_lie_beside_the_first_and_come_after_
     assert re.search(r"\n\none\n\n### The same on avx2\n\n[^\n]+\n\nanother\n$", page.markdown())
     assert main(["--run", "made_up", "--kind", "../up"]) == 2
     assert "error: --kind ../up: give it lower-case letters" in capsys.readouterr().err
+    assert main(["--docs", "--kind", "avx2"]) == 2
+    assert capsys.readouterr().err == "error: --kind says where the results of --run go; give both\n"
 
 
 def test_a_failing_benchmark_leaves_its_old_results_and_lets_the_next_one_run(

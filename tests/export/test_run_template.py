@@ -38,18 +38,16 @@ def test_it_imports_numpy_onnxruntime_and_the_standard_library_only():
     ("right", "taken"),
     [((True, True), (0, True)), ((True, False), (0, True)), ((False, True), (1, False)), ((False, False), (0, True))],
 )
-def test_it_runs_in_float_where_integer_kernels_alone_are_wrong(right, taken, tmp_path, monkeypatch):
+def test_it_runs_in_float_where_integer_kernels_alone_are_wrong(right, taken):
     """``right``: which of the two ways gives the golden outputs. Where neither does, it shows what integers gave."""
     template = runpy.run_path(str(TEMPLATE))
     inputs, outputs = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([[4.0], [2.0], [1.0]], np.float32)
-    np.savez(tmp_path / "golden.npz", inputs=inputs, outputs=outputs)
-    monkeypatch.setitem(template["golden_outputs"].__globals__, "HERE", tmp_path)
     given = [outputs if each else outputs + 1 for each in right]
 
     def runner(integers):
         return lambda x: given[0 if integers else 1][np.flatnonzero((inputs == x).all(1))]
 
-    found, integers = template["golden_outputs"](np, {"tolerance": 0.05}, runner)
+    found, integers = template["outputs_of"](np, {"inputs": inputs, "outputs": outputs}, 0.05, runner)
     assert np.array_equal(found, given[taken[0]])
     assert integers is taken[1]
 
