@@ -97,7 +97,7 @@ def build(
         progress: told what is happening.
         known: networks that it may go on from.
     """
-    sizes = _Sizes(job.example)
+    sizes = _Sizes(job)
     state = pipeline.run(stages, State(job.model), job.context(name, progress), sizes, known)
     state = replace(state, plan=replace(state.plan, seed=job.seed))
     assessed = assess(state, job.target, job.example, sizes.network(state))
@@ -240,22 +240,21 @@ def _needed(job: Job, runtime: str) -> bool:
 
 
 class _Sizes:
-    """The size of a state's network. Training changes no shape, so a network is traced once a shape."""
+    """The size of a state's network. A job's networks are traced for it once a shape: training changes none."""
 
-    def __init__(self, example: torch.Tensor) -> None:
-        self.example = example
-        self.known: dict[Any, Size] = {}
+    def __init__(self, job: Job) -> None:
+        self.example = job.example
+        self.known: dict[Any, costs.Counts] = job.shared.setdefault("counts", {})
         self._traced: tuple[nn.Module, Network] | None = None
 
     def __call__(self, state: State) -> Size:
-        bits = {} if state.quantization is None else state.quantization.layer_bits
-        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in state.model.state_dict().items())
-        key = (shapes, tuple(sorted(bits.items())))
+        modules = tuple((name, type(module)) for name, module in state.model.named_modules())
+        key = (modules, tuple((name, tuple(tensor.shape)) for name, tensor in state.model.state_dict().items()))
         if key not in self.known:
             network = trace(state.model, (self.example,))
-            self.known[key] = costs.size(network, bits)
+            self.known[key] = costs.counts(network)
             self._traced = state.model, network
-        return self.known[key]
+        return self.known[key].size({} if state.quantization is None else state.quantization.layer_bits)
 
     def network(self, state: State) -> Network | None:
         """The trace of the very network of ``state``, if that was the last one to be traced."""

@@ -26,6 +26,9 @@ from compress.types import Progress
 ROWS_PER_COLUMN = 128
 """Positions that are looked at for each column of a layer's input: enough for ``G`` to be well conditioned."""
 
+BLOCK = 128
+"""Rows of ``G`` that are computed in one product, from the diagonal on."""
+
 MOST_COLUMNS = 6144
 """Layers with more inputs than this are left to their producers' magnitude: ``G`` would not fit."""
 
@@ -157,7 +160,7 @@ class Moments:
             taken = chosen.to(flat.device)
             flat = flat[:, :, taken]
         flat = torch.cat([flat, flat.new_ones(len(flat), 1, flat.shape[2])], 1)
-        product = products(flat, flat)
+        product = gram(flat)
         self.sum = product if self.sum is None else self.sum + product
         self.count += flat.shape[2]
         return flat, taken
@@ -178,6 +181,19 @@ def products(a: Tensor, b: Tensor) -> Tensor:
     if b.shape[2] < 2 * b.shape[1]:
         a, b = a.double(), b.double()
     return torch.bmm(a, b.transpose(1, 2)).double()
+
+
+def gram(a: Tensor) -> Tensor:
+    """``a a^T`` of (groups, n, positions), float64: as :func:`products`, but below the diagonal blocks it is copied."""
+    n = a.shape[1]
+    if a.shape[2] < 2 * n:
+        a = a.double()
+    found = a.new_empty(len(a), n, n, dtype=torch.float64)
+    for start in range(0, n, BLOCK):
+        end = min(n, start + BLOCK)
+        found[:, start:end, start:] = torch.bmm(a[:, start:end], a[:, start:].transpose(1, 2))
+        found[:, end:, start:end] = found[:, start:end, end:].transpose(1, 2)
+    return found
 
 
 def share_of_positions(columns: int, positions: int) -> float:

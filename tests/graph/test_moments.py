@@ -9,7 +9,17 @@ from torch import nn
 from compress.graph import moments as module
 from compress.graph.groups import find
 from compress.graph.interpret import Steps
-from compress.graph.moments import Moments, collect, damped, normal_equations, readers, share_of_positions, thinned
+from compress.graph.moments import (
+    BLOCK,
+    Moments,
+    collect,
+    damped,
+    gram,
+    normal_equations,
+    readers,
+    share_of_positions,
+    thinned,
+)
 from compress.graph.trace import trace
 
 LAYERS = {
@@ -101,6 +111,19 @@ def test_moments_are_the_mean_over_positions_of_the_outer_products():
     flat = columns.double().permute(0, 2, 1, 3).reshape(2, 5, 21)
     full = torch.cat([flat, torch.ones(2, 1, 21)], 1)
     torch.testing.assert_close(moments.mean, full @ full.transpose(1, 2) / 21, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("columns", [1, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 3])
+@pytest.mark.parametrize("positions", ["few", "many"])
+def test_products_of_positions_with_themselves_are_those_in_float64(columns, positions):
+    """Blocks from the diagonal on, the rest copied; to float64's rounding where positions show some directions."""
+    n = max(1, columns // 2) if positions == "few" else 2 * columns + 5
+    a = torch.randn(2, columns, n, generator=torch.Generator().manual_seed(columns))
+    found = gram(a)
+    assert found.dtype == torch.float64
+    exact = torch.einsum("gip,gjp->gij", a.double(), a.double())
+    within = 1e-12 if positions == "few" else 1e-4
+    torch.testing.assert_close(found, exact, rtol=within, atol=within)
 
 
 def test_looking_at_a_share_of_the_positions_is_unbiased():
