@@ -25,6 +25,7 @@ from compress.graph.trace import Network, trace
 from compress.job import Assessment, Job, assess
 from compress.profiling import artifacts, evaluate
 from compress.profiling.session import as_input, open_session, runner
+from compress.quantize.calibrate import known_trace
 from compress.results import Artifact, Candidate, LayerFact, Unavailable, candidate_document
 from compress.runfolder import CANDIDATE, SCHEMA
 from compress.serial import write_json
@@ -100,7 +101,8 @@ def build(
     sizes = _Sizes(job)
     state = pipeline.run(stages, State(job.model), job.context(name, progress), sizes, known)
     state = replace(state, plan=replace(state.plan, seed=job.seed))
-    assessed = assess(state, job.target, job.example, sizes.network(state))
+    traced = sizes.network(state) or known_trace(state.model, job.shared)
+    assessed = assess(state, job.target, job.example, traced)
     progress("export")
     path = folder / interchange.FILE
     interchange.export(state, job.example, path, assessed.network, weight_storage(job.target))

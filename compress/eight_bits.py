@@ -21,6 +21,7 @@ from compress.export.onnxruntime import weight_storage
 from compress.figures import Artifact, EightBits, Unavailable
 from compress.job import Job, assess
 from compress.profiling import artifacts
+from compress.quantize.calibrate import known_trace
 from compress.types import Grid, Note, Precision, State
 
 BITS = 8
@@ -68,7 +69,7 @@ def beside(
     """
     folder = candidate / FOLDER
     folder.mkdir()
-    assessed = assess(wide, job.target, job.example)
+    assessed = assess(wide, job.target, job.example, known_trace(wide.model, job.shared))
     interchange.export(wide, job.example, folder / interchange.FILE, assessed.network, weight_storage(job.target))
     compared: list[Artifact] = []
     notes: list[Note] = []

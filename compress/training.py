@@ -340,7 +340,7 @@ def _optimizer(
         groups.setdefault((rates(name), decay), []).append(parameter)
     found = [{"params": members, "rate": rate, "weight_decay": decay} for (rate, decay), members in groups.items()]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(found, lr=recipe.lr, eps=recipe.epsilon)
+        return torch.optim.AdamW(found, lr=recipe.lr, eps=recipe.epsilon, fused=True)
     return torch.optim.SGD(found, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 

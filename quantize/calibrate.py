@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -33,7 +34,7 @@ def calibration_inputs(context: Context, generator: torch.Generator) -> torch.Te
 
 
 TRACED = "traced"
-"""The key of :attr:`Context.shared` for a network and its trace, where whoever calls the first stage has traced it."""
+"""The key of :attr:`Context.shared` for a network and its trace: of the last that was traced ahead of its stage."""
 
 
 def trace_ahead(model: nn.Module, inputs: torch.Tensor, context: Context) -> Network:
@@ -46,6 +47,17 @@ def trace_ahead(model: nn.Module, inputs: torch.Tensor, context: Context) -> Net
     return network
 
 
+def keep_trace(model: nn.Module, network: Network, context: Context) -> None:
+    """Keep that ``model`` is a copy of what ``network`` traces, with other values, for :func:`known_trace`."""
+    context.shared[TRACED] = (model, network.of(model))
+
+
+def known_trace(model: nn.Module, shared: Mapping[Any, Any]) -> Network | None:
+    """The trace of this very ``model``, if it is the last one that was kept."""
+    kept: tuple[nn.Module, Network] | None = shared.get(TRACED)
+    return kept[1] if kept is not None and kept[0] is model else None
+
+
 def folded(state: State, inputs: torch.Tensor, context: Context | None = None) -> tuple[State, Network]:
     """``state`` with its batch norms folded, and the trace of that: its own model where there are none to fold.
 
@@ -56,8 +68,9 @@ def folded(state: State, inputs: torch.Tensor, context: Context | None = None) -
     """
     example = (inputs[:2],)
     model = state.model
-    ahead = None if context is None else context.shared.pop(TRACED, None)
-    network: Network = ahead[1] if ahead is not None and ahead[0] is model else trace(model, example)
+    network = (None if context is None else known_trace(model, context.shared)) or trace(model, example)
+    if context is not None:
+        context.shared.pop(TRACED, None)
     pairs, notes = foldable(model, network)
     if pairs:
         model, _ = fold_batch_norm(model, network)
@@ -86,7 +99,9 @@ def calibrated(state: State, network: Network, plan: Plan, inputs: torch.Tensor,
     rounded_(model, weights)
     quantization = Quantization(weights, activations, placement.carried)
     made = replace(state, model=model, plan=plan, quantization=quantization, notes=state.notes + placement.notes)
-    return hardware.placed(made, network, inputs, context)
+    made = hardware.placed(made, network, inputs, context)
+    keep_trace(made.model, network, context)
+    return made
 
 
 def least_scales(

@@ -20,6 +20,7 @@ from compress.errors import Untraceable
 from compress.graph.fold import fold_batch_norm
 from compress.graph.hardware import fixed_parameters
 from compress.graph.trace import Network, trace
+from compress.quantize.calibrate import keep_trace, known_trace
 from compress.quantize.progressive import activate, groups, quantized_groups
 from compress.quantize.quantizers import FOLDER, SCALE_RATE, Quantizer, learned, weight_quantizer, with_quantizers
 from compress.quantize.ranges import rounded_
@@ -59,7 +60,7 @@ class QuantizationAware:
         if state.quantization is None or self.epochs < 1:
             return state
         inputs = context.data.train.inputs(2, context.generator)
-        network = trace(state.model, (inputs,))
+        network = known_trace(state.model, context.shared) or trace(state.model, (inputs,))
         student = with_quantizers(network, state.quantization)
         weights = _in_steps(student, state.quantization, state.model)
         recipe = replace(
@@ -84,7 +85,9 @@ class QuantizationAware:
         student.cpu()
         for module, parameter in weights:
             remove_parametrizations(module, parameter)
-        return trained(state, student, state.quantization)
+        result = trained(state, student, state.quantization)
+        keep_trace(result.model, network, context)
+        return result
 
 
 def _without_batch_norms(teacher: nn.Module, inputs: Tensor, context: Context) -> nn.Module:

@@ -8,13 +8,14 @@ batch 1, and an error that names the operator and the module where the capture s
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import io
 import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -75,6 +76,16 @@ class Network:
     def parameter(self, node: Any) -> str | None:
         """The qualified name of the parameter or buffer that ``node`` reads; None if it is none."""
         return self.parameters.get(node.name) if isinstance(node, fx.Node) else None
+
+    def of(self, model: nn.Module) -> Network:
+        """The trace of ``model``, a copy of the traced module whose tensors have other values: the same graph."""
+        tensors = {
+            **dict(model.named_parameters(remove_duplicate=False)),
+            **dict(model.named_buffers(remove_duplicate=False)),
+        }
+        program = copy.copy(self.program)
+        program._state_dict = {name: tensors[name] for name in self.program.state_dict}
+        return replace(self, program=program)
 
     def outputs(self) -> tuple[fx.Node, ...]:
         """The nodes whose values the network returns."""
