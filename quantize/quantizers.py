@@ -1,10 +1,10 @@
 """brevitas's quantizers on our grids, and where they go in a network's graph.
 
-Weights of two bits and more pass brevitas's ``IntQuant`` with straight-through rounding, those of one bit its
-``BinaryQuant``, activations the same as ``IntQuant`` in fewer passes over memory; biases of integer layers are rounded
-to the grid that integer accumulators live on, as in :mod:`compress.graph.qdq`. Scales are learned in the logarithm
-(Esser et al., *Learned Step Size Quantization*, ICLR 2020; Jain et al., *Trained Quantization Thresholds*, MLSys 2020),
-each as a factor of the calibrated one,
+The scales are brevitas's parameters. Weights of one bit pass its ``BinaryQuant``; wider ones and activations are
+rounded as by its ``IntQuant`` with straight-through gradients, in fewer passes over memory; biases of integer layers
+are rounded to the grid that integer accumulators live on, as in :mod:`compress.graph.qdq`. Scales are learned in
+the logarithm (Esser et al., *Learned Step Size Quantization*, ICLR 2020; Jain et al., *Trained Quantization
+Thresholds*, MLSys 2020), each as a factor of the calibrated one,
 
     s = s_0 2^v,    v = 0 at the start,
 
@@ -15,7 +15,6 @@ quantizers computes, bit for bit, what :func:`compress.graph.qdq.insert` builds 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -49,8 +48,7 @@ class Quantizer(nn.Module):
 
     def __init__(self, grid: Grid, dims: int) -> None:
         super().__init__()
-        from brevitas.core.function_wrapper import Identity
-        from brevitas.core.quant import BinaryQuant, IntQuant
+        from brevitas.core.quant import BinaryQuant
         from brevitas.core.restrict_val import LogFloatRestrictValue
         from brevitas.core.scaling import ParameterScaling
 
@@ -63,14 +61,8 @@ class Quantizer(nn.Module):
             warnings.simplefilter("ignore")
             ones = torch.ones(len(grid.scale))
             self.factor = ParameterScaling(ones, tuple(ones.shape), LogFloatRestrictValue())
-            self.round: Callable[..., Tensor]
-            if self.binary:
-                self.round = BinaryQuant(self._shaped)
-            else:
-                self.round = IntQuant(grid.narrow, grid.signed, Identity(), tensor_clamp_impl=_Clamp(grid))
+            self.sign = BinaryQuant(self._shaped) if self.binary else None
         self.register_buffer("start", torch.tensor(grid.scale, dtype=torch.float32))
-        self.register_buffer("zero", torch.tensor(0.0))
-        self.register_buffer("bits", torch.tensor(float(grid.bits)))
 
     def scale(self) -> Tensor:
         """The scales, float32, flat."""
@@ -85,18 +77,13 @@ class Quantizer(nn.Module):
         """``x`` rounded to the grid and back, same shape, with straight-through gradients."""
         if not self.active:
             return x
-        if self.binary:
+        if self.sign is not None:
             # Divided by the scale, as integers are: the gradient reaches the weights as it is, not times the scale.
-            result: Tensor = self.round(x / self._shaped(x).detach())[0]
+            result: Tensor = self.sign(x / self._shaped(x).detach())[0]
             return result
-        scale = self._shaped(x)
-        if self.grid.axis is not None:
-            # Weights keep a gradient when they leave the grid, so that they can come back, and the scale has that of
-            # the grid's end (Esser et al. 2020, equation 3); for activations the clipped part must not have one.
-            ends = x.clamp(self.grid.low * scale, self.grid.high * scale)
-            x = ends + (x - x.detach()) * (ends != x)
-            return self.round(scale, self.zero, self.bits, x)
-        return _Round.apply(x, scale, self.grid.low - self.grid.zero_point, self.grid.high - self.grid.zero_point)  # type: ignore[no-any-return,no-untyped-call]  # torch's
+        low, high = self.grid.low - self.grid.zero_point, self.grid.high - self.grid.zero_point
+        rounded = _Round if self.grid.axis is None else _RoundWeights
+        return rounded.apply(x, self._shaped(x), low, high)  # type: ignore[no-any-return,no-untyped-call]  # torch's
 
     def learned(self) -> Grid:
         """The grid with the scale that training found."""
@@ -106,6 +93,8 @@ class Quantizer(nn.Module):
 class _Round(torch.autograd.Function):
     """What brevitas's ``IntQuant`` computes with one scale, its gradients too, in a fifth of the passes over memory.
 
+    The zero point is in the ends ``low`` and ``high``, so rounding never sees it: half-way values go to the even
+    integer as seen from 0.0, as ONNX has it; with the zero point added first, to the other where it is odd.
     With ``t = x / s`` and ``q = clamp(round(t), low, high)`` the result is ``s q``; where nothing was clipped the
     gradient passes, and that of the scale is ``sum g (q - t)``, where something was, ``sum g q``.
     """
@@ -126,23 +115,32 @@ class _Round(torch.autograd.Function):
         return passed, of_scale, None, None
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return a.reshape(-1) @ b.reshape(-1)
+class _RoundWeights(torch.autograd.Function):
+    """As :class:`_Round` with a scale for each of an axis, but weights keep a gradient where they leave the grid.
 
-
-class _Clamp(nn.Module):
-    """brevitas's clamp, with the zero point in its ends: rounding then never sees it.
-
-    Half-way values go to the even integer as seen from 0.0, as ONNX has it; with the zero point added first, brevitas
-    would send them the other way where it is odd.
+    So they can come back, and the scale has the gradient of the grid's end there (Esser et al. 2020, equation 3). Of
+    ``IntQuant`` alone weights beyond the grid would have none.
     """
 
-    def __init__(self, grid: Grid) -> None:
-        super().__init__()
-        self.low, self.high = grid.low - grid.zero_point, grid.high - grid.zero_point
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        steps = x / scale
+        result = steps.round().clamp_(low, high).mul_(scale)
+        ctx.save_for_backward(steps, result, scale)
+        ctx.ends = (low, high)
+        return result
 
-    def forward(self, x: Tensor, min_val: Tensor, max_val: Tensor) -> Tensor:
-        return x.clamp(self.low, self.high)
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        steps, result, scale = ctx.saved_tensors
+        low, high = ctx.ends
+        inside = torch.where((steps < low) | (steps > high), 0.0, steps)
+        of_scale = (gradient * (result / scale - inside)).sum_to_size(scale.shape)
+        return gradient, of_scale, None, None
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return a.reshape(-1) @ b.reshape(-1)
 
 
 class BiasQuantizer(nn.Module):
@@ -160,7 +158,8 @@ class BiasQuantizer(nn.Module):
         read, weight = self.of
         if not (read.active and weight.active):
             return bias
-        step = (weight.scale() * read.scale()).detach()
+        with torch.no_grad():
+            step = weight.scale() * read.scale()
         rounded = round_ste(bias.double() / step.double()).clamp(-ACCUMULATOR, ACCUMULATOR)
         result: Tensor = rounded.to(torch.float32) * step
         return result

@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
+from brevitas.core.function_wrapper import Identity
+from brevitas.core.quant import IntQuant
 from torch import nn
 
 from compress.graph.qdq import insert, integers, on_grid
@@ -95,12 +98,48 @@ def test_clipped_activations_have_no_gradient():
     torch.testing.assert_close(x.grad, torch.tensor([0.0, 1.0, 1.0, 0.0]))
 
 
+def int_quant(grid: Grid) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """brevitas's own, of a scale and values, with the zero point in the ends."""
+    low, high = grid.low - grid.zero_point, grid.high - grid.zero_point
+
+    class Clamp(nn.Module):
+        def forward(self, x: torch.Tensor, min_val: torch.Tensor, max_val: torch.Tensor) -> torch.Tensor:
+            return x.clamp(low, high)
+
+    rounding = IntQuant(grid.narrow, grid.signed, Identity(), tensor_clamp_impl=Clamp())
+    zero, bits = torch.tensor(0.0), torch.tensor(float(grid.bits))
+    return lambda scale, x: rounding(scale, zero, bits, x)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_weights_inside_their_grid_have_the_values_and_gradients_of_brevitas(bits, axis):
+    weight, upstream = normal(6, 4, 3, 3), normal(6, 4, 3, 3, seed=1)
+    quantizer = Quantizer(weight_grid(weight, bits, axis), 4)
+    scale = quantizer.scale().detach().view(quantizer.view)
+    inside = weight.clamp(quantizer.grid.low * scale, quantizer.grid.high * scale)
+    inside = inside.where(inside == weight, torch.zeros(()))
+    found = []
+    reference = int_quant(quantizer.grid)
+    for run in (quantizer, lambda x: reference(quantizer._shaped(x), x)):
+        given = inside.clone().requires_grad_(True)
+        quantizer.zero_grad()
+        made = run(given)
+        made.backward(upstream)
+        found.append((made.detach(), given.grad, next(quantizer.parameters()).grad.clone()))
+    (made, gradient, of_scale), (wanted, wanted_gradient, wanted_of_scale) = found
+    assert torch.equal(made, wanted)
+    torch.testing.assert_close(gradient, wanted_gradient)
+    torch.testing.assert_close(of_scale, wanted_of_scale, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("grid", [Grid((0.3,), 0, 4, True), Grid((0.25,), 5, 4, False), Grid((0.01,), 128, 8, False)])
 def test_activations_have_the_values_and_gradients_of_brevitas(grid):
     quantizer, upstream = Quantizer(grid, 0), normal(2000, seed=1)
     x = torch.cat([3 * normal(1900), (torch.arange(-50, 50) + 0.5) * grid.scale[0]])
     found = []
-    for run in (quantizer, lambda x: quantizer.round(quantizer._shaped(x), quantizer.zero, quantizer.bits, x)):
+    reference = int_quant(grid)
+    for run in (quantizer, lambda x: reference(quantizer._shaped(x), x)):
         given = x.clone().requires_grad_(True)
         quantizer.zero_grad()
         made = run(given)
