@@ -390,6 +390,7 @@ def test_protected_classes_are_among_what_a_run_is_asked_for_again_with():
     assert _recorded(json.loads(json.dumps(prepared.configuration)))["protect_classes"] == ("3", "7")
 
 
+@pytest.mark.slow
 def test_predictions_are_compared_within_one_runtime(tmp_path):
     from compress.execution import _of_one_runtime
 

@@ -43,6 +43,7 @@ def mixed() -> tuple[Job, tuple[Forecast, ...]]:
     return asked, of(asked)
 
 
+@pytest.mark.slow
 def test_no_two_proposals_make_the_same_network() -> None:
     _, found = mixed()
     assert len({forecast.proposal for forecast in found}) == len(found) > 20
@@ -70,6 +71,7 @@ def test_what_is_smaller_is_damaged_more() -> None:
 
 
 @some("method", sorted(set(roster.METHODS) - {"learned-coreset"}), quick=["coreset", "norm", "reconstruct"])
+@pytest.mark.slow
 def test_the_network_that_is_made_is_about_as_large_as_was_forecast(method: str) -> None:
     asked = job(method, quantize=None)
     found = [forecast for forecast in of(asked) if forecast.proposal.shrinks]

@@ -65,6 +65,7 @@ def test_one_case_of_reconstruction_has_its_rows_and_is_kept(tiny: Path, monkeyp
     assert "| 1% | recursive | W8A8 |" in sensing.section(document(sensing.BENCHMARK, rows))
 
 
+@pytest.mark.slow
 def test_a_network_that_is_trained_is_measured_again_without_training(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from tests.profiling.synthetic import Synthetic, calibration
 from tests.small_jobs import network
 
 
+@pytest.mark.slow
 def test_it_times_fits_keeps_and_shows_its_error(inside, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setattr(calibrating, "Here", lambda target: Synthetic(0.1))
@@ -35,6 +36,7 @@ def test_it_times_fits_keeps_and_shows_its_error(inside, tmp_path, monkeypatch) 
     assert path.is_relative_to(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_an_interruption_leaves_no_half_file_and_the_old_one_as_it_was(inside, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     path = calibrations.save(load("cpu"), calibration())

@@ -106,6 +106,7 @@ def test_a_killed_run_is_found_and_goes_on(compress: Call, finished: Finished, t
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_an_interrupt_while_torch_is_loaded_writes_nothing_and_names_the_same_command(
     tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -58,6 +58,7 @@ def test_models_are_the_built_in_ones_and_the_other_forms(inside: Call) -> None:
     assert "included: 0.01, 0.04, 0.1, 0.25" in text
 
 
+@pytest.mark.slow
 def test_doctor_finds_all_well_here(compress: Call) -> None:
     ended = compress("doctor", "--json")
     assert ended.status == 0, ended.err

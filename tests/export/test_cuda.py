@@ -113,6 +113,7 @@ def narrowed(program, bits):
 
 @needs_nvcc
 @some("bits", [2, 1], quick=[1])
+@pytest.mark.slow
 def test_narrow_weights_are_taken_apart_in_the_kernel(bits, tmp_path, monkeypatch):
     bundle = make_bundle(tmp_path / "bundle", "raspberry-pi-5", Residual, 4, runtimes=())
     right = cuda.lower
@@ -135,6 +136,7 @@ def test_the_module_equals_the_reference_bit_for_bit(factory, bits, tmp_path):
 
 @needs_nvcc
 @some("name", ["gpu", "jetson"], quick=["gpu"])
+@pytest.mark.slow
 def test_a_network_in_float(name, tmp_path):
     if name == "jetson" and shutil.which("aarch64-linux-gnu-g++") is None:
         pytest.skip("needs g++-aarch64-linux-gnu")
@@ -154,6 +156,7 @@ SOME = (Plain, Attention)
 
 
 @pytest.mark.parametrize(("factory", "layers"), [(Residual, 3), pytest.param(UNet, 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_tensor_cores_take_float_networks_in_float16(factory, layers, tmp_path, monkeypatch):
     """The module is what its program says, and near the network: float16 errs by 2^-11 an operand."""
     monkeypatch.setattr(cuda_module, "find_compiler", lambda: "nvcc")
@@ -178,6 +181,7 @@ def test_tensor_cores_take_float_networks_in_float16(factory, layers, tmp_path, 
 @pytest.mark.parametrize(
     ("factory", "bits"), [(Residual, 8), pytest.param(UNet, None, marks=pytest.mark.slow), (Squeeze, None)]
 )
+@pytest.mark.slow
 def test_a_batch_is_what_its_inputs_are_one_by_one(factory, bits, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_module, "find_compiler", lambda: "nvcc")
     monkeypatch.setattr(cuda_module, "cubin", emulated_cuda.empty_cubin)
@@ -202,6 +206,7 @@ def test_a_batch_is_what_its_inputs_are_one_by_one(factory, bits, tmp_path, monk
 @pytest.mark.parametrize(
     "factories", [pytest.param(SOME, id="some"), pytest.param(FLOATS, id="every", marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_float_networks_agree_with_onnx_runtime(factories, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_module, "find_compiler", lambda: "nvcc")
     monkeypatch.setattr(cuda_module, "cubin", emulated_cuda.empty_cubin)

@@ -271,6 +271,7 @@ def test_bad_training_is_refused():
 
 
 @some("name", LEARNED, quick=["recursive"])
+@pytest.mark.slow
 def test_it_is_pruned_quantized_and_exported_with_its_patterns_as_they_are(name):
     made = stirred(network(name))
     x = torch.stack(images(24))[:, None]

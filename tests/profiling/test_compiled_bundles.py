@@ -172,6 +172,7 @@ def test_a_library_that_is_too_large_says_by_how_much_and_names_the_largest_tens
         run(tmp_path / "two", replace(device, ram_bytes=wanted - 400, **flash))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_bundle_holds_the_object_and_says_what_to_install(tmp_path, monkeypatch):
     from compress.errors import MissingCompiler
     from compress.export.library import toolchain

@@ -67,6 +67,7 @@ def measured(bundle: Path, server: Sshd, python: str = sys.executable, runtime: 
     return remote.profile(bundle, parse(server.address(python)), runtime, seconds=SECONDS)
 
 
+@pytest.mark.slow
 def test_it_is_checked_and_timed_there(server, bundle, tmp_path):
     found = measured(bundle, server, gpu(tmp_path, bundle), runtime=None)
     assert found.profile.runtime == "tvm"

@@ -67,6 +67,7 @@ def test_several_devices_at_once(server, arm, tmp_path):
     assert left_behind(second) == []
 
 
+@pytest.mark.slow
 def test_a_queue_is_worked_off_and_keeps_what_cannot_be_done(server, arm, tmp_path, capsys, monkeypatch):
     from compress.cli import devices
 

@@ -60,6 +60,7 @@ def test_the_reference_never_changes(precision) -> None:
     assert pace.NAME not in {each.name for each in (*designs.chains(precision), *designs.networks(precision, 9, 1))}
 
 
+@pytest.mark.slow
 def test_a_machine_that_wavers_is_fitted_as_one_that_does_not() -> None:
     found, steady = calibrated(Wavering()), calibrated(Synthetic())
     blind = calibrated(Wavering(True))

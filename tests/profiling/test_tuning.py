@@ -54,6 +54,7 @@ def _here():
         pytest.skip(error.sentence)
 
 
+@pytest.mark.slow
 def test_the_blocks_that_are_timed_are_kept_and_not_timed_again(tmp_path):
     said: list[str] = []
     found = tuning.tune(network(), 600, said.append, tmp_path)

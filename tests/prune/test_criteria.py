@@ -170,6 +170,7 @@ def test_random_choice_depends_on_the_seed():
 # --- the comparison --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_all_methods_are_compared_at_the_same_size_before_and_after_tuning():
     model = build(Plain)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

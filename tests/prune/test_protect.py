@@ -160,6 +160,7 @@ def fallen(data, before: nn.Module, after: nn.Module) -> list[int]:
 
 @pytest.mark.parametrize("method", ["norm", "random"])
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.slow
 def test_protected_classes_keep_their_recall_on_the_training_split_at_the_same_size(method, bias):
     model, data = trained(bias)
     plain = prune(model, images_of(data), macs=0.7, method=method, data=data)
@@ -278,6 +279,7 @@ def test_recall_counts_the_inputs_of_each_class_that_are_found():
     assert evaluate_by_class(Says(), data.evaluate) == ((2, 2), (3, 3))
 
 
+@pytest.mark.slow
 def test_there_is_recall_where_the_data_have_labels_and_none_elsewhere():
     labelled = prune(build(Plain), images(2), macs=0.6, data=random_data())
     assert isinstance(labelled.recall, Recall)

@@ -162,6 +162,7 @@ def test_the_same_seed_gives_the_same_plan_and_weights(method, factory):
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_torchs_own_attention_is_rebuilt_and_counted_as_layers():
     """Its operators are others once heads have gone, so before and after are compared by those of the pruned form."""
     result = pruned("reconstruct", TorchTransformer)[2]

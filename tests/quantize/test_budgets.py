@@ -266,6 +266,7 @@ def test_a_job_counts_files_as_it_writes_them(target):
     assert asked.context("any", lambda message: None).file_bytes(state) == len(file)
 
 
+@pytest.mark.slow
 def test_the_same_limits_give_the_same_plan():
     asked = {"target": device(), "budget": Budget(ram_bytes=20_000)}
     first, second = (quantize(build(Residual), images(24), **asked) for _ in range(2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from compress.export import onnx as interchange
@@ -12,6 +11,7 @@ from compress.quantize.calibrate import known_trace
 from compress.quantize.training import QuantizationAware
 from compress.types import State
 from tests.graph.networks import Plain, Residual, build
+from tests.rosters import crossed
 from tests.test_kept_networks import job
 
 
@@ -19,9 +19,7 @@ def stages(method: str, trained: int):
     return [quantizing.METHODS[method](4, 8), *[QuantizationAware(1) for _ in range(trained)]]
 
 
-@pytest.mark.parametrize("trained", [0, 1, 2])
-@pytest.mark.parametrize("method", ["uniform", "layer-error", "hessian"])
-@pytest.mark.parametrize("factory", [Plain, Residual])
+@crossed(("factory", "method", "trained"), [Residual, Plain], ["uniform", "hessian", "layer-error"], [0, 1, 2])
 def test_what_is_known_is_what_a_trace_would_find(factory, method, trained, tmp_path):
     asked = job(build(factory))
     state, context = State(asked.model), asked.context("", lambda _: None)

@@ -184,6 +184,7 @@ def rarely(scale: float, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+@pytest.mark.slow
 def test_what_is_nearly_always_zero_keeps_room_for_peaks_that_no_sample_had(scale):
     """The range is, of 31 up to four times the sample's, the one of least rounding error and expected loss of the tail
     beyond it together, the latter by numerical integration of the tail's density."""

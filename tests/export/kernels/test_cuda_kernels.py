@@ -21,6 +21,7 @@ EVERY = [pytest.param(NAMES, id="every", marks=pytest.mark.slow), pytest.param(F
 
 
 @pytest.mark.parametrize("names", EVERY)
+@pytest.mark.slow
 def test_kernels_equal_the_reference(names, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_module, "find_compiler", lambda: "nvcc")
     monkeypatch.setattr(cuda_module, "cubin", emulated_cuda.empty_cubin)

@@ -92,6 +92,7 @@ HALVES = {
 }
 
 
+@pytest.mark.slow
 def test_float16_kernels_equal_the_reference(emulated, tmp_path):
     target, modules, given, wanted = targets.load("gpu"), {}, {}, {}
     for name, options in HALVES.items():
@@ -129,6 +130,7 @@ def test_operands_are_rounded_to_the_nearest_float16():
 
 
 @some("tile", TILES, quick=[TILES[0]])
+@pytest.mark.slow
 def test_every_size_of_a_warps_part(emulated, tile, tmp_path, monkeypatch):
     monkeypatch.setattr(cuda_tensor, "TILES", (tile,))
     agree(["conv_wide_w8", "conv_wide_w2"], tmp_path)

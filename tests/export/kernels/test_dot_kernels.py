@@ -177,6 +177,7 @@ def network(isa: Isa, bits: int) -> tuple[p.Program, dict]:
 
 
 @pytest.mark.parametrize("isa", ISAS, ids=lambda isa: isa.dot)
+@pytest.mark.slow
 def test_a_network_of_every_width(isa, tmp_path, monkeypatch):
     programs = {str(bits): network(isa, bits) for bits in (8, 4, 2, 1)}
     codes = check(programs, isa, tmp_path, monkeypatch)

@@ -50,6 +50,7 @@ def test_the_folder_holds_what_the_library_says(device, tmp_path):
 
 
 @some("device", PER_ISA, quick=("x86", "cortex-m7"))
+@pytest.mark.slow
 def test_the_same_code_gives_the_same_bytes(device, tmp_path):
     """In another process with other hashes, another working folder and another output folder."""
     building.build(small_code(), PER_ISA[device], tmp_path / "here", golden=golden())
