@@ -173,12 +173,8 @@ class Moments:
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:
-    """``a b^T`` of (groups, n, positions) and (groups, m, positions), float64.
-
-    With fewer positions than it takes to show every direction it is computed in float64 too: in the directions
-    that aren't shown, rounding would be all there is.
-    """
-    if b.shape[2] < 2 * b.shape[1]:
+    """``a b^T`` of (groups, n, positions) and (groups, m, positions), float64."""
+    if _scarce(b):
         a, b = a.double(), b.double()
     return torch.bmm(a, b.transpose(1, 2)).double()
 
@@ -186,7 +182,7 @@ def products(a: Tensor, b: Tensor) -> Tensor:
 def gram(a: Tensor) -> Tensor:
     """``a a^T`` of (groups, n, positions), float64: as :func:`products`, but below the diagonal blocks it is copied."""
     n = a.shape[1]
-    if a.shape[2] < 2 * n:
+    if _scarce(a):
         a = a.double()
     found = a.new_empty(len(a), n, n, dtype=torch.float64)
     for start in range(0, n, BLOCK):
@@ -194,6 +190,14 @@ def gram(a: Tensor) -> Tensor:
         found[:, start:end, start:] = torch.bmm(a[:, start:end], a[:, start:].transpose(1, 2))
         found[:, end:, start:end] = found[:, start:end, end:].transpose(1, 2)
     return found
+
+
+def _scarce(a: Tensor) -> bool:
+    """Whether (groups, n, positions) has fewer positions than it takes to show every direction.
+
+    Products are computed in float64 then: in the directions that aren't shown, rounding would be all there is.
+    """
+    return a.shape[2] < 2 * a.shape[1]
 
 
 def share_of_positions(columns: int, positions: int) -> float:
