@@ -112,6 +112,7 @@ def _timed(
     case: Case, calibration: Calibration, target: Target, beside: Mapping[str, Callable[[], Any]]
 ) -> list[common.Row]:
     from compress.export import onnx as interchange
+    from compress.export.onnxruntime import weight_storage
     from compress.job import assess
     from compress.profiling import timer
 
@@ -123,10 +124,11 @@ def _timed(
         jobs: dict[tuple[str, str], Callable[[], Any]] = {}
         predicted = {}
         for kind, state in (("float", case.state), ("integer", case.quantized)):
-            path = folder / f"{kind}.onnx"
-            interchange.export(state, case.example, path)
+            files = {"onnxruntime": folder / f"{kind}.onnx", "tvm": folder / f"{kind}-compiled.onnx"}
+            interchange.export(state, case.example, files["onnxruntime"], weights=weight_storage(target))
+            interchange.export(state, case.example, files["tvm"])
             assessed = assess(state, calibrated, case.example)
-            for runtime in ("onnxruntime", "tvm"):
+            for runtime, path in files.items():
                 if calibration.fit(runtime, kind) is None:
                     continue
                 predicted[runtime, kind] = assessed.estimate(0, runtime)

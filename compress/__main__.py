@@ -16,6 +16,9 @@ def main() -> NoReturn:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         interrupts.install()
+        from compress.allocator import keep_freed_memory
+
+        keep_freed_memory()
         from compress.cli.shell import run
 
         status = run(sys.argv[1:])

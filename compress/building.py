@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from compress import __version__, eight_bits, pipeline
 from compress.explaining.explain import explain
@@ -21,11 +20,10 @@ from compress.export.manifest import GOLDEN, Manifest, TensorSpec
 from compress.export.onnxruntime import weight_storage
 from compress.export.roster import EXPORTERS
 from compress.graph import costs
-from compress.graph.trace import Network, trace
+from compress.graph.traces import traced
 from compress.job import Assessment, Job, assess
 from compress.profiling import artifacts, evaluate
 from compress.profiling.session import as_input, open_session, runner
-from compress.quantize.calibrate import known_trace
 from compress.results import Artifact, Candidate, LayerFact, Unavailable, candidate_document
 from compress.runfolder import CANDIDATE, SCHEMA
 from compress.serial import write_json
@@ -98,11 +96,9 @@ def build(
         progress: told what is happening.
         known: networks that it may go on from.
     """
-    sizes = _Sizes(job)
-    state = pipeline.run(stages, State(job.model), job.context(name, progress), sizes, known)
+    state = pipeline.run(stages, State(job.model), job.context(name, progress), _Sizes(job), known)
     state = replace(state, plan=replace(state.plan, seed=job.seed))
-    traced = sizes.network(state) or known_trace(state.model, job.shared)
-    assessed = assess(state, job.target, job.example, traced)
+    assessed = assess(state, job.target, job.example, job.shared)
     progress("export")
     path = folder / interchange.FILE
     interchange.export(state, job.example, path, assessed.network, weight_storage(job.target))
@@ -245,22 +241,15 @@ class _Sizes:
     """The size of a state's network. A job's networks are traced for it once a shape: training changes none."""
 
     def __init__(self, job: Job) -> None:
-        self.example = job.example
+        self.example, self.shared = job.example, job.shared
         self.known: dict[Any, costs.Counts] = job.shared.setdefault("counts", {})
-        self._traced: tuple[nn.Module, Network] | None = None
 
     def __call__(self, state: State) -> Size:
         modules = tuple((name, type(module)) for name, module in state.model.named_modules())
         key = (modules, tuple((name, tuple(tensor.shape)) for name, tensor in state.model.state_dict().items()))
         if key not in self.known:
-            network = trace(state.model, (self.example,))
-            self.known[key] = costs.counts(network)
-            self._traced = state.model, network
+            self.known[key] = costs.counts(traced(state.model, (self.example,), self.shared))
         return self.known[key].size({} if state.quantization is None else state.quantization.layer_bits)
-
-    def network(self, state: State) -> Network | None:
-        """The trace of the very network of ``state``, if that was the last one to be traced."""
-        return self._traced[1] if self._traced is not None and self._traced[0] is state.model else None
 
 
 def layer_facts(assessed: Assessment, reference: Assessment) -> tuple[LayerFact, ...]:

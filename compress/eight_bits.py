@@ -21,7 +21,6 @@ from compress.export.onnxruntime import weight_storage
 from compress.figures import Artifact, EightBits, Unavailable
 from compress.job import Job, assess
 from compress.profiling import artifacts
-from compress.quantize.calibrate import known_trace
 from compress.types import Grid, Note, Precision, State
 
 BITS = 8
@@ -69,7 +68,7 @@ def beside(
     """
     folder = candidate / FOLDER
     folder.mkdir()
-    assessed = assess(wide, job.target, job.example, known_trace(wide.model, job.shared))
+    assessed = assess(wide, job.target, job.example, job.shared)
     interchange.export(wide, job.example, folder / interchange.FILE, assessed.network, weight_storage(job.target))
     compared: list[Artifact] = []
     notes: list[Note] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -16,7 +16,8 @@ from compress.export import onnx as interchange
 from compress.export.onnxruntime import weight_storage
 from compress.graph import costs
 from compress.graph.operators import Operator
-from compress.graph.trace import Network, trace
+from compress.graph.trace import Network
+from compress.graph.traces import traced
 from compress.profiling import latency, memory
 from compress.prune import roster as pruning
 from compress.prune.depth import Depth, depths
@@ -297,9 +298,11 @@ class Assessment:
     grids: frozenset[str]
 
 
-def assess(state: State, target: Target, example: torch.Tensor, network: Network | None = None) -> Assessment:
-    """Sizes, peak memory and predicted latency of a state on a target; ``network`` is its trace, if there is one."""
-    network = network or trace(state.model, (example,))
+def assess(
+    state: State, target: Target, example: torch.Tensor, shared: MutableMapping[Any, Any] | None = None
+) -> Assessment:
+    """Sizes, peak memory and predicted latency of a state on a target; ``shared`` is what a job's candidates share."""
+    network = traced(state.model, (example,), {} if shared is None else shared)
     operators = costs.operators(network)
     quantization = state.quantization
     integer = {} if quantization is None else quantization.layer_bits
@@ -338,7 +341,7 @@ def assess(state: State, target: Target, example: torch.Tensor, network: Network
 def reference(job: Job) -> Assessment:
     """That of the uncompressed network, found once a job."""
     if "reference" not in job.shared:
-        job.shared["reference"] = assess(State(job.model), job.target, job.example)
+        job.shared["reference"] = assess(State(job.model), job.target, job.example, job.shared)
     found: Assessment = job.shared["reference"]
     return found
 

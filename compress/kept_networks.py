@@ -21,7 +21,7 @@ from compress.cache import Cache
 from compress.graph.copies import copied
 from compress.graph.groups import Dependencies
 from compress.graph.surgery import blocks_of, remove, remove_blocks, units_of
-from compress.graph.trace import trace
+from compress.graph.traces import traced
 from compress.identity import network_key
 from compress.job import Job
 from compress.pipeline import described
@@ -185,7 +185,7 @@ def _cut(job: Job, plan: Plan) -> nn.Module:
     if all(layer.keep is None for layer in plan.layers):
         return copied(job.model)
     if "dependencies" not in job.shared:
-        job.shared["dependencies"] = prunable(job.model, trace(job.model, (job.example,)))
+        job.shared["dependencies"] = prunable(job.model, traced(job.model, (job.example,), job.shared))
     dependencies: Dependencies = job.shared["dependencies"]
     model = remove_blocks(job.model, blocks_of(plan, dependencies))
     return remove(model, dependencies, units_of(plan, dependencies))

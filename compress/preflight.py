@@ -10,7 +10,8 @@ from compress.checkpoints import check_finite
 from compress.errors import BadData, BadInput, UnknownName
 from compress.graph import costs
 from compress.graph.surgery import remove
-from compress.graph.trace import Network, trace
+from compress.graph.trace import Network
+from compress.graph.traces import traced
 from compress.job import Job
 from compress.profiling import memory
 from compress.prune import roster as pruning
@@ -56,7 +57,7 @@ def check(job: Job) -> Checked:
     _numbers(job)
     check_finite(job.model.state_dict(), job.name)
     _forward(job)
-    network = trace(job.model, (job.example,))
+    network = traced(job.model, (job.example,), job.shared)
     if not any(operator.weights for operator in costs.operators(network)):
         raise BadInput("the network has no convolution or linear layer, so there is nothing to compress")
     if job.prune is None:
@@ -72,7 +73,7 @@ def check(job: Job) -> Checked:
     kept = uniform(counter, Goal(smallest.macs, smallest.params), job.target.channel_multiple)
     scores = magnitudes(job.model, network, dependencies, job.context("", lambda message: None))
     model = remove(job.model, dependencies, lowest(dependencies, scores, kept))
-    _room(job, smallest, trace(model, (job.example,)))
+    _room(job, smallest, traced(model, (job.example,), job.shared))
     return Checked(proposals, least)
 
 

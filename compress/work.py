@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from compress import cache
+from compress.allocator import keep_freed_memory
 from compress.building import Unfit, build
 from compress.cache import Cache
 from compress.errors import BadInput, CompressError, WorkersUnusable
@@ -209,6 +210,7 @@ def begin_process(given: Packed) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the owner ends its processes
+    keep_freed_memory()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     sys.stdout = sys.stderr

@@ -16,7 +16,8 @@ from compress.graph.interpret import Steps, affordable
 from compress.graph.moments import readers
 from compress.graph.segments import Kept, Segment, segments
 from compress.graph.surgery import proven, remove_blocks
-from compress.graph.trace import Network, trace
+from compress.graph.trace import Network
+from compress.graph.traces import traced
 from compress.prune.block_worth import followed, lasting_damages
 from compress.prune.counter import Counter
 from compress.prune.known import calibration_inputs, known
@@ -67,7 +68,7 @@ def study(model: nn.Module, skip: Sequence[str], context: Context) -> BlockStudy
 
 def _study(model: nn.Module, skip: Sequence[str], context: Context) -> BlockStudy:
     inputs, _ = calibration_inputs(context)
-    network = trace(model, (inputs[:2],))
+    network = traced(model, (inputs[:2],), context.shared)
     dependencies = proven(model, find(network))
     blocks = tuple(block for block in dependencies.blocks if not set(skip) & set(block.layers))
     inputs = inputs[: affordable(network)].to(context.device)
@@ -75,7 +76,7 @@ def _study(model: nn.Module, skip: Sequence[str], context: Context) -> BlockStud
     folded, damage, follows = network, dict[str, float](), dict[str, str]()
     if blocks:
         context.progress("measure what each block does to the output")
-        folded = trace(fold_batch_norm(model, network)[0], (inputs[:2].cpu(),))
+        folded = traced(fold_batch_norm(model, network)[0], (inputs[:2].cpu(),), context.shared)
         steps = Steps.of(folded).to(context.device)
         damage = lasting_damages(steps, blocks, inputs, batch, context.seed)
         follows = followed(steps, blocks)
@@ -116,7 +117,7 @@ def counts(found: BlockStudy, gone: Sequence[Block], context: Context) -> tuple[
     if key not in held:
         network = found.network
         if gone:
-            network = trace(remove_blocks(found.model, gone), (found.inputs[:2].cpu(),))
+            network = traced(remove_blocks(found.model, gone), (found.inputs[:2].cpu(),), context.shared)
         counter = Counter.of(network, find(network))
         held[key] = found.model, counter.counts(counter.all_units)
     numbers: tuple[float, int] = held[key][1]

@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from compress.graph.blocks import Block
 from compress.graph.surgery import planned, remove_blocks
-from compress.graph.trace import trace
+from compress.graph.traces import traced
 from compress.prune.amounts import Limits
 from compress.prune.block_removal import BlockStudy, counts, study, without
 from compress.prune.block_worth import ordered
@@ -83,7 +83,7 @@ def _chosen(found: BlockStudy, counter: Counter, limits: Limits, context: Contex
     for block, _ in ordered(found.blocks, found.damage, found.follows, saved):
         after = total[0] - found.macs[block.path], total[1] - found.params[block.path]
         if limits.needs_device:
-            trial = trace(remove_blocks(found.model, gone), (found.inputs[:2].cpu(),))
+            trial = traced(remove_blocks(found.model, gone), (found.inputs[:2].cpu(),), context.shared)
             none = replace(counter.dependencies, groups=())
             seen = Counter.of(trial, none, context.target, counter.goal)
             if limits.holds(seen.cost(())):

@@ -54,7 +54,8 @@ from torch import Tensor
 from compress.errors import BadInput
 from compress.graph.groups import Dependencies
 from compress.graph.surgery import planned, remove
-from compress.graph.trace import Network, trace
+from compress.graph.trace import Network
+from compress.graph.traces import traced
 from compress.prune.amounts import proportional, undershoot
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal
@@ -149,7 +150,7 @@ class Coreset:
         if self.radius is not None and not 0 < self.radius < math.inf:
             raise BadInput(f"radius={self.radius:g}: the norm of a neuron's inputs is above 0 and finite")
         inputs = context.data.train.inputs(2, context.generator)
-        network = trace(state.model, (inputs[:2],))
+        network = traced(state.model, (inputs[:2],), context.shared)
         dependencies = prunable(state.model, network, self.goal.skip)
         seen = [neurons(state.model, network, group, self.radius) for group in dependencies.groups]
         counter = Counter.of(network, dependencies, context.target, self.goal)

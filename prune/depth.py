@@ -14,7 +14,7 @@ from typing import ClassVar
 from compress.errors import NoPrunableAxis
 from compress.graph.blocks import Block
 from compress.graph.surgery import remove_blocks
-from compress.graph.trace import trace
+from compress.graph.traces import traced
 from compress.prune.block_removal import BlockStudy, study
 from compress.prune.block_worth import ordered
 from compress.prune.blocks import shortened
@@ -51,7 +51,7 @@ class Depth:
         found = study(state.model, self.goal.skip, context)
         order = _order(found)[: self.blocks]
         model = remove_blocks(found.model, [block for block, _ in order])
-        network = trace(model, (found.inputs[:2].cpu(),))
+        network = traced(model, (found.inputs[:2].cpu(),), context.shared)
         try:
             dependencies = prunable(model, network, self.goal.skip)
         except NoPrunableAxis:

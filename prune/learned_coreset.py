@@ -39,7 +39,7 @@ from torch.func import functional_call
 
 from compress.errors import BadInput
 from compress.graph.groups import Dependencies, Group
-from compress.graph.trace import trace
+from compress.graph.traces import traced
 from compress.prune.amounts import undershoot, uniform
 from compress.prune.coreset import UnitCoreset, reduced
 from compress.prune.counter import Counter
@@ -86,7 +86,7 @@ class LearnedCoreset:
                 f"{self.balance:g}: steps and batch are 1 or more, lr above 0, largest in [0, 1], balance 0 or more"
             )
         inputs = context.data.train.inputs(context.samples, context.generator)
-        network = trace(state.model, (inputs[:2],))
+        network = traced(state.model, (inputs[:2],), context.shared)
         dependencies = prunable(state.model, network, self.goal.skip)
         counter = Counter.of(network, dependencies, context.target, self.goal)
         kept = uniform(counter, self.goal, context.target.channel_multiple)

@@ -11,7 +11,7 @@ import torch
 
 from compress.errors import BadInput
 from compress.graph.operators import Operator
-from compress.graph.trace import trace
+from compress.graph.traces import traced
 from compress.prune.amounts import uniform
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal, Measure
@@ -66,7 +66,8 @@ def outlook(stage: object, state: State, context: Context, measure: Measure) -> 
     if isinstance(stage, Foresees):
         yield from stage.outlook(state, context, measure)
         return
-    network = trace(state.model, (context.data.train.inputs(2, torch.Generator().manual_seed(0)),))
+    example = context.data.train.inputs(2, torch.Generator().manual_seed(0))
+    network = traced(state.model, (example,), context.shared)
     dependencies = prunable(state.model, network)
     counter = Counter.of(network, dependencies)
     full, least = counter.counts(counter.all_units)[0], counter.least()[0]

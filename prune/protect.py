@@ -41,7 +41,7 @@ from compress.errors import BadInput
 from compress.graph.module import in_evaluation_mode
 from compress.graph.output import output_bias, with_output_bias
 from compress.graph.qdq import insert
-from compress.graph.trace import trace
+from compress.graph.traces import traced
 from compress.prune.recall import Recall, class_indices, recall
 from compress.types import Budget, Context, Note, State
 
@@ -81,7 +81,7 @@ class Protect:
         needed = {c: hits(before, labels, c) for c in self.classes}
         if not shortfall(after, labels, needed):
             return state
-        bias = output_bias(state.model, trace(state.model, (example,)), example)
+        bias = output_bias(state.model, traced(state.model, (example,), context.shared), example)
         if bias is None:
             why = "its recall fell, and no bias moves the outputs alone: the output isn't that of a plain layer"
             return replace(state, notes=(*state.notes, *(Note(names[c], "protected class", why) for c in self.classes)))
@@ -107,7 +107,7 @@ class Protect:
         Raises:
             BadInput: the network gives no row of logits an input.
         """
-        network = trace(state.model, (example,))
+        network = traced(state.model, (example,), context.shared)
         model = state.model if state.quantization is None else insert(network, state.quantization)
         home = next((p.device for p in model.parameters()), torch.device("cpu"))
         model = model.to(context.device)

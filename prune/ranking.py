@@ -10,7 +10,8 @@ from torch import nn
 
 from compress.graph.groups import Dependencies, Unit
 from compress.graph.surgery import planned, remove
-from compress.graph.trace import Network, trace
+from compress.graph.trace import Network
+from compress.graph.traces import traced
 from compress.prune.amounts import proportional, undershoot
 from compress.prune.counter import Counter
 from compress.prune.goal import Goal
@@ -42,7 +43,7 @@ def remove_lowest(state: State, context: Context, goal: Goal, criterion: Criteri
         BadInput: the goal is out of reach; the least reachable is named.
     """
     inputs = context.data.train.inputs(context.samples, context.generator)
-    network = trace(state.model, (inputs[:2],))
+    network = traced(state.model, (inputs[:2],), context.shared)
     dependencies = prunable(state.model, network, goal.skip)
     counter = Counter.of(network, dependencies, context.target, goal)
     weights = AMOUNTS[amounts](state.model, dependencies)

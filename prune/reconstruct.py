@@ -30,7 +30,8 @@ from compress.graph.interpret import Steps, affordable, probe_batch
 from compress.graph.moments import Reader, collect, readers
 from compress.graph.segments import Kept, segments
 from compress.graph.surgery import planned, remove
-from compress.graph.trace import Network, argument, kind, trace
+from compress.graph.trace import Network, argument, kind
+from compress.graph.traces import traced
 from compress.prune.allocation import allocate, path
 from compress.prune.amounts import undershoot
 from compress.prune.counter import Counter
@@ -165,10 +166,10 @@ def study_of(model: nn.Module, goal: Goal, context: Context) -> Study:
 def _study(given: nn.Module, goal: Goal, context: Context) -> Study:
     model = with_plain_attention(given)
     inputs, generator = calibration_inputs(context)
-    network = trace(model, (inputs[:2],))
+    network = traced(model, (inputs[:2],), context.shared)
     dependencies = prunable(model, network, goal.skip)
     folded, _ = fold_batch_norm(model, network)
-    whole = Steps.of(trace(folded, (inputs[:2],))).to(context.device)
+    whole = Steps.of(traced(folded, (inputs[:2],), context.shared)).to(context.device)
     batch = BATCH_SIZE if network.dynamic_batch else 1
     inputs = inputs.to(context.device)
     found = _paths(whole, dependencies, inputs, batch, generator, context)
@@ -248,9 +249,9 @@ def _rebuilt(model: nn.Module, study: Study, kept: Kept, iterations: int, contex
     whole, inputs, batch = study.whole, study.inputs, study.batch
     example = inputs[:2].cpu()
     plain = with_plain_attention(model)
-    network = trace(plain, (example,))
+    network = traced(plain, (example,), context.shared)
     folded, _ = fold_batch_norm(plain, network)
-    steps = Steps.of(trace(folded, (example,))).to(context.device)
+    steps = Steps.of(traced(folded, (example,), context.shared)).to(context.device)
     if [node.name for node in steps.nodes] != [node.name for node in whole.nodes]:
         return (Note("", "reconstruction", "left out: the smaller network's operators are others than the original's"),)
     lost = {

@@ -16,9 +16,9 @@ from compress.errors import BadInput, UnknownName
 from compress.graph import costs
 from compress.graph.module import in_evaluation_mode
 from compress.graph.qdq import insert
-from compress.graph.trace import trace
+from compress.graph.traces import traced
 from compress.quantize import roster
-from compress.quantize.calibrate import goes_through, trace_ahead
+from compress.quantize.calibrate import goes_through
 from compress.quantize.mixed import default_activation_bits
 from compress.types import FLOAT32, Budget, Context, Plan, Quantization, Record, State, Target
 
@@ -111,7 +111,7 @@ def quantize(
     example = dataset.train.inputs(2, torch.Generator().manual_seed(seed))
     goes_through(model, dataset.name, example)
     state = State(copy.deepcopy(model), Plan(seed=seed))
-    network = trace_ahead(state.model, example, context)
+    network = traced(state.model, (example,), context.shared)
     if not costs.layer_operators(network):
         raise BadInput("the network has no convolution or linear layer, so there is nothing to quantize")
     before = costs.size(network)
@@ -121,7 +121,7 @@ def quantize(
     else:
         state = roster.METHODS[chosen](bits, activations)(state, context)
     seconds = time.perf_counter() - start
-    network = trace(state.model, (example,))
+    network = traced(state.model, (example,), context.shared)
     quantization = state.quantization or Quantization()
     report = Record(
         chosen,

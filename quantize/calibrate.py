@@ -6,7 +6,6 @@ import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -14,7 +13,8 @@ from torch import fx, nn
 from compress.errors import BadData
 from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.groups import PRODUCES
-from compress.graph.trace import Network, kind, trace
+from compress.graph.trace import Network, kind
+from compress.graph.traces import traced
 from compress.quantize import hardware
 from compress.quantize.placement import Placement, place
 from compress.quantize.ranges import activation_grid, observe, rounded_, weight_grid
@@ -33,48 +33,22 @@ def calibration_inputs(context: Context, generator: torch.Generator) -> torch.Te
     return inputs
 
 
-TRACED = "traced"
-"""The key of :attr:`Context.shared` for a network and its trace: of the last that was traced ahead of its stage."""
-
-
-def trace_ahead(model: nn.Module, inputs: torch.Tensor, context: Context) -> Network:
-    """The trace of ``model``, which the next :func:`folded` of it takes from ``context`` instead of tracing it again.
-
-    Until then neither the model nor its tensors may be changed.
-    """
-    network = trace(model, (inputs[:2],))
-    context.shared[TRACED] = (model, network)
-    return network
-
-
-def keep_trace(model: nn.Module, network: Network, context: Context) -> None:
-    """Keep that ``model`` is a copy of what ``network`` traces, with other values, for :func:`known_trace`."""
-    context.shared[TRACED] = (model, network.of(model))
-
-
-def known_trace(model: nn.Module, shared: Mapping[Any, Any]) -> Network | None:
-    """The trace of this very ``model``, if it is the last one that was kept."""
-    kept: tuple[nn.Module, Network] | None = shared.get(TRACED)
-    return kept[1] if kept is not None and kept[0] is model else None
-
-
 def folded(state: State, inputs: torch.Tensor, context: Context | None = None) -> tuple[State, Network]:
     """``state`` with its batch norms folded, and the trace of that: its own model where there are none to fold.
 
     Args:
         state: isn't changed.
         inputs: two of them or more, float32 (N, ...).
-        context: where a trace made ahead would be.
+        context: of the job whose traces are shared.
     """
     example = (inputs[:2],)
     model = state.model
-    network = (None if context is None else known_trace(model, context.shared)) or trace(model, example)
-    if context is not None:
-        context.shared.pop(TRACED, None)
+    shared = {} if context is None else context.shared
+    network = traced(model, example, shared)
     pairs, notes = foldable(model, network)
     if pairs:
         model, _ = fold_batch_norm(model, network)
-        network = trace(model, example)
+        network = traced(model, example, shared)
     return replace(state, model=model.eval(), notes=state.notes + notes + network.notes), network
 
 
@@ -99,9 +73,7 @@ def calibrated(state: State, network: Network, plan: Plan, inputs: torch.Tensor,
     rounded_(model, weights)
     quantization = Quantization(weights, activations, placement.carried)
     made = replace(state, model=model, plan=plan, quantization=quantization, notes=state.notes + placement.notes)
-    made = hardware.placed(made, network, inputs, context)
-    keep_trace(made.model, network, context)
-    return made
+    return hardware.placed(made, network, inputs, context)
 
 
 def least_scales(

@@ -28,7 +28,6 @@ from compress.graph.interpret import Steps
 from compress.graph.trace import layer_name
 from compress.quantize import budgets, hardware
 from compress.quantize.allocation import Allocation, solve
-from compress.quantize.calibrate import keep_trace
 from compress.quantize.choices import Limits, Problem
 from compress.quantize.mixed import integer_precisions
 from compress.quantize.rebuild import Layer, rebuild
@@ -187,7 +186,6 @@ def rounded(study: Study, state: State, chosen: Allocation, context: Context, no
     said = (*state.notes, *study.state.notes, *study.placement.notes, *notes, *chosen.notes)
     quantized = replace(state, model=model, plan=plan, quantization=quantization, notes=said)
     quantized = hardware.placed(quantized, study.network, study.inputs, context)
-    keep_trace(quantized.model, study.network, context)
     return replace(quantized, notes=tuple(dict.fromkeys(quantized.notes)))
 
 

@@ -24,9 +24,9 @@ from compress.graph import costs
 from compress.graph.fold import fold_batch_norm, foldable
 from compress.graph.qdq import insert
 from compress.graph.trace import Network, trace
+from compress.graph.traces import traced
 from compress.quantize import roster
 from compress.quantize.api import Quantized
-from compress.quantize.calibrate import trace_ahead
 from compress.quantize.progressive import activate, groups, quantized_groups
 from compress.quantize.quantizers import FOLDER, SCALE_RATE, learned, with_quantizers
 from compress.quantize.ranges import rounded_, unrounded_
@@ -221,7 +221,7 @@ class Session:
         context = Context(asked.target, Budget(), data, generator, device=device.type, samples=SAMPLES, seed=asked.seed)
         inputs = data.train.inputs(SAMPLES, torch.Generator().manual_seed(asked.seed))
         plain = _without_gradients(self.model)
-        traced = trace_ahead(plain, inputs, context)
+        whole = traced(plain, (inputs[:2],), context.shared)
         stage = roster.METHODS[asked.method](asked.weight_bits, asked.activation_bits)
         state = stage(State(plain, Plan(seed=asked.seed)), context)
         assert state.quantization is not None
@@ -229,10 +229,10 @@ class Session:
         weights: tuple[tuple[str, ...], ...] = (tuple(state.quantization.weights),)
         if asked.progressive:
             weights = groups(state.model, network, state.quantization, inputs, generator, context.progress)
-        folds, _ = foldable(plain, traced)
+        folds, _ = foldable(plain, whole)
         substitute = Substitute(self.model, student.to(device), folds)
         start = copy.deepcopy(state.model)
-        unrounded_(start, fold_batch_norm(plain, traced)[0], state.quantization.weights)
+        unrounded_(start, fold_batch_norm(plain, whole)[0], state.quantization.weights)
         substitute.put(start)
         self._start(substitute, network, state.plan, state.quantization, state.notes, weights, inputs[:2].clone())
 
@@ -293,9 +293,9 @@ class Session:
         plan, quantization = from_json(Plan, state["plan"]), from_json(Quantization, state["quantization"])
         example = state["example"]
         plain = _without_gradients(self.model)
-        traced = trace(plain, (example,))
-        folds, _ = foldable(plain, traced)
-        folded, _ = fold_batch_norm(plain, traced)
+        whole = trace(plain, (example,))
+        folds, _ = foldable(plain, whole)
+        folded, _ = fold_batch_norm(plain, whole)
         names = {name for name, _ in folded.named_parameters(remove_duplicate=False)}
         if not set(quantization.weights) <= names:
             raise BadInput("the session's checkpoint is of another network; attach to the one it was made with")
@@ -328,8 +328,8 @@ class Session:
             )
         asked = self.asked
         plain = _without_gradients(self.model)
-        traced = trace(plain, (running.example,))
-        model, _ = fold_batch_norm(plain, traced)
+        whole = trace(plain, (running.example,))
+        model, _ = fold_batch_norm(plain, whole)
         student = copy.deepcopy(running.substitute.student).cpu()
         quantization = learned(student, running.quantization)
         rounded_(model.eval(), quantization.weights)
@@ -348,7 +348,7 @@ class Session:
             "warmup": asked.warmup,
             "progressive": asked.progressive,
         }
-        before, after = costs.size(traced), costs.size(network, quantization.layer_bits)
+        before, after = costs.size(whole), costs.size(network, quantization.layer_bits)
         report = Record(LABEL, settings, self._seconds, before, after, notes)
         state = State(model, running.plan, (report,), quantization, notes)
         return Quantized(model, insert(network, quantization), running.plan, report, state)

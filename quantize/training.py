@@ -19,8 +19,8 @@ from compress import lessons
 from compress.errors import Untraceable
 from compress.graph.fold import fold_batch_norm
 from compress.graph.hardware import fixed_parameters
-from compress.graph.trace import Network, trace
-from compress.quantize.calibrate import keep_trace, known_trace
+from compress.graph.trace import Network
+from compress.graph.traces import traced
 from compress.quantize.progressive import activate, groups, quantized_groups
 from compress.quantize.quantizers import FOLDER, SCALE_RATE, Quantizer, learned, weight_quantizer, with_quantizers
 from compress.quantize.ranges import rounded_
@@ -60,7 +60,7 @@ class QuantizationAware:
         if state.quantization is None or self.epochs < 1:
             return state
         inputs = context.data.train.inputs(2, context.generator)
-        network = known_trace(state.model, context.shared) or trace(state.model, (inputs,))
+        network = traced(state.model, (inputs,), context.shared)
         student = with_quantizers(network, state.quantization)
         weights = _in_steps(student, state.quantization, state.model)
         recipe = replace(
@@ -85,9 +85,7 @@ class QuantizationAware:
         student.cpu()
         for module, parameter in weights:
             remove_parametrizations(module, parameter)
-        result = trained(state, student, state.quantization)
-        keep_trace(result.model, network, context)
-        return result
+        return trained(state, student, state.quantization)
 
 
 def _without_batch_norms(teacher: nn.Module, inputs: Tensor, context: Context) -> nn.Module:
@@ -99,7 +97,7 @@ def _without_batch_norms(teacher: nn.Module, inputs: Tensor, context: Context) -
     if made is not None and made[0] is teacher:
         return made[1]
     try:
-        folded = fold_batch_norm(teacher, trace(teacher, (inputs,)))[0].eval()
+        folded = fold_batch_norm(teacher, traced(teacher, (inputs,), context.shared))[0].eval()
     except Untraceable:
         folded = teacher
     context.shared["folded teacher"] = teacher, folded

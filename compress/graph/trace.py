@@ -77,15 +77,16 @@ class Network:
         """The qualified name of the parameter or buffer that ``node`` reads; None if it is none."""
         return self.parameters.get(node.name) if isinstance(node, fx.Node) else None
 
-    def of(self, model: nn.Module) -> Network:
-        """The trace of ``model``, a copy of the traced module whose tensors have other values: the same graph."""
+    def of(self, model: nn.Module, example_inputs: tuple[torch.Tensor, ...]) -> Network:
+        """The trace of ``model``, which differs from the traced module in its tensors' values alone: the same graph."""
         tensors = {
             **dict(model.named_parameters(remove_duplicate=False)),
             **dict(model.named_buffers(remove_duplicate=False)),
         }
         program = copy.copy(self.program)
         program._state_dict = {name: tensors[name] for name in self.program.state_dict}
-        return replace(self, program=program)
+        inputs = tuple(map(_batch_of_two if self.dynamic_batch else _batch_of_one, example_inputs))
+        return replace(self, program=program, example_inputs=inputs)
 
     def outputs(self) -> tuple[fx.Node, ...]:
         """The nodes whose values the network returns."""
@@ -189,6 +190,10 @@ def _batch_of_two(x: torch.Tensor) -> torch.Tensor:
     return x if x.shape[0] > 1 else torch.cat([x, x])
 
 
+def _batch_of_one(x: torch.Tensor) -> torch.Tensor:
+    return x[:1]
+
+
 def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Network:
     batch = Dim("batch", min=1, max=65536)
     notes: tuple[Note, ...] = ()
@@ -198,7 +203,7 @@ def _trace(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Network:
         except Exception as first:
             # A reshape that names the batch size makes it a constant; the network still runs, one at a time. Watching
             # takes time at every call, so only what failed once is watched.
-            one, watch = tuple(x[:1] for x in inputs), _Watch(model)
+            one, watch = tuple(map(_batch_of_one, inputs)), _Watch(model)
             try:
                 with watch:
                     program = torch.export.export(model, one, strict=False)

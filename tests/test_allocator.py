@@ -1,0 +1,37 @@
+"""Freed memory stays with the process, unless the user asked for another treatment."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, torch
+from compress.allocator import keep_freed_memory
+keep_freed_memory()
+def step():
+    held = [torch.ones(4 << 20, dtype=torch.uint8) for _ in range(32)]
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+"""Prints the pages that the kernel had to hand out for five steps, each of which frees its 128 MiB (32,768 pages)."""
+
+
+def faults(monkeypatch, **environment: str) -> int:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return int(subprocess.run([sys.executable, "-c", PROGRAM], check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="another C library than glibc")
+def test_pages_are_kept_for_the_next_step(monkeypatch):
+    for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_ARENA_MAX"):
+        monkeypatch.delenv(name, raising=False)
+    assert faults(monkeypatch) < 20_000
+    assert faults(monkeypatch, MALLOC_TRIM_THRESHOLD_="131072") > 100_000
