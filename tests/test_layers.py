@@ -26,6 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.runfolder",
         "compress.cache",
         "compress.making_options",
+        "compress.allocator",
         "compress",
     ),
     (

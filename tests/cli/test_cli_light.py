@@ -16,12 +16,12 @@ HEAVY = ("torch", "tvm", "onnxruntime", "onnx", "numpy", "matplotlib", "sklearn"
 def loaded(*arguments: str) -> set[str]:
     """The top packages that a call of the command leaves in ``sys.modules``."""
     program = (
-        "import sys\n"
+        "import atexit, sys\n"
         f"sys.argv = ['compress', *{list(arguments)!r}]\n"
+        "names = lambda: {name.partition('.')[0] for name in sys.modules}\n"
+        "atexit.register(lambda: sys.stderr.write('\\n' + ' '.join(names())))\n"
         "from compress.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "sys.stderr.write('\\n' + ' '.join({name.partition('.')[0] for name in sys.modules}))\n"
+        "main()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=60
