@@ -24,11 +24,11 @@ def main() -> NoReturn:
         from compress.cli.shell import run
 
         status = run(sys.argv[1:])
+        interrupts.ignore()
     except KeyboardInterrupt:
         interrupts.ignore()
         sys.stderr.write("error: interrupted\n")
         status = 130
-    interrupts.ignore()
     _end(status)
 
 

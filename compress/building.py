@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def build(
         progress: told what is happening.
         known: networks that it may go on from.
     """
-    state = pipeline.run(stages, State(job.model), job.context(name, progress), _Sizes(job), known)
+    state = pipeline.run(stages, State(job.model), job.context(name, progress), partial(size_of, job), known)
     state = replace(state, plan=replace(state.plan, seed=job.seed))
     assessed = assess(state, job.target, job.example, job.shared)
     progress("export")
@@ -237,19 +238,10 @@ def _needed(job: Job, runtime: str) -> bool:
     return runtime == tvm.RUNTIME and (job.runtime == runtime or job.target.bare_metal)
 
 
-class _Sizes:
-    """The size of a state's network. A job's networks are traced for it once a shape: training changes none."""
-
-    def __init__(self, job: Job) -> None:
-        self.example, self.shared = job.example, job.shared
-        self.known: dict[Any, costs.Counts] = job.shared.setdefault("counts", {})
-
-    def __call__(self, state: State) -> Size:
-        modules = tuple((name, type(module)) for name, module in state.model.named_modules())
-        key = (modules, tuple((name, tuple(tensor.shape)) for name, tensor in state.model.state_dict().items()))
-        if key not in self.known:
-            self.known[key] = costs.counts(traced(state.model, (self.example,), self.shared))
-        return self.known[key].size({} if state.quantization is None else state.quantization.layer_bits)
+def size_of(job: Job, state: State) -> Size:
+    """The size of a state's network, whose graph is one of those that the job's candidates share if it can be."""
+    network = traced(state.model, (job.example,), job.shared)
+    return costs.size(network, {} if state.quantization is None else state.quantization.layer_bits)
 
 
 def layer_facts(assessed: Assessment, reference: Assessment) -> tuple[LayerFact, ...]:

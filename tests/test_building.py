@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.building import _Sizes
+from compress.building import size_of
 from compress.graph import costs, traces
 from compress.graph.trace import trace
 from compress.prune import roster as pruning
@@ -21,14 +21,13 @@ from tests.test_kept_networks import after, job
 @pytest.mark.parametrize("bits", [None, 4, 8])
 def test_the_size_is_that_of_the_networks_own_trace(share, bits):
     asked = job(build(Residual))
-    sizes = _Sizes(asked)
-    sizes(State(asked.model))  # what it knows of other networks doesn't matter
+    size_of(asked, State(asked.model))  # what it knows of other networks doesn't matter
     stages = [pruning.METHODS["norm"](Goal(share, None))] if share < 1 else []
     stages += [quantizing.METHODS["uniform"](bits, 8)] if bits else []
     state = after(asked, *stages)
     layers = state.quantization.layer_bits if state.quantization else {}
-    assert sizes(state) == costs.size(trace(state.model, (asked.example,)), layers)
-    assert sizes(state).weight_bits == (bits or 32)
+    assert size_of(asked, state) == costs.size(trace(state.model, (asked.example,)), layers)
+    assert size_of(asked, state).weight_bits == (bits or 32)
 
 
 def test_a_job_traces_for_sizes_once_a_shape(monkeypatch):
@@ -41,7 +40,5 @@ def test_a_job_traces_for_sizes_once_a_shape(monkeypatch):
     monkeypatch.setattr(traces, "trace", counted)
     half = after(asked, pruning.METHODS["norm"](Goal(0.5, None)))
     for _ in range(2):  # candidates
-        sizes = _Sizes(asked)
-        assert sizes(half).macs < sizes(State(asked.model)).macs
-    shapes = [tuple(parameter.shape for parameter in model.parameters()) for model in traced]
-    assert len(shapes) == len(set(shapes)) == 2
+        assert size_of(asked, half).macs < size_of(asked, State(asked.model)).macs
+    assert traced == [asked.model, half.model]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from torch import fx
 
@@ -173,38 +172,16 @@ def layer_operators(network: Network) -> tuple[Operator, ...]:
     return tuple(operator for operator in operators(network) if operator.weights)
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """What a network's size is made of, whatever its layers' precision.
+def size(network: Network, weight_bits: Mapping[str, int] | None = None) -> Size:
+    """Multiply-accumulates for one input, parameters of the whole network, and the average bits of the layers' weights.
 
-    Attributes:
-        macs: multiply-accumulates for one input.
-        params: of the whole network.
-        weights: of each convolution and linear layer, by its path.
+    The average is ``sum(bits * weights) / sum(weights)`` over every convolution and linear layer, with ``weight_bits``
+    of each, by its path; 32 where a layer isn't named. A layer that is called twice has its weights once.
     """
-
-    macs: int
-    params: int
-    weights: Mapping[str, int]
-
-    def size(self, weight_bits: Mapping[str, int] | None = None) -> Size:
-        """The size with ``weight_bits`` of each layer; 32 where a layer isn't named.
-
-        The average is ``sum(bits * weights) / sum(weights)`` over every convolution and linear layer.
-        """
-        total = sum(self.weights.values())
-        bits = sum((weight_bits or {}).get(path, 32) * weights for path, weights in self.weights.items())
-        return Size(self.macs, self.params, bits / total if total else 32.0)
-
-
-def counts(network: Network) -> Counts:
-    """The counts of a traced network; a layer that is called twice has its weights once."""
     state = network.program.state_dict
     trainable = {name for name in network.parameters.values() if name in network.program.graph_signature.parameters}
     weights = {layer.path: layer.weights for layer in layer_operators(network)}
-    return Counts(total_macs(network), sum(state[name].numel() for name in trainable), weights)
-
-
-def size(network: Network, weight_bits: Mapping[str, int] | None = None) -> Size:
-    """Multiply-accumulates, parameters, and the average bits of the layers' weights (:meth:`Counts.size`)."""
-    return counts(network).size(weight_bits)
+    total = sum(weights.values())
+    bits = sum((weight_bits or {}).get(path, 32) * count for path, count in weights.items())
+    params = sum(state[name].numel() for name in trainable)
+    return Size(total_macs(network), params, bits / total if total else 32.0)
