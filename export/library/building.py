@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -211,10 +213,9 @@ def _link(
         if toolchain.hosted(tools.isa):
             (work / f"{name}_describe.c").write_bytes(rendering.description(interface))
             sources += [work / f"{name}_threads.c", work / f"{name}_describe.c"]
-        objects = []
-        for source in sources:
-            objects.append(source.with_suffix(".o"))
-            tools.compile(source, objects[-1])
+        objects = [source.with_suffix(".o") for source in sources]
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            list(pool.map(tools.compile, sources, objects))
         driver = objects[0].read_bytes()
         if toolchain.hosted(tools.isa):
             linked = f"lib/lib{name}.so"

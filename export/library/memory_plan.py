@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from compress.export.kernels.code import Code
 from compress.export.library import liveness, packing
@@ -37,15 +38,22 @@ def plan(code: Code) -> MemoryPlan:
         ValueError: the code contradicts itself: see :func:`compress.export.library.liveness.blocks`.
     """
     pieces = liveness.blocks(code)
-    bound = liveness.lower_bound(pieces)
-    packer = packing.Packer(pieces)
-    found = packing.best(packer, bound)
+    found, peak, bound = _packed(pieces)
     starts = {piece.name: offset for piece, offset in zip(pieces, found, strict=True)}
     offsets = {
         name: starts[root.name] + root.offset for name, root in liveness.roots(code).items() if root.name in starts
     }
     alignment = max((piece.alignment for piece in pieces), default=1)
-    return MemoryPlan(offsets, packer.peak(found), bound, alignment)
+    return MemoryPlan(offsets, peak, bound, alignment)
+
+
+@lru_cache(maxsize=64)  # candidates that differ in bits or values alone have the same blocks
+def _packed(pieces: tuple[liveness.Block, ...]) -> tuple[packing.Offsets, int, int]:
+    """Offsets of the blocks, the arena that they take, and its lower bound."""
+    bound = liveness.lower_bound(pieces)
+    packer = packing.Packer(pieces)
+    found = packing.best(packer, bound)
+    return found, packer.peak(found), bound
 
 
 __all__ = ["MemoryPlan", "plan"]

@@ -137,18 +137,19 @@ def exact(packer: Packer, known: Offsets, bound: int, nodes: int = NODES) -> tup
     """
     count = len(packer.blocks)
     best, peak, left = list(known), packer.peak(known), nodes
-    calls = range(max((block.last for block in packer.blocks), default=-1) + 1)
-    alive = [
-        [i for i, b in enumerate(packer.blocks) if b.first <= call <= b.last and not (b.over and b.first == call)]
-        for call in calls
-    ]
+    held = [range(b.first + bool(b.over), b.last + 1) for b in packer.blocks]
+    waiting = [0] * (max((block.last for block in packer.blocks), default=0) + 1)
+    """Bytes that are still to be placed of what is held during each call."""
+    for size, calls in zip(packer.sizes, held, strict=True):
+        for call in calls:
+            waiting[call] += size
 
     def descend(offsets: Offsets, floor: int, placed: int) -> None:
         nonlocal best, peak, left
         if placed == count:
             best, peak = list(offsets), packer.peak(offsets)
             return
-        if any(floor + sum(packer.sizes[i] for i in group if offsets[i] < 0) >= peak for group in alive):
+        if floor + max(waiting) >= peak:
             return
         options = []
         for i in range(count):
@@ -161,8 +162,12 @@ def exact(packer: Packer, known: Offsets, bound: int, nodes: int = NODES) -> tup
             if place + packer.sizes[i] < peak:
                 left -= 1
                 offsets[i] = place
+                for call in held[i]:
+                    waiting[call] -= packer.sizes[i]
                 descend(offsets, place, placed + 1)
                 offsets[i] = -1
+                for call in held[i]:
+                    waiting[call] += packer.sizes[i]
 
     descend([-1] * count, 0, 0)
     return best, left > 0
