@@ -17,7 +17,7 @@ they could add is in the residual.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,6 +62,7 @@ def top_eigenvalues(
     tolerance: float = 0.01,
     most: int = 100,
     progress: Progress | None = None,
+    shared: MutableMapping[Any, Any] | None = None,
 ) -> Mapping[str, Eigenvalue]:
     """The eigenvalue of largest magnitude of each layer's, or block's, part of the Hessian of the mean loss.
 
@@ -75,6 +76,7 @@ def top_eigenvalues(
         tolerance: of the residual, relative to the eigenvalue.
         most: products for one block, at most.
         progress: told after every block.
+        shared: as for :func:`compress.quantize.hessian.traces`.
 
     Returns:
         By block, or by layer.
@@ -86,7 +88,7 @@ def top_eigenvalues(
     """
     if method not in ("auto", "lanczos"):
         raise UnknownName("method", method, ("auto", "lanczos"))
-    task = problem(model, batches, loss)
+    task = problem(model, batches, loss, shared)
     head = Head(task)
     found = {layer.name: layer for layer in layers(task.steps)}
     wanted = {name: (name,) for name in found} if blocks is None else {k: tuple(v) for k, v in blocks.items()}

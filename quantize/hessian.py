@@ -18,7 +18,7 @@ number of vectors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -73,6 +73,7 @@ def traces(
     tensors: Sequence[str] | None = None,
     most: int = 200,
     progress: Progress | None = None,
+    shared: MutableMapping[Any, Any] | None = None,
 ) -> Mapping[str, Estimate]:
     """The trace of each layer's block of the Hessian of the mean loss.
 
@@ -102,6 +103,7 @@ def traces(
         tensors: of activations, names of traced nodes to look at instead; they are the keys then.
         most: products, or passes over the data, at most; where each layer has products of its own, of each.
         progress: told after every round.
+        shared: of a job, whose traced networks are taken and kept there (:attr:`compress.types.Context.shared`).
 
     Returns:
         By layer (module path) in the order in which they run. A weight that several layers share is under the
@@ -114,7 +116,7 @@ def traces(
     """
     _known("method", method, METHODS)
     _known("kind of trace", of, ("weights", "activations"))
-    task = problem(model, batches, loss)
+    task = problem(model, batches, loss, shared)
     found = layers(task.steps)
     weights = found if of == "weights" else ()
     read = {} if of == "weights" else _tensors(task, found, tensors)

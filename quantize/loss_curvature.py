@@ -10,7 +10,7 @@ block is ``sum_nk lambda_nk |J_n^T v_nk|^2``: one weighted squared norm a direct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from compress.errors import BadData, BadInput
 from compress.graph.interpret import Steps
-from compress.graph.trace import kind, trace
+from compress.graph.trace import kind
+from compress.graph.traces import traced
 from compress.quantize.sample_gradients import forward, twice_differentiable
 
 Loss = Callable[[Tensor, Any], Tensor]
@@ -67,8 +68,10 @@ class Problem:
         return tuple(torch.cat(parts) for parts in zip(*(batch.inputs for batch in self.batches), strict=True))
 
 
-def problem(model: nn.Module, batches: Iterable[Any], loss: Loss | None) -> Problem:
-    """Trace ``model`` on the first of ``batches``, and check that all can be used.
+def problem(
+    model: nn.Module, batches: Iterable[Any], loss: Loss | None, shared: MutableMapping[Any, Any] | None = None
+) -> Problem:
+    """Trace ``model`` on the first of ``batches``, or take its trace from ``shared``, and check that all can be used.
 
     Raises:
         BadData: no batches, empty ones, ones of different shapes, NaN.
@@ -83,7 +86,7 @@ def problem(model: nn.Module, batches: Iterable[Any], loss: Loss | None) -> Prob
         raise BadData("for the Hessian", "its batches have inputs of different shapes", "make them equal")
     if any(not torch.isfinite(x).all() for batch in given for x in batch.inputs if x.is_floating_point()):
         raise BadData("for the Hessian", "it holds NaN or infinity", "check the inputs")
-    network = trace(model, tuple(x[:2] for x in given[0].inputs))
+    network = traced(model, tuple(x[:2] for x in given[0].inputs), {} if shared is None else shared)
     steps = Steps.of(network, _differentiable_twice)
     if not network.dynamic_batch:
         given = [one for batch in given for one in _single(batch)]

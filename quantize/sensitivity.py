@@ -72,9 +72,10 @@ def of_study(study: Study, context: Context) -> tuple[LayerSensitivity, ...]:
         with torch.no_grad():
             given = [(x, model(x)) for x in given]
     context.progress("traces and eigenvalues of the Hessian")
-    found = traces(model, given, loss, generator=torch.Generator().manual_seed(context.seed))
+    seed, shared = context.seed, context.shared
+    found = traces(model, given, loss, generator=torch.Generator().manual_seed(seed), shared=shared)
     few = given[: max(1, EIGENVALUE_IMAGES // size)]
-    top = top_eigenvalues(model, few, loss, generator=torch.Generator().manual_seed(context.seed))
+    top = top_eigenvalues(model, few, loss, generator=torch.Generator().manual_seed(seed), shared=shared)
     rows = []
     for weight in study.placement.weights:
         operator = study.operators[layer_name(weight)][0]
