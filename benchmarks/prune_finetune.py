@@ -109,9 +109,10 @@ def rows(
 
 def product(model: Any, subject: pruners.Subject) -> Any:
     """What :class:`compress.prune.finetune.FineTune` trains with."""
+    from compress import lessons
     from compress.prune import finetune
 
-    return finetune.recipe(EPOCHS, subject.data.train.n, model, subject.model, subject.images[: finetune.IMAGES])
+    return finetune.recipe(EPOCHS, subject.data.train.n, model, subject.model, subject.images[: lessons.COMPARED])
 
 
 def measure() -> list[common.Row]:

@@ -29,7 +29,7 @@ from compress.quantize.choices import stored_bits
 from compress.quantize.mixed import default_activation_bits, integer_precisions, integer_widths
 from compress.quantize.sense import Sense
 from compress.quantize.sensitivity import of_job
-from compress.quantize.training import QuantizationAware
+from compress.quantize.training import ENOUGH, QuantizationAware
 from compress.results import Estimate
 from compress.search import Proposal, ladder
 from compress.types import (
@@ -168,7 +168,7 @@ class Job:
             method = "uniform" if plain else self.quantize
             stages.append(quantizing.METHODS[method](proposal.weight_bits, self.activation_bits, nearest=True))
             if self.epochs:
-                stages.append(QuantizationAware(self.epochs))
+                stages.append(QuantizationAware(self.epochs, enough=ENOUGH))
         if stages and self.protect_classes:
             stages.append(Protect(self.protect_classes))
         return tuple(stages)

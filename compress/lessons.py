@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 2**26
 
+COMPARED = 256
+"""Training inputs on which a network is compared with its teacher."""
+
 
 @dataclass
 class Lessons:
@@ -66,4 +69,20 @@ def of(context: Context, teacher: Any, batch_size: int) -> Lessons | None:
     return known[key][1]
 
 
-__all__ = ["Lessons", "of"]
+def compared(context: Context, teacher: torch.nn.Module) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """The :data:`COMPARED` training inputs, and what gives the teacher's output on them, which it was asked for once a
+    job: both for :func:`compress.training.unexplained`."""
+    import torch
+
+    from compress.lending import lent
+
+    known: dict[int, tuple[Any, Tensor, Tensor]] = context.shared.setdefault("compared", {})
+    if id(teacher) not in known:
+        inputs = context.data.train.inputs(COMPARED, torch.Generator().manual_seed(context.seed))
+        with torch.no_grad(), lent(teacher, "cpu"):
+            known[id(teacher)] = teacher, inputs, teacher(inputs)
+    _, inputs, outputs = known[id(teacher)]
+    return inputs, lambda asked: outputs
+
+
+__all__ = ["COMPARED", "Lessons", "compared", "of"]

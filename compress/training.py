@@ -310,14 +310,19 @@ class _Average:
                 tensor.copy_(mean)
 
 
-def unexplained(model: nn.Module, teacher: nn.Module, images: Tensor, forward: Forward | None = None) -> float:
+def unexplained(
+    model: nn.Module,
+    teacher: nn.Module | Callable[[Tensor], Tensor],
+    images: Tensor,
+    forward: Forward | None = None,
+) -> float:
     """The share of the variance of the teacher's output that the model's output misses, both in evaluation mode.
 
     ``sum (teacher - model)^2 / sum (teacher - mean of teacher over the images)^2``: 0 where they agree, 1 where a
     constant would do as well, and above it where the output is worse than that.
 
     Args:
-        model, teacher: of the same output shape.
+        model, teacher: of the same output shape; of the teacher, what gives its output does.
         images: (N, C, H, W), N at least 2.
         forward: how to run the models.
     """

@@ -8,6 +8,7 @@ integers that are exported.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -24,13 +25,17 @@ from compress.graph.traces import traced
 from compress.quantize.progressive import activate, groups, quantized_groups
 from compress.quantize.quantizers import FOLDER, SCALE_RATE, Quantizer, learned, weight_quantizer, with_quantizers
 from compress.quantize.ranges import rounded_
-from compress.training import Recipe, batch_size, fit
-from compress.types import Context, Quantization, State
+from compress.training import Recipe, batch_size, fit, unexplained
+from compress.types import Context, Note, Quantization, State
 
 RECIPE = Recipe(optimizer="adamw", lr=1e-2, weight_decay=0.0, averaged=0.25)
 """Weights are trained in steps of their own grid, by Adam: about 1% of a step at most each time, whatever a layer's or
 a channel's scale; at 3% four epochs end below half an epoch. The last weights are averaged, as near the end they go to
 and fro between two integers."""
+
+ENOUGH = 1e-3
+"""Share of the teacher's output (:func:`compress.training.unexplained`) that an epoch of training leaves: a network
+that misses less has nothing to recover, and loses where its rounding made up for its errors layer by layer."""
 
 REAL_RATE = 2e-3
 """Adam's rate for biases and for weights that stay float, at the recipe's rate."""
@@ -48,11 +53,13 @@ class QuantizationAware:
         progressive: quantize the weights one block after the other (:mod:`compress.quantize.progressive`); those that
             aren't yet are trained as real numbers. Activations are quantized from the start. The last block is
             quantized after half of the steps.
+        enough: a state that misses at most this share of its teacher's output comes back as it is, with a note.
     """
 
     epochs: int = 1
     lr: float = RECIPE.lr
     progressive: bool = False
+    enough: float = 0.0
     label: ClassVar[str] = "train with quantizers"
 
     def __call__(self, state: State, context: Context) -> State:
@@ -62,6 +69,10 @@ class QuantizationAware:
         inputs = context.data.train.inputs(2, context.generator)
         network = traced(state.model, (inputs,), context.shared)
         student = with_quantizers(network, state.quantization)
+        missed = self._missed(student, context)
+        if missed <= self.enough:
+            why = f"left out: it misses {missed:.2%} of the float network's output, which training wouldn't recover"
+            return replace(state, notes=(*state.notes, Note("", self.label, why)))
         weights = _in_steps(student, state.quantization, state.model)
         recipe = replace(
             RECIPE, epochs=self.epochs, lr=self.lr, batch_size=min(64, 2 * batch_size(context.data.train.n))
@@ -86,6 +97,13 @@ class QuantizationAware:
         for module, parameter in weights:
             remove_parametrizations(module, parameter)
         return trained(state, student, state.quantization)
+
+    def _missed(self, student: nn.Module, context: Context) -> float:
+        """The share of the teacher's output that is lost; infinite where nobody asks or can say."""
+        if self.enough <= 0 or context.teacher is None or context.data.train.n < 2:
+            return math.inf
+        images, teacher = lessons.compared(context, context.teacher)
+        return unexplained(student, teacher, images)
 
 
 def _without_batch_norms(teacher: nn.Module, inputs: Tensor, context: Context) -> nn.Module:

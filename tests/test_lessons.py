@@ -122,3 +122,17 @@ def test_each_teacher_and_batch_size_has_its_own():
     assert len({id(taught), id(lessons.of(asked, other, 16)), id(lessons.of(asked, teacher, 32))}) == 3
     assert lessons.of(asked, None, 16) is None
     assert lessons.of(replace(asked, seed=5, shared={}), teacher, 16).seed == 5
+
+
+def test_a_teacher_is_asked_once_for_what_all_candidates_are_compared_with():
+    images = torch.randint(0, 256, (300, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    asked = context(data=data.from_python((images, torch.arange(300) % 3), divisible=False))
+    teacher, other = Asked(), Asked()
+    for model in (student(0), student(1)):
+        inputs, answer = lessons.compared(asked, teacher)
+        assert len(inputs) == lessons.COMPARED
+        assert training.unexplained(model, answer, inputs) == training.unexplained(
+            model, copy.deepcopy(teacher), inputs
+        )
+    assert teacher.times == 1
+    assert not torch.equal(lessons.compared(asked, other)[1](inputs), answer(inputs))

@@ -14,6 +14,7 @@ from brevitas.core.function_wrapper import Identity
 from brevitas.core.quant import IntQuant
 from torch import nn
 
+from compress import lessons
 from compress.graph.qdq import insert, integers, on_grid
 from compress.graph.trace import trace
 from compress.quantize.progressive import groups, quantized_groups, squared_error
@@ -22,7 +23,8 @@ from compress.quantize.ranges import activation_grid, rounded_, weight_grid
 from compress.quantize.rounding import weight_levels
 from compress.quantize.training import QuantizationAware, trained
 from compress.quantize.uniform import Uniform
-from compress.types import Grid, Quantization, State
+from compress.training import unexplained
+from compress.types import Context, Grid, Quantization, State
 from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
 from tests.rosters import crossed
 from tests.support import context
@@ -224,6 +226,37 @@ def test_the_stage_gives_the_same_for_the_same_seed():
     state = narrow(Plain, 2)
     one, two = (QuantizationAware(1)(state, context(teacher=build(Plain))) for _ in range(2))
     assert one.quantization == two.quantization != state.quantization
+    for name, parameter in one.model.named_parameters():
+        assert torch.equal(parameter, two.model.get_parameter(name))
+
+
+def missed_by(state: State, setting: Context) -> float:
+    x, answer = lessons.compared(setting, setting.teacher)
+    return unexplained(insert(trace(state.model, (x[:2],)), state.quantization), answer, x)
+
+
+def test_a_network_that_misses_no_more_than_enough_is_left_as_it_is_and_says_so():
+    state, setting = narrow(Plain, 8), context(teacher=build(Plain))
+    missed = missed_by(state, setting)
+    assert 0 < missed < 0.01
+    left = QuantizationAware(1, enough=missed)(state, setting)
+    assert left.model is state.model
+    assert left.quantization == state.quantization
+    (note,) = left.notes
+    assert note.what == QuantizationAware.label
+    assert f"misses {missed:.2%} of the float network's output" in note.why
+
+
+@pytest.mark.parametrize("taught", [True, False], ids=["more missed", "no teacher"])
+def test_any_other_is_trained_as_without_that_rule(taught):
+    state, setting = narrow(Plain, 8), context(teacher=build(Plain))
+    enough = 0.999 * missed_by(state, setting) if taught else 1.0
+    one, two = (
+        QuantizationAware(1, enough=each)(state, context(teacher=setting.teacher if taught else None))
+        for each in (enough, 0.0)
+    )
+    assert one.quantization == two.quantization != state.quantization
+    assert one.notes == two.notes == state.notes
     for name, parameter in one.model.named_parameters():
         assert torch.equal(parameter, two.model.get_parameter(name))
 
