@@ -84,6 +84,7 @@ def test_a_network_with_statistics_computes_the_same_and_holds_those_of_the_imag
     assert torch.equal(subject.model.first_norm.running_mean, torch.zeros(16)), "the given network is unchanged"
 
 
+@pytest.mark.slow
 def test_rows_of_our_pruners_share_their_keys_and_reach_what_was_asked(
     subject: pruners.Subject, at_once: None, tmp_path: Path
 ) -> None:

@@ -91,7 +91,7 @@ def test_architectures_are_read_from_the_cubins_alone():
 
 CASES = [
     pytest.param(Residual, 8, id="Residual-8"),
-    pytest.param(Depthwise, 4, id="Depthwise-4"),
+    pytest.param(Depthwise, 4, id="Depthwise-4", marks=pytest.mark.slow),
     pytest.param(Grouped, 8, id="Grouped-8", marks=pytest.mark.slow),
     pytest.param(Plain, 8, id="Plain-8", marks=pytest.mark.slow),
     pytest.param(Dense, 4, id="Dense-4", marks=pytest.mark.slow),

@@ -143,7 +143,7 @@ def test_a_plan_says_which_units_and_blocks_go(factory):
     assert blocks_of(both, dependencies) == blocks
 
 
-@roster
+@some("factory", ARCHITECTURES, quick=ROSTER)
 def test_the_smaller_network_is_traced_to_fewer_macs(factory):
     model, dependencies = groups_of(factory)
     smaller = remove(model, dependencies, every_third(dependencies))

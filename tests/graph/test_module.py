@@ -17,7 +17,7 @@ from compress.graph.trace import trace
 from compress.lending import set_mode
 from compress.prune import prune
 from compress.quantize import quantize
-from tests.graph.networks import ROSTER, Attention, Depthwise, Perceptron, Plain, Residual, UNet, build, images
+from tests.graph.networks import ROSTER, Attention, Depthwise, Plain, Residual, build, images
 from tests.rosters import some
 
 
@@ -96,7 +96,7 @@ def test_only_what_torch_export_says_of_modes_is_taken_for_it():
 @some(
     "factory",
     [factory for factory in ROSTER if factory is not Attention],
-    quick=(Plain, Residual, Depthwise, UNet, Perceptron),
+    quick=(Plain, Residual),
 )
 def test_an_exported_network_is_pruned_and_quantized_like_its_original(factory):
     result = prune(exported(build(factory)).module(), images(2), macs=0.8)

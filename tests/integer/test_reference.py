@@ -12,6 +12,7 @@ from compress.integer import reference
 from compress.integer.half import spelled_out, with_half
 from tests.export.kernels.roster import CASES, case, numbers, single
 from tests.integer import slow
+from tests.rosters import some
 
 ELEMENTWISE = ("add", "sub", "mul", "div", "max", "min", "pow")
 FUNCTIONS = ("relu", "sigmoid", "tanh", "exp", "erf", "neg", "abs", "reciprocal", "sqrt", "log", "half")
@@ -31,7 +32,11 @@ def agree(program: p.Program, inputs: dict[str, np.ndarray]) -> None:
             np.testing.assert_array_equal(got[op.output], wanted[op.output], err_msg=op.name)
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = frozenset({"softmax_vector"})
+"""Takes the slow version as long as all others together."""
+
+
+@some("name", list(CASES), quick=[name for name in CASES if name not in LONG])
 def test_every_case_of_the_back_ends_is_what_the_slow_version_computes(name):
     agree(*case(name))
 

@@ -16,6 +16,7 @@ from compress.errors import BadInput, CheckFailed
 from compress.profiling import emulated, local
 from compress.serial import write_json
 from tests.graph.networks import Plain, build, images
+from tests.rosters import some
 
 KEYS = {
     "device",
@@ -133,15 +134,6 @@ class WithLstm(nn.Module):
         return self.head(self.lstm(steps)[0][:, -1])
 
 
-def test_an_operator_that_cannot_be_compiled_is_named_with_its_node(tmp_path):
-    front = run(tmp_path / "run", "cpu", WithLstm())
-    for candidate in (front.baseline, *front.candidates):
-        assert [artifact.runtime for artifact in candidate.artifacts] == ["onnxruntime"]
-        (missing,) = candidate.unavailable
-        assert missing.runtime == "tvm"
-        assert "(LSTM): the compiled library has no such operator" in missing.reason
-
-
 class WithRunningSum(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -150,6 +142,16 @@ class WithRunningSum(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(torch.cumsum(torch.relu(self.conv(x)).mean((2, 3)), 1))
+
+
+@some(("network", "operator"), [(WithRunningSum, "CumSum"), (WithLstm, "LSTM")], quick=[(WithRunningSum, "CumSum")])
+def test_an_operator_that_cannot_be_compiled_is_named_with_its_node(network, operator, tmp_path):
+    front = run(tmp_path / "run", "cpu", network())
+    for candidate in (front.baseline, *front.candidates):
+        assert [artifact.runtime for artifact in candidate.artifacts] == ["onnxruntime"]
+        (missing,) = candidate.unavailable
+        assert missing.runtime == "tvm"
+        assert f"({operator}): the compiled library has no such operator" in missing.reason
 
 
 @pytest.mark.parametrize(("target", "arguments"), [("cortex-m7", {}), ("cpu", {"runtime": "tvm"})])

@@ -234,6 +234,7 @@ class Digits(nn.Module):
         return self.classify(self.features(x).mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_half_the_multiplications_go_and_the_accuracy_on_digits_stays_near_the_dense_networks():
     digits = data.load("digits", mean=(0.5,), std=(0.5,))
     recipe = Recipe(epochs=8, lr=0.05, batch_size=32)

@@ -46,7 +46,8 @@ from tests.graph.traced import traced
 from tests.graph.transformers import TorchTransformer
 from tests.rosters import some
 
-methods = pytest.mark.parametrize("method", METHODS)
+methods = some("method", list(METHODS), quick=["reconstruct", "norm", "coreset"])
+"""By reconstruction, by a score of channels, by a coreset; the rest of both kinds in the long run."""
 
 NETWORKS = tuple(
     factory for factory in ARCHITECTURES if len(inputs_of(factory)) == 1 and inputs_of(factory)[0].is_floating_point()
@@ -62,12 +63,12 @@ COMBINATIONS = [
     *((method, factory) for method in METHODS if method not in ("reconstruct", "norm") for factory in FEW),
 ]
 METHOD_ON = {method: FEW[at % len(FEW)] for at, method in enumerate(METHODS)}
-"""Each method's network in the default run, beside the roster's rebuilt."""
+"""Each method's network in the default run, beside the few that are rebuilt."""
 
 roster = some(
     ("method", "factory"),
     COMBINATIONS,
-    quick=[(m, f) for m, f in COMBINATIONS if METHOD_ON[m] is f or (m == "reconstruct" and f in ROSTER)],
+    quick=[(m, f) for m, f in COMBINATIONS if METHOD_ON[m] is f or (m == "reconstruct" and f in FEW)],
 )
 
 

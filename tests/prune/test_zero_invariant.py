@@ -56,7 +56,7 @@ def test_zeroing_a_group_is_removing_its_unit(factory):
             torch.testing.assert_close(one(images()), two(images()), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("factory", ROSTER, ids=lambda factory: factory.__name__)
+@some("factory", ROSTER, quick=networks.ROSTER)
 def test_what_reads_the_channels_is_no_part_of_a_group(factory):
     _, zero = found_of(factory)
     for group, slots in zip(zero.dependencies.groups, zero.slots, strict=True):

@@ -30,6 +30,7 @@ from compress.quantize.sensed import SensedClassifier, sensed
 from compress.quantize.study import shared_study
 from compress.quantize.training import QuantizationAware
 from compress.types import FIRST, Budget, Context, Plan, Precision, Record, Size, State
+from tests.rosters import some
 
 
 def network() -> nn.Module:
@@ -59,7 +60,7 @@ def test_modules_say_that_they_are_in_hardware() -> None:
     assert fixed_parameters(model().sensing) == {"weight"}
 
 
-@pytest.mark.parametrize("method", pruning.METHODS)
+@some("method", list(pruning.METHODS), quick=[pruning.DEFAULT, "coreset", "norm"])
 def test_no_pruning_method_changes_them(method: str) -> None:
     before = model()
     made = prune(before, X[:2], macs=0.7, data=(X, Y), method=method, seed=1)

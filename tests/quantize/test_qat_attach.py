@@ -179,6 +179,7 @@ def test_training_wins_back_what_rounding_to_two_bits_lost():
     assert final < 0.2 * first_rounded
 
 
+@pytest.mark.slow
 def test_progressive_ends_with_every_layer_quantized():
     model = build(Residual)
     with attach(model, weight_bits=4, method="uniform", steps=12, progressive=True) as session:
@@ -213,7 +214,7 @@ def uninterrupted() -> compress.quantize.Quantized:
     return session.result()
 
 
-@pytest.mark.parametrize("saved_after", [0, 1, 4])
+@some("saved_after", [0, 1, 4], quick=[1])
 def test_a_resumed_run_gives_what_an_uninterrupted_one_gives(saved_after):
     model, optimizer, first = fresh()
     with first:
