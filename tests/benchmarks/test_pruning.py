@@ -149,6 +149,7 @@ def test_ours_is_the_same_whether_or_not_it_learns_of_the_network_anew(subject: 
     assert all(torch.equal(anew[name], first[name]) and torch.equal(anew[name], again[name]) for name in anew)
 
 
+@pytest.mark.slow
 def test_fine_tuning_gives_every_pruner_the_same_recipe_and_leaves_the_teacher_alone(
     subject: pruners.Subject, at_once: None
 ) -> None:

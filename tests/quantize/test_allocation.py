@@ -22,6 +22,7 @@ from compress.quantize.choices import MEASURES, LayerChoice, Limits, Option, Pro
 from compress.quantize.selections import Linear
 from compress.types import FLOAT32, Precision
 from tests.quantize.problems import costs_of, limit_of, random_limits, random_problem, solvable, within
+from tests.rosters import some
 
 SEEDS = range(8)
 
@@ -155,7 +156,7 @@ def test_sixty_layers_and_a_hundred_budgets():
         assert a.perturbation > b.perturbation
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@some("seed", SEEDS, quick=SEEDS[:3])
 def test_twenty_layers_equal_dynamic_programming(seed):
     """One limit and no shared tensor make a multiple-choice knapsack, which a table over the bits solves."""
     draw = random.Random(seed)

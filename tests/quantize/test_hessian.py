@@ -38,7 +38,7 @@ def test_a_trace_is_the_dense_hessians(factory, name):
             assert estimate.method == "gauss-newton + hutchinson"
 
 
-@some("factory", networks.ARCHITECTURES, quick=networks.ROSTER)
+@some("factory", networks.ARCHITECTURES, quick=networks.ROSTER[::3])
 def test_every_layer_of_every_architecture_has_traces(factory):
     model, inputs = networks.build(factory), networks.inputs_of(factory, 3)
     batch = (inputs if len(inputs) > 1 else inputs[0], torch.zeros_like(model(*inputs)))

@@ -25,8 +25,8 @@ from compress.quantize.training import QuantizationAware, trained
 from compress.quantize.uniform import Uniform
 from compress.training import unexplained
 from compress.types import Context, Grid, Quantization, State
-from tests.graph.networks import ROSTER, Attention, Plain, Residual, build, images
-from tests.rosters import crossed
+from tests.graph.networks import ROSTER, Attention, Depthwise, Plain, Residual, build, images
+from tests.rosters import crossed, some
 from tests.support import context
 
 WIDTHS = (1, 2, 3, 4, 8)
@@ -199,7 +199,7 @@ def student_of(state: State) -> nn.Module:
     return with_quantizers(trace(state.model, (images(2),)), state.quantization).eval()
 
 
-@networks
+@some("factory", ROSTER, quick=[Plain, Residual, Depthwise, Attention])
 def test_training_starts_and_ends_with_what_is_exported(factory):
     """The network in training equals the simulation bit for bit: biases, weights and activations."""
     state, x = narrow(factory), images(4, 7)

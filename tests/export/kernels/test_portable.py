@@ -29,14 +29,17 @@ EMULATED = ("CORTEX_A72", "RV64_LINUX", "RV32_BARE")
 MOST = tuple(
     n for k, n in enumerate(NAMES) if k % 5 == 0 or (not n.startswith("float_conv") and n[-3:-1] != "_w") or "w8" in n
 )
-"""All but most of the repeats in narrow weights and float32, which are slow tests."""
+"""All but most of the repeats in narrow weights and float32; every other one in the default run, all in the slow."""
 FEW = NAMES[::12]
 
 
 @some(
     ("form", "name"),
     [(form, name) for form in FORMS for name in NAMES],
-    quick=[*(("avx2", name) for name in MOST), *((form, name) for form in ("vnni", "awkward", "c99") for name in FEW)],
+    quick=[
+        *(("avx2", name) for name in MOST[::2]),
+        *((form, name) for form in ("vnni", "awkward", "c99") for name in FEW),
+    ],
 )
 def test_every_form_of_every_case_equals_the_reference(form, name):
     back_end = FORMS[form]
@@ -61,8 +64,10 @@ LIBRARY = re.compile(
 """What a compiler's own support library has: no mathematics, no allocation."""
 
 
-@pytest.mark.parametrize(
-    "isa", ["X86_VNNI", "X86_AVX2", "CORTEX_A72", "CORTEX_M4", "CORTEX_M7", "CORTEX_M55", "RV64_LINUX", "RV32_BARE"]
+@some(
+    "isa",
+    ["X86_VNNI", "X86_AVX2", "CORTEX_A72", "CORTEX_M4", "CORTEX_M7", "CORTEX_M55", "RV64_LINUX", "RV32_BARE"],
+    quick=["X86_AVX2", "CORTEX_A72", "CORTEX_M4", "RV32_BARE"],
 )
 def test_nothing_from_outside_is_needed(isa, tmp_path):
     chosen = getattr(isas, isa)
