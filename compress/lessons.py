@@ -17,6 +17,9 @@ MOST_BYTES = 2**26
 COMPARED = 256
 """Training inputs on which a network is compared with its teacher."""
 
+AT_ONCE = 64
+"""Of them in one pass: what a batch of training holds is held without gradients here, not four times that."""
+
 
 @dataclass
 class Lessons:
@@ -69,9 +72,9 @@ def of(context: Context, teacher: Any, batch_size: int) -> Lessons | None:
     return known[key][1]
 
 
-def compared(context: Context, teacher: torch.nn.Module) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """The :data:`COMPARED` training inputs, and what gives the teacher's output on them, which it was asked for once a
-    job: both for :func:`compress.training.unexplained`."""
+def compared(context: Context, teacher: torch.nn.Module) -> tuple[Tensor, Tensor]:
+    """The :data:`COMPARED` training inputs, and the teacher's output on them, which it is asked for once a job: both
+    for :func:`compress.training.unexplained`."""
     import torch
 
     from compress.lending import lent
@@ -80,9 +83,9 @@ def compared(context: Context, teacher: torch.nn.Module) -> tuple[Tensor, Callab
     if id(teacher) not in known:
         inputs = context.data.train.inputs(COMPARED, torch.Generator().manual_seed(context.seed))
         with torch.no_grad(), lent(teacher, "cpu"):
-            known[id(teacher)] = teacher, inputs, teacher(inputs)
+            known[id(teacher)] = teacher, inputs, torch.cat([teacher(part) for part in inputs.split(AT_ONCE)])
     _, inputs, outputs = known[id(teacher)]
-    return inputs, lambda asked: outputs
+    return inputs, outputs
 
 
-__all__ = ["COMPARED", "Lessons", "compared", "of"]
+__all__ = ["AT_ONCE", "COMPARED", "Lessons", "compared", "of"]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from compress.errors import BadInput
 from compress.lending import lent, set_mode
+from compress.lessons import AT_ONCE
 
 if TYPE_CHECKING:
     import torch
@@ -312,7 +313,7 @@ class _Average:
 
 def unexplained(
     model: nn.Module,
-    teacher: nn.Module | Callable[[Tensor], Tensor],
+    teacher: nn.Module | Tensor,
     images: Tensor,
     forward: Forward | None = None,
 ) -> float:
@@ -322,16 +323,23 @@ def unexplained(
     constant would do as well, and above it where the output is worse than that.
 
     Args:
-        model, teacher: of the same output shape; of the teacher, what gives its output does.
+        model, teacher: of the same output shape; in place of the teacher, its output on ``images``.
         images: (N, C, H, W), N at least 2.
         forward: how to run the models.
     """
-    with _predictor(model, str(images.device), forward) as predict:
-        found = predict(images).double()
-    with _predictor(teacher, str(images.device), forward) as predict:
-        wanted = predict(images).double()
+    import torch
+
+    found = _outputs(model, images, forward)
+    wanted = teacher.double() if isinstance(teacher, torch.Tensor) else _outputs(teacher, images, forward)
     spread = float((wanted - wanted.mean(0)).square().sum())
     return float((wanted - found).square().sum()) / max(spread, 1e-30)
+
+
+def _outputs(model: nn.Module, images: Tensor, forward: Forward | None) -> Tensor:
+    import torch
+
+    with _predictor(model, str(images.device), forward) as predict:
+        return torch.cat([predict(part) for part in images.split(AT_ONCE)]).double()
 
 
 def _optimizer(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -22,11 +21,12 @@ ADAM_RATE = 1e-3
 """Adam's for networks that make images: the squared error of pixels is small, and the size of Adam's steps doesn't
 depend on it."""
 
-Teacher = nn.Module | Callable[[torch.Tensor], torch.Tensor]
-"""The network to learn from, or what gives its output."""
-
 AVERAGED = 0.25
 """Share of the steps whose weights are averaged at the end."""
+
+
+Teacher = nn.Module | torch.Tensor | None
+"""The network to learn from, or its output on the images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +70,12 @@ class FineTune:
             return Recipe(self.epochs, lr, batch_size(n), "adamw", weight_decay=0.0, averaged=AVERAGED)
         if context.teacher is None or self.lr is not None:
             return recipe(self.epochs, n, model, None, torch.empty(0), self.lr)
-        images, teacher = lessons.compared(context, context.teacher)
-        return recipe(self.epochs, n, model, teacher, images, self.lr)
+        images, wanted = lessons.compared(context, context.teacher)
+        return recipe(self.epochs, n, model, wanted, images, self.lr)
 
 
 def recipe(
-    epochs: int, n: int, model: nn.Module, teacher: Teacher | None, images: torch.Tensor, lr: float | None = None
+    epochs: int, n: int, model: nn.Module, teacher: Teacher, images: torch.Tensor, lr: float | None = None
 ) -> Recipe:
     """How to train ``model`` for ``epochs`` on ``n`` inputs, of which ``images`` are some.
 
@@ -85,7 +85,7 @@ def recipe(
     return Recipe(epochs=epochs, lr=chosen, batch_size=batch_size(n), averaged=AVERAGED)
 
 
-def rate(model: nn.Module, teacher: Teacher | None, images: torch.Tensor) -> float:
+def rate(model: nn.Module, teacher: Teacher, images: torch.Tensor) -> float:
     """The highest learning rate: low where the network is nearly its teacher, since large steps lose that first.
 
     ``LEAST_RATE (HIGHEST_RATE / LEAST_RATE)^u`` with ``u``, in [0, 1], the share of the teacher's output that the

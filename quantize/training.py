@@ -71,7 +71,7 @@ class QuantizationAware:
         student = with_quantizers(network, state.quantization)
         missed = self._missed(student, context)
         if missed <= self.enough:
-            why = f"left out: it misses {missed:.2%} of the float network's output, which training wouldn't recover"
+            why = f"left out: it misses {missed:.2%} of its teacher's output, which training wouldn't recover"
             return replace(state, notes=(*state.notes, Note("", self.label, why)))
         weights = _in_steps(student, state.quantization, state.model)
         recipe = replace(
@@ -102,8 +102,8 @@ class QuantizationAware:
         """The share of the teacher's output that is lost; infinite where nobody asks or can say."""
         if self.enough <= 0 or context.teacher is None or context.data.train.n < 2:
             return math.inf
-        images, teacher = lessons.compared(context, context.teacher)
-        return unexplained(student, teacher, images)
+        images, wanted = lessons.compared(context, context.teacher)
+        return unexplained(student, wanted, images)
 
 
 def _without_batch_norms(teacher: nn.Module, inputs: Tensor, context: Context) -> nn.Module:

@@ -129,10 +129,9 @@ def test_a_teacher_is_asked_once_for_what_all_candidates_are_compared_with():
     asked = context(data=data.from_python((images, torch.arange(300) % 3), divisible=False))
     teacher, other = Asked(), Asked()
     for model in (student(0), student(1)):
-        inputs, answer = lessons.compared(asked, teacher)
+        inputs, wanted = lessons.compared(asked, teacher)
         assert len(inputs) == lessons.COMPARED
-        assert training.unexplained(model, answer, inputs) == training.unexplained(
-            model, copy.deepcopy(teacher), inputs
-        )
-    assert teacher.times == 1
-    assert not torch.equal(lessons.compared(asked, other)[1](inputs), answer(inputs))
+        same = copy.deepcopy(teacher)
+        assert training.unexplained(model, wanted, inputs) == training.unexplained(model, same, inputs)
+    assert teacher.times == lessons.COMPARED // lessons.AT_ONCE
+    assert not torch.equal(lessons.compared(asked, other)[1], wanted)

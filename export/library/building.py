@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -214,7 +213,7 @@ def _link(
             (work / f"{name}_describe.c").write_bytes(rendering.description(interface))
             sources += [work / f"{name}_threads.c", work / f"{name}_describe.c"]
         objects = [source.with_suffix(".o") for source in sources]
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with ThreadPoolExecutor(len(sources)) as pool:
             list(pool.map(tools.compile, sources, objects))
         driver = objects[0].read_bytes()
         if toolchain.hosted(tools.isa):

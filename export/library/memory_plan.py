@@ -48,12 +48,12 @@ def plan(code: Code) -> MemoryPlan:
 
 
 @lru_cache(maxsize=64)  # candidates that differ in bits or values alone have the same blocks
-def _packed(pieces: tuple[liveness.Block, ...]) -> tuple[packing.Offsets, int, int]:
+def _packed(pieces: tuple[liveness.Block, ...]) -> tuple[tuple[int, ...], int, int]:
     """Offsets of the blocks, the arena that they take, and its lower bound."""
     bound = liveness.lower_bound(pieces)
     packer = packing.Packer(pieces)
     found = packing.best(packer, bound)
-    return found, packer.peak(found), bound
+    return tuple(found), packer.peak(found), bound
 
 
 __all__ = ["MemoryPlan", "plan"]

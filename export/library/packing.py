@@ -138,8 +138,8 @@ def exact(packer: Packer, known: Offsets, bound: int, nodes: int = NODES) -> tup
     count = len(packer.blocks)
     best, peak, left = list(known), packer.peak(known), nodes
     held = [range(b.first + bool(b.over), b.last + 1) for b in packer.blocks]
+    # Bytes that are still to be placed of what is held during each call.
     waiting = [0] * (max((block.last for block in packer.blocks), default=0) + 1)
-    """Bytes that are still to be placed of what is held during each call."""
     for size, calls in zip(packer.sizes, held, strict=True):
         for call in calls:
             waiting[call] += size

@@ -50,6 +50,18 @@ def test_every_layer_of_every_architecture_has_traces(factory):
     assert all(e.value >= 0 for e in found.values() if e.method == "gauss-newton")
 
 
+def test_a_jobs_traced_network_gives_the_same(monkeypatch):
+    model, (x, y) = build(ConvNet), data()
+    shared = {}
+    for function in (traces, top_eigenvalues):
+        alone = function(model, [(x, y)], F.cross_entropy, generator=seeded())
+        assert function(model, [(x, y)], F.cross_entropy, generator=seeded(), shared=shared) == alone
+        # Now it is there, and nothing is traced.
+        monkeypatch.setattr("compress.graph.traces.trace", None)
+        assert function(model, [(x, y)], F.cross_entropy, generator=seeded(), shared=shared) == alone
+        monkeypatch.undo()
+
+
 @crossed(("factory", "method"), [ConvNet, Shared, Gated, Tokens], ["hutchinson", "hutch++"])
 def test_hessian_vector_products_give_the_same_traces(factory, method):
     model, (x, y) = build(factory), data()

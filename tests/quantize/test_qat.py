@@ -231,8 +231,8 @@ def test_the_stage_gives_the_same_for_the_same_seed():
 
 
 def missed_by(state: State, setting: Context) -> float:
-    x, answer = lessons.compared(setting, setting.teacher)
-    return unexplained(insert(trace(state.model, (x[:2],)), state.quantization), answer, x)
+    x, wanted = lessons.compared(setting, setting.teacher)
+    return unexplained(insert(trace(state.model, (x[:2],)), state.quantization), wanted, x)
 
 
 def test_a_network_that_misses_no_more_than_enough_is_left_as_it_is_and_says_so():
@@ -244,7 +244,7 @@ def test_a_network_that_misses_no_more_than_enough_is_left_as_it_is_and_says_so(
     assert left.quantization == state.quantization
     (note,) = left.notes
     assert note.what == QuantizationAware.label
-    assert f"misses {missed:.2%} of the float network's output" in note.why
+    assert f"misses {missed:.2%} of its teacher's output" in note.why
 
 
 @pytest.mark.parametrize("taught", [True, False], ids=["more missed", "no teacher"])

@@ -96,6 +96,13 @@ def test_sizes_are_those_of_binutils(device, command, tmp_path):
 
 
 @pytest.mark.parametrize("device", PER_ISA)
+def test_object_and_listing_are_what_each_is_by_itself(device):
+    kernels = c_driver.kernels(small_code())
+    both = compiling.object_and_assembly(kernels, PER_ISA[device])
+    assert both == (compiling.object_file(kernels, PER_ISA[device]), compiling.assembly(kernels, PER_ISA[device]))
+
+
+@pytest.mark.parametrize("device", PER_ISA)
 def test_objects_hold_the_same_code_without_what_nobody_needs(device, tmp_path):
     code = c_driver.renamed(small_code(), "model")
     whole = compiling.object_file(c_driver.kernels(code), PER_ISA[device])
