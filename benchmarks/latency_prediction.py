@@ -5,7 +5,8 @@ calibration never saw and that weren't drawn by what drew its own: the built-in 
 to several shares of their multiply-accumulates, traced and exported as every candidate of a run is. They are made
 before the calibration, so that it and their timing lie close together. Each is timed in
 ONNX Runtime in float and with 8-bit numbers, and as the compiled 8-bit library; all of one network in turns, and beside
-them the calibration's reference network in each: it says how fast the machine is then, against when it was calibrated.
+them the calibration's reference networks in each: they say how fast the machine is then, against when it was
+calibrated.
 Instructions of the compiled library are predicted and counted likewise, in QEMU.
 """
 
@@ -81,17 +82,17 @@ def latencies(calibration: Calibration, target: Target, made: Sequence[Case]) ->
 
 
 def references(calibration: Calibration, folder: Path, stack: ExitStack) -> dict[str, Callable[[], Any]]:
-    """A run of the reference network in each runtime and kind of numbers, by :func:`_pace`."""
+    """A run of each reference network in each runtime and kind of numbers, by :func:`_pace` and its own name."""
     from compress.profiling import calibrating, pace
     from compress.types import FLOAT32
 
     found = {}
     for fit in calibration.fits:
-        drawn = pace.network(FLOAT32 if fit.kind == "float" else calibrating.W8A8)
-        path = folder / f"pace-{fit.runtime}-{fit.kind}.onnx"
-        path.write_bytes(drawn.file)
-        x = np.random.default_rng(0).random(drawn.shape, np.float32)
-        found[_pace(fit.runtime, fit.kind)] = _job(path, fit.runtime, x, stack)
+        for drawn in pace.networks(FLOAT32 if fit.kind == "float" else calibrating.W8A8):
+            path = folder / f"{drawn.name}-{fit.runtime}-{fit.kind}.onnx"
+            path.write_bytes(drawn.file)
+            x = np.random.default_rng(0).random(drawn.shape, np.float32)
+            found[f"{_pace(fit.runtime, fit.kind)} {drawn.name}"] = _job(path, fit.runtime, x, stack)
     return found
 
 
@@ -134,20 +135,19 @@ def _timed(
                 predicted[runtime, kind] = assessed.estimate(0, runtime)
                 jobs[runtime, kind] = _job(path, runtime, x, stack)
         named = {" ".join(key): job for key, job in jobs.items()} | dict(beside)
-        measured, others = common.quietly(
-            lambda: timer.interleaved(named, "", {}, rounds=ROUNDS),
-            attempts=3,
-            wait_s=30,
-        )
+        timed, others = common.quietly(lambda: timer.in_turns(named, ROUNDS), attempts=3, wait_s=30)
+        measured = timed.measurements("", {})
         for (runtime, kind), estimate in predicted.items():
             found, fit = measured[f"{runtime} {kind}"].latency_s, calibration.fit(runtime, kind)
             assert fit is not None
             assert fit.pace_s is not None
-            slower = measured[_pace(runtime, kind)].latency_s / fit.pace_s
-            row = _row(case, runtime, kind, estimate.latency_s, found / slower, estimate.error, others)
+            # Round by round against the references: a machine that is slow in some rounds is slow for all.
+            own = [name for name in beside if name.startswith(_pace(runtime, kind))]
+            at_pace = timed.ratios(own)[f"{runtime} {kind}"] * fit.pace_s
+            row = _row(case, runtime, kind, estimate.latency_s, at_pace, estimate.error, others)
             raw = round(100 * abs(estimate.latency_s / found - 1), 2)
-            row |= {"measured_ms": round(1e3 * found, 4), "slower_ratio": round(slower, 3)}
-            rows.append(row | {"at_pace_ms": round(1e3 * found / slower, 4), "uncorrected_error_percent": raw})
+            row |= {"measured_ms": round(1e3 * found, 4), "slower_ratio": round(found / at_pace, 3)}
+            rows.append(row | {"at_pace_ms": round(1e3 * at_pace, 4), "uncorrected_error_percent": raw})
     return rows
 
 
@@ -277,11 +277,11 @@ def paces(rows: Sequence[Mapping[str, Any]]) -> str:
     """What the reference networks said of the machine's speed."""
     found = [row["slower_ratio"] for row in rows if row.get("slower_ratio") is not None]
     if not found:
-        return "Errors are those of times as the clock had them: this run had no network of fixed work beside it. "
+        return "Errors are those of times as the clock had them: this run had no fixed work beside it. "
     return (
-        "A network of fixed work was timed in turns with every other, in the calibration and afterwards; errors are "
-        "those of times brought to the calibration's pace by it, and those of times as the clock had them have columns "
-        f"of their own. The fixed one took from {min(found):.2f} to {max(found):.2f} times as long as at that pace. "
+        "Fixed work was timed in turns with every network, in the calibration and afterwards; errors are those of times "
+        "brought to the calibration's pace by it, and those of times as the clock had them have columns of their own. "
+        f"The fixed work took from {min(found):.2f} to {max(found):.2f} times as long as at that pace. "
     )
 
 

@@ -30,8 +30,8 @@ class Fit:
         error: relative half-width of the interval that holds :data:`COVERAGE` of the networks that the fit hasn't seen.
         median_error, p90_error: of the relative errors on those networks.
         fitted, checked: how many networks were fitted, and how many of them the errors come from.
-        pace_s: seconds of the reference network (:mod:`compress.profiling.pace`) at the pace that the prices are for;
-            None where none was timed.
+        pace_s: geometric mean of the reference networks' seconds (:mod:`compress.profiling.pace`) at the pace that the
+            prices are for; None where none was timed.
     """
 
     runtime: str

@@ -7,7 +7,7 @@ What is timed where:
 - a device over SSH: the ONNX files in ONNX Runtime there, all in one job (:mod:`compress.profiling.remote_designs`);
 - a microcontroller that QEMU has a board for: the compiled library's instructions are counted, which is no time.
 
-Each group that is timed in turns has a reference network in it, by which all times are brought to one pace
+Each group that is timed in turns has reference networks in it, by which all times are brought to one pace
 (:mod:`compress.profiling.pace`).
 """
 
@@ -192,22 +192,23 @@ class Here:
         return found
 
     def measure(self, drawn: Sequence[Drawn], runtime: str, tell: Callable[[int], None]) -> dict[str, float]:
-        """Seconds by name at one pace, timed in turns of :data:`TOGETHER` and the reference."""
+        """Seconds by name at one pace, timed in turns of :data:`TOGETHER` and the references."""
         groups: list[dict[str, float]] = []
-        drawn = shipped(drawn, self.target) if runtime == ONNXRUNTIME else drawn
+        drawn = mixed(shipped(drawn, self.target) if runtime == ONNXRUNTIME else drawn)
         with ExitStack() as whole:
             home = Path(whole.enter_context(tempfile.TemporaryDirectory()))
-            beside = _job(reference(drawn), runtime, home, whole)
-            assert beside is not None  # of operators that every back end has
+            beside = {each.name: _job(each, runtime, home, whole) for each in references(drawn)}
             for first in range(0, len(drawn), TOGETHER):
                 with ExitStack() as stack:
                     part = drawn[first : first + TOGETHER]
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                    jobs = {each.name: job for each in part if (job := _job(each, runtime, folder, stack)) is not None}
-                    jobs[pace.NAME] = beside
-                    measured = timer.interleaved(jobs, self.device, {}, ROUNDS, SLICE_S, WARM_UP_S)
-                    groups.append({name: each.latency_s for name, each in measured.items()})
-                    self._notice(measured[pace.NAME].conditions)
+                    made = {each.name: _job(each, runtime, folder, stack) for each in part} | beside
+                    jobs = {name: job for name, job in made.items() if job is not None}
+                    timed = timer.in_turns(jobs, ROUNDS, SLICE_S, WARM_UP_S)
+                    seconds = timed.seconds(list(beside))
+                    found = {name: ratio * seconds for name, ratio in timed.ratios(list(beside)).items()}
+                    groups.append({**found, pace.NAME: seconds})
+                    self._notice(timed.conditions[next(iter(beside))])
                 tell(min(first + TOGETHER, len(drawn)))
         self.warnings += said_of(groups)
         return pace.at_one_pace(groups)
@@ -227,9 +228,15 @@ def shipped(drawn: Sequence[Drawn], target: Target) -> list[Drawn]:
     return [replace(each, file=stored(each.file, weight_storage(target))) for each in drawn]
 
 
-def reference(drawn: Sequence[Drawn]) -> Drawn:
-    """The reference network in the numbers of those that are timed; of narrow weights in 8 bits."""
-    return pace.network(FLOAT32 if drawn[0].precision.kind == "float" else W8A8)
+def references(drawn: Sequence[Drawn]) -> list[Drawn]:
+    """The reference networks in the numbers of those that are timed; of narrow weights in 8 bits."""
+    return pace.networks(FLOAT32 if drawn[0].precision.kind == "float" else W8A8)
+
+
+def mixed(drawn: Sequence[Drawn]) -> list[Drawn]:
+    """The same in an order that mixes kinds, those that are fitted and those that check: what is left of a machine's
+    changes isn't taken for one of them."""
+    return [drawn[place] for place in np.random.default_rng(0).permutation(len(drawn))]
 
 
 def said_of(groups: Sequence[Mapping[str, float]]) -> list[str]:
@@ -324,7 +331,8 @@ __all__ = [
     "Stand",
     "calibrate",
     "drawn",
-    "reference",
+    "mixed",
+    "references",
     "runner",
     "said_of",
     "terms_of",

@@ -2,8 +2,9 @@
 
 A chain repeats one or two kinds of operators at one size, so that their cost stands out from that of a call. Sizes are
 drawn by a fixed generator, log-uniformly, over what networks for small devices are made of. The networks are drawn
-likewise: residual ones, inverted residuals with depthwise convolutions, and plain ones, with a width for every layer of
-its own, as pruning leaves them. Those that check come from other seeds than those that are fitted.
+likewise: residual ones, inverted residuals with depthwise convolutions, and plain ones; of each, some with the widths
+that people give them and some with one for every layer of its own, as pruning leaves them. Those that check come from
+other seeds than those that are fitted.
 
 Times are fitted by networks above all: what a layer costs hangs on what ran before it. A depthwise convolution behind
 another finds its image in the cache of its own core and takes half as long as behind a pointwise one. Instructions are
@@ -25,6 +26,8 @@ COUNTED_CHAINS, COUNTED = 45, 45
 """How many there are where instructions are counted, of chains and of networks to fit."""
 MOST_MACS = 3e7
 """Of one operator of a chain."""
+LEAST = 4
+"""Channels."""
 Random = np.random.Generator
 
 
@@ -57,6 +60,26 @@ def _channels(random: Random, low: int = 6, high: int = 160) -> int:
     found = _log(random, low, high)
     step = int(random.choice([16, 8, 1]))
     return max(step, step * round(found / step))
+
+
+class _Widths:
+    """Channels of the layers of one network: of a third of all networks multiples of 16 throughout and of a third of 8,
+    as networks are drawn by hand; in the rest each layer has its own, as pruning leaves them.
+    """
+
+    def __init__(self, random: Random) -> None:
+        self.random, self.step = random, int(random.choice([16, 8, 0]))
+
+    def __call__(self, low: int, high: int) -> int:
+        """Between ``low`` and ``high``, or next to it."""
+        if not self.step:
+            return _channels(self.random, low, high)
+        return max(self.step, self.step * round(_log(self.random, low, high) / self.step))
+
+    def fitting(self, macs_a_channel: float, wanted: int, largest: float) -> int:
+        """As many as are wanted, or as ``largest`` multiply-accumulates allow, one step at least."""
+        step = self.step or 1
+        return max(self.step or LEAST, min(wanted, int(largest / macs_a_channel) // step * step))
 
 
 def _side(random: Random, macs_a_pixel: float, largest: float, most: int = 128) -> int:
@@ -152,47 +175,47 @@ def _curved(name: str, precision: Precision, random: Random, largest: float) -> 
 
 
 def _resnet(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
-    d = Drawing(name, 3, _log(random, 16, 64), precision)
-    width = _log(random, 8, 40)
+    d, widths = Drawing(name, 3, _log(random, 16, 64), precision), _Widths(random)
+    width = widths(8, 40) if widths.step else _log(random, 8, 40)
     x = d.conv(d.input, width, 3, int(random.choice([1, 1, 2])))
     for stage in range(int(random.integers(1, 4))):
         for block in range(int(random.choice([1, 2, 3, 5]))):
             down = stage > 0 and block == 0
-            width = _fitting(9 * width * x.size**2, _channels(random, width, 2 * width), largest) if down else width
-            y = d.conv(x, _channels(random, max(4, width // 2), width), 3, 2 if down else 1)
+            width = widths.fitting(9 * width * x.size**2, widths(width, 2 * width), largest) if down else width
+            y = d.conv(x, widths(max(4, width // 2), width), 3, 2 if down else 1)
             y = d.conv(y, width, 3, activation=None)
             x = d.add(y, d.conv(x, width, 1, 2, activation=None) if down else x)
     return d.done(d.linear(d.global_pool(x), int(random.integers(2, 101))))
 
 
 def _mobile(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
-    d = Drawing(name, 3, _log(random, 24, 224 if largest >= MOST_MACS else 112), precision)
-    x = d.conv(d.input, _channels(random, 8, 32), 3, 2)
+    d, widths = Drawing(name, 3, _log(random, 24, 224 if largest >= MOST_MACS else 112), precision), _Widths(random)
+    x = d.conv(d.input, widths(8, 32), 3, 2)
     for _ in range(int(random.integers(2, 13))):
         stride = int(random.choice([1, 1, 2])) if x.size > 4 else 1
         inner = x.channels * int(random.integers(2, 7))
         y = d.conv(d.conv(x, inner, 1), inner, int(random.choice([3, 3, 5])), stride, groups=inner)
-        out = x.channels if random.random() < 0.5 else _channels(random, 8, 96)
-        y = d.conv(y, _fitting(inner * y.size**2, out, largest), 1, activation=None)
+        out = x.channels if random.random() < 0.5 else widths(8, 96)
+        y = d.conv(y, widths.fitting(inner * y.size**2, out, largest), 1, activation=None)
         x = d.add(y, x, None) if (y.size, y.channels) == (x.size, x.channels) else y
-    x = d.conv(x, _fitting(x.channels * x.size**2, _channels(random, 64, 1280), largest), 1)
+    x = d.conv(x, widths.fitting(x.channels * x.size**2, widths(64, 1280), largest), 1)
     return d.done(d.linear(d.global_pool(x), _fitting(x.channels, _log(random, 2, 1000), largest)))
 
 
 def _plain(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
-    d = Drawing(name, int(random.choice([1, 3])), _log(random, 16, 40), precision)
-    x = d.conv(d.input, _channels(random, 8, 40), int(random.choice([3, 5])))
+    d, widths = Drawing(name, int(random.choice([1, 3])), _log(random, 16, 40), precision), _Widths(random)
+    x = d.conv(d.input, widths(8, 40), int(random.choice([3, 5])))
     for _ in range(int(random.integers(1, 5))):
         if x.size >= 8 and random.random() < 0.6:
             x = d.max_pool(x)
-        x = d.conv(x, _fitting(9 * x.channels * x.size**2, _channels(random, 12, 128), largest), 3)
+        x = d.conv(x, widths.fitting(9 * x.channels * x.size**2, widths(12, 128), largest), 3)
     x = d.global_pool(x) if random.random() < 0.5 or x.elements > 2048 else d.flat(x)
     return d.done(d.linear(d.linear(x, _log(random, 16, 160), "relu"), int(random.integers(2, 101))))
 
 
 def _fitting(macs_a_channel: float, wanted: int, largest: float) -> int:
-    """As many channels as are wanted, or as ``largest`` multiply-accumulates allow, 4 at least."""
-    return max(4, min(wanted, int(largest / macs_a_channel)))
+    """As many numbers as are wanted, or as ``largest`` multiply-accumulates allow, :data:`LEAST` at least."""
+    return max(LEAST, min(wanted, int(largest / macs_a_channel)))
 
 
 KINDS: Sequence[Callable[[str, Precision, Random, float], Drawn]] = (

@@ -8,7 +8,9 @@ A calibrated latency is a sum over the operators of a network, each with the ope
 with prices of at least 0, so that each term is time spent on something that has a name, and what bounds an operator is
 the sort of term that takes most of its time. Terms depend on an operator's sizes alone; what a processor makes of them
 (vectors, threads, caches) is in the prices and in the terms' shapes: multiply-accumulates of channels filled up to
-whole vectors, work up to a bound for what is not yet fast when it is small, weights beyond what a cache holds.
+whole vectors, work at an image's borders, where float kernels take a pixel at a time, work up to a bound for what is
+not yet fast when it is small, weights beyond what a cache holds, images that are reordered
+(:mod:`compress.profiling.layouts`).
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compress.graph.operators import Operator
+from compress.profiling import layouts
 
-VERSION = 2
+VERSION = 3
 """Of these terms: prices of another version's mean something else."""
 
 Bound = Literal["compute", "memory", "launch"]
@@ -40,6 +43,8 @@ TERMS: Mapping[str, Bound] = {
     "tiles": "compute",
     "edges": "compute",
     "edge_macs": "compute",
+    "border_macs": "compute",
+    "strided_macs": "compute",
     "taps": "memory",
     "patches": "memory",
     "read": "memory",
@@ -50,6 +55,10 @@ TERMS: Mapping[str, Bound] = {
     "far_weights": "memory",
     "added": "memory",
     "curved": "compute",
+    "reorders 8": "launch",
+    "reordered 8": "memory",
+    "reorders 16": "launch",
+    "reordered 16": "memory",
     "even_macs": "compute",
     "pairs": "compute",
     "segments": "compute",
@@ -60,6 +69,11 @@ TERMS: Mapping[str, Bound] = {
 COUNTED = frozenset({"even_macs", "pairs", "segments", "unpacked", "halos"})
 """Terms of kernels that take two pixels of a row by two channels (depthwise four) at a time, with the weights unpacked
 anew for every so many pixels. They are fitted to counts alone: measured times can't tell them from the others."""
+STRIDED = 1.5
+"""How many times as much as it writes a depthwise convolution reads whose stride is above 1: float kernels that gather
+patches take such ones element by element."""
+SHARED = frozenset({"curved"} | {f"{what} {block}" for block in layouts.BLOCKS for what in ("reorders", "reordered")})
+"""Terms that cost the same whatever kind of kernel they stand with."""
 BLOCK_PIXELS = 128
 """Pixels for which weights are unpacked once."""
 BYTE = 8
@@ -86,6 +100,7 @@ class Work:
         written: elements that it makes.
         kinds: of the operators that are fused into it.
         weight_bits: as the kernel reads them.
+        reordered: elements of each tensor that is reordered before it, for each of :data:`layouts.BLOCKS`.
     """
 
     operator: Operator
@@ -93,6 +108,7 @@ class Work:
     written: int
     kinds: tuple[str, ...] = ()
     weight_bits: int = 32
+    reordered: tuple[tuple[int, ...], ...] = ()
 
 
 def misaligned(operator: Operator, kind: str) -> bool:
@@ -152,6 +168,10 @@ def terms(work: Work) -> dict[str, float]:
             "weights": weight_bytes,
             "far_weights": max(0.0, weight_bytes - CACHED_WEIGHTS),
         }
+        if work.weight_bits > BYTE:
+            found["border_macs"] = filled * min(1.0, (kernel**0.5 - 1) / max(1.0, pixels**0.5))
+            if kind == "depthwise" and work.read >= STRIDED * work.written:
+                found["strided_macs"] = float(o.macs)
         if kind == "depthwise":
             found["edge_macs"] = pixels * kernel * last
         else:
@@ -160,6 +180,8 @@ def terms(work: Work) -> dict[str, float]:
     if o.kind not in ELEMENTWISE:
         found["added"] = float(work.written * sum(each in ELEMENTWISE for each in work.kinds))
     found["curved"] = float(work.written * sum(each in CURVED for each in (*work.kinds, o.kind)))
+    for block, moved in zip(layouts.BLOCKS, work.reordered, strict=False):
+        found |= {f"reorders {block}": float(len(moved)), f"reordered {block}": float(sum(moved))}
     return {name: value for name, value in found.items() if value}
 
 
@@ -189,12 +211,12 @@ def named(work: Work) -> dict[str, float]:
     """The terms of one group by the names that prices have: ``kind.term``, and some of them a second time.
 
     ``kind misaligned.term`` is what misaligned channels cost on top, ``kind narrow.term`` what weights of fewer than 8
-    bits do where kernels unpack them. Curves cost the same behind every kind of kernel.
+    bits do where kernels unpack them. Curves cost the same behind every kind of kernel, reordering before it.
     """
     kind = kernel_kind(work.operator)
     found = {}
     for name, value in terms(work).items():
-        if name == "curved":
+        if name in SHARED:
             found[name] = value
             continue
         found[f"{kind}.{name}"] = value

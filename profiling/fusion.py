@@ -12,6 +12,8 @@ MOVES_NOTHING = frozenset(
     | {"dropout", "feature_dropout", "alpha_dropout", "identity", "alias", "detach", "detach_copy", "contiguous"}
 )
 """Kinds that only give a tensor another shape or name: no runtime spends time on them at inference."""
+PADS = frozenset({"pad", "constant_pad_nd"})
+"""Kinds that put zeros around an image; in front of convolutions alone files have them as padding of those."""
 
 
 def heads(operators: Sequence[Operator]) -> dict[str, str]:
@@ -40,6 +42,7 @@ class Group:
         reads: the tensors that it reads from outside, each once: names of other groups or of network inputs.
         read: their elements.
         written: elements that it makes.
+        moves_nothing: whether no runtime spends time on it.
     """
 
     operator: Operator
@@ -47,16 +50,12 @@ class Group:
     reads: tuple[str, ...]
     read: int
     written: int
+    moves_nothing: bool = False
 
     @property
     def name(self) -> str:
         """Of its operator."""
         return self.operator.name
-
-    @property
-    def moves_nothing(self) -> bool:
-        """Whether no runtime spends time on it."""
-        return self.operator.kind in MOVES_NOTHING
 
 
 def groups(operators: Sequence[Operator], inputs: Mapping[str, int]) -> tuple[Group, ...]:
@@ -74,19 +73,31 @@ def groups(operators: Sequence[Operator], inputs: Mapping[str, int]) -> tuple[Gr
     for operator in operators:
         members.setdefault(head[operator.name], []).append(operator)
     elements = dict(inputs) | {name: max(o.output_elements for o in group) for name, group in members.items()}
+    readers: dict[str, list[Operator]] = {}
+    for operator in operators:
+        for tensor in operator.inputs:
+            readers.setdefault(tensor, []).append(operator)
     found = []
     for name, group in members.items():
         reads = _read_from_outside(group, head, elements)
+        operator = next(o for o in group if o.name == name)
         found.append(
             Group(
-                next(o for o in group if o.name == name),
+                operator,
                 tuple(o for o in group if o.name != name),
                 reads,
                 sum(elements[tensor] for tensor in reads),
                 elements[name],
+                operator.kind in MOVES_NOTHING or _is_padding(operator, readers.get(name, [])),
             )
         )
     return tuple(found)
+
+
+def _is_padding(operator: Operator, readers: Sequence[Operator]) -> bool:
+    """Whether an operator is part of the convolutions behind it."""
+    convolutions = [each for each in readers if each.weights and each.in_channels and each.kind != "linear"]
+    return operator.kind in PADS and len(convolutions) == len(readers) > 0
 
 
 def _read_from_outside(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from compress.calibration import Calibration, Fit
 from compress.graph.operators import Operator
-from compress.profiling import features
+from compress.profiling import features, layouts
 from compress.profiling.features import Work
 from compress.profiling.fusion import groups
 from compress.results import Estimate, LayerCost
@@ -89,15 +89,21 @@ def works(
 ) -> Iterator[tuple[Work, Precision]]:
     """The groups of operators that run as one and take time, with the precision of each; see :func:`predict`."""
     precisions: dict[str, Precision] = {}
-    for group in groups(operators, inputs):
-        operator = group.operator
-        precision = _planned(plan_precision, operator)
+    found = groups(operators, inputs)
+    for group in found:
+        precision = _planned(plan_precision, group.operator)
         if precision is None:
             precision = next((precisions[tensor] for tensor in group.reads if tensor in precisions), FLOAT32)
         precisions[group.name] = precision
+    reordered = [
+        layouts.reorderings(found, inputs, lambda group: precisions[group.name].kind == "float", block)
+        for block in layouts.BLOCKS
+    ]
+    for group in found:
         if not group.moves_nothing:
-            kinds = tuple(each.kind for each in group.fused)
-            yield Work(operator, group.read, group.written, kinds, precision.weight_bits), precision
+            kinds, precision = tuple(each.kind for each in group.fused), precisions[group.name]
+            moved = tuple(tuple(each.get(group.name, ())) for each in reordered)
+            yield Work(group.operator, group.read, group.written, kinds, precision.weight_bits, moved), precision
 
 
 def network_terms(found: Sequence[Work], inputs: Mapping[str, int]) -> dict[str, float]:

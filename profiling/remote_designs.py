@@ -63,15 +63,16 @@ class There:
         return [(calibrating.ONNXRUNTIME, "float"), (calibrating.ONNXRUNTIME, "integer")]
 
     def measure(self, drawn: Sequence[Drawn], runtime: str, tell: Callable[[int], None]) -> dict[str, float]:
-        """Seconds by name at one pace, timed in turns of so many and the reference."""
-        drawn = calibrating.shipped(drawn, self.target)
-        beside = calibrating.reference(drawn).file
-        reference = Sent("pace.onnx", beside)
+        """Seconds by name at one pace, timed in turns of so many and the references."""
+        drawn = calibrating.mixed(calibrating.shipped(drawn, self.target))
+        beside = calibrating.references(drawn)
+        references = [Sent(f"{each.name}.onnx", each.file) for each in beside]
         files = [Sent(f"{number:04}.onnx", each.file) for number, each in enumerate(drawn)]
         spec: dict[str, Any] = {
             "runtime": "designs",
             "files": [each.path for each in files],
-            "beside": reference.path,
+            "beside": [each.path for each in references],
+            "pace": pace.NAME,
             "threads": 0,
             "together": calibrating.TOGETHER,
             "rounds": calibrating.ROUNDS,
@@ -86,15 +87,15 @@ class There:
             done = re.search(r"timed (\d+) of", message)
             tell(int(done[1])) if done else self.tell(message)
 
-        named = hashlib.sha256(b"".join([beside, *(each.file for each in drawn)])).hexdigest()
+        named = hashlib.sha256(b"".join(each.file for each in [*beside, *drawn])).hexdigest()
         with Session(self.where, self._job(named), self.tell) as there:
             self.tell(f"copy {len(files)} files")
-            there.send([*files, reference])
+            there.send([*files, *references])
             there.start(spec)
             found = awaited(there, heard)
         if found["conditions"].get("moved"):
             self.warnings.append("the device's clocks moved meanwhile: fix them and calibrate again")
-        names = {sent.path: each.name for each, sent in zip(drawn, files, strict=True)} | {reference.path: pace.NAME}
+        names = {sent.path: each.name for each, sent in zip(drawn, files, strict=True)} | {pace.NAME: pace.NAME}
         groups = [{names[path]: float(seconds) for path, seconds in group.items()} for group in found["groups"]]
         self.warnings += calibrating.said_of(groups)
         return pace.at_one_pace(groups)

@@ -13,9 +13,10 @@ where the system allows it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,55 @@ class Turn:
     disturbed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What jobs took, in turns.
+
+    Attributes:
+        turns: of each job, one a round; no job is without.
+        conditions: of each job, what was noticed meanwhile.
+    """
+
+    turns: Mapping[str, Sequence[Turn]]
+    conditions: Mapping[str, Mapping[str, Any]]
+
+    def measurements(self, device: str, conditions: Mapping[str, Any]) -> dict[str, Measurement]:
+        """Latencies; arguments as those of :func:`interleaved`."""
+        return {
+            name: _measurement(made, device, {**conditions, **self.conditions[name]})
+            for name, made in self.turns.items()
+        }
+
+    def seconds(self, references: Sequence[str]) -> float:
+        """The geometric mean of some jobs' latencies."""
+        found = self.measurements("", {})
+        return geometric_mean([found[name].latency_s for name in references])
+
+    def ratios(self, references: Sequence[str]) -> dict[str, float]:
+        """How many times as long as the references every other job took: the median over rounds of its median in a
+        round over the geometric mean of theirs in the same one.
+
+        A machine that is slow in some rounds is slow for all, so this is steadier than the ratio of two medians, which
+        may be of different rounds. Rounds in which one was disturbed don't count where at least half are left.
+        """
+        beside = [
+            Turn(
+                (geometric_mean([float(np.median(turn.seconds)) for turn in turns]),),
+                any(turn.disturbed for turn in turns),
+            )
+            for turns in zip(*(self.turns[name] for name in references), strict=True)
+        ]
+        return {name: _ratio(made, beside) for name, made in self.turns.items() if name not in references}
+
+
+def _ratio(made: Sequence[Turn], beside: Sequence[Turn]) -> float:
+    both = [
+        Turn((float(np.median(mine.seconds)) / theirs.seconds[0],), mine.disturbed or theirs.disturbed)
+        for mine, theirs in zip(made, beside, strict=True)
+    ]
+    return float(np.median([turn.seconds[0] for turn in counted(both)[0]]))
+
+
 def interleaved(
     jobs: Mapping[str, Callable[[], Any]],
     device: str,
@@ -54,9 +104,23 @@ def interleaved(
     """Time every job, in turns.
 
     Args:
-        jobs: each computes one input when it is called.
+        jobs, rounds, slice_s, warm_up_s: as those of :func:`in_turns`.
         device: the machine, in words.
         conditions: what a reader needs to compare: threads, batch.
+    """
+    return in_turns(jobs, rounds, slice_s, warm_up_s).measurements(device, conditions)
+
+
+def in_turns(
+    jobs: Mapping[str, Callable[[], Any]],
+    rounds: int | None = None,
+    slice_s: float | None = None,
+    warm_up_s: float | None = None,
+) -> Timed:
+    """The turns of every job.
+
+    Args:
+        jobs: each computes one input when it is called.
         rounds: turns each job gets; :data:`ROUNDS` by default.
         slice_s: seconds of a turn, :data:`SLICE_S` by default; at least three runs are timed in it.
         warm_up_s: seconds that each job runs before its times are looked at, :data:`WARM_UP_S` by default.
@@ -77,9 +141,9 @@ def interleaved(
                     run()  # until its own data is cached and the last job's threads have stopped spinning (session.py)
                 turns[name].append(_turn(run, warmed[name][0], watch))
             watch.clock()
-    found = {**conditions, **watch.conditions()} | ({} if core is None else {"pinned_to_core": core})
+    found = watch.conditions() | ({} if core is None else {"pinned_to_core": core})
     steady = {name: {} if warm else {"warm_up": "not steady"} for name, (_, warm) in warmed.items()}
-    return {name: _measurement(made, device, {**found, **steady[name]}) for name, made in turns.items()}
+    return Timed(turns, {name: {**found, **steady[name]} for name in jobs})
 
 
 def _turn(run: Callable[[], Any], count: int, watch: Watch) -> Turn:
@@ -118,7 +182,7 @@ def steady(medians: list[float]) -> bool:
     return len(last) == STEADY_BATCHES and max(last) <= (1 + STEADY) * min(last)
 
 
-def counted(turns: list[Turn]) -> tuple[list[Turn], int]:
+def counted(turns: Sequence[Turn]) -> tuple[Sequence[Turn], int]:
     """The turns that count, and how many were disturbed: those left alone, where they are at least half of all."""
     alone = [turn for turn in turns if not turn.disturbed]
     return (alone if 2 * len(alone) >= len(turns) else turns), len(turns) - len(alone)
@@ -138,7 +202,7 @@ def median_interval(medians: list[float]) -> tuple[float, float]:
     return ordered[low], ordered[n - 1 - low]
 
 
-def _measurement(turns: list[Turn], device: str, conditions: Mapping[str, Any]) -> Measurement:
+def _measurement(turns: Sequence[Turn], device: str, conditions: Mapping[str, Any]) -> Measurement:
     counting, disturbed = counted(turns)
     times = [second for turn in counting for second in turn.seconds]
     median, p90 = (float(np.percentile(times, q)) for q in (50, 90))
@@ -150,4 +214,4 @@ def _measurement(turns: list[Turn], device: str, conditions: Mapping[str, Any]) 
     return Measurement(median, p90, len(times), device, said, min(low, median), max(high, median))
 
 
-__all__ = ["Turn", "counted", "interleaved", "median_interval", "steady"]
+__all__ = ["Timed", "Turn", "counted", "in_turns", "interleaved", "median_interval", "steady"]

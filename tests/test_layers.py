@@ -33,6 +33,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
         "compress.graph",
         "compress.integer",
         "compress.profiling.fusion",
+        "compress.profiling.layouts",
         "compress.profiling.features",
         "compress.profiling.memory",
         "compress.profiling.latency",

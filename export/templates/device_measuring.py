@@ -4,8 +4,10 @@
 """
 
 import json
+import math
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -81,7 +83,7 @@ def with_onnxruntime(spec):
 
 
 def with_designs(spec):
-    """A calibration's networks in ONNX Runtime, so many at a time in turns beside a reference: medians by group."""
+    """A calibration's networks in ONNX Runtime, so many at a time in turns beside references: seconds by group."""
     import numpy as np
     import onnxruntime
 
@@ -97,12 +99,12 @@ def with_designs(spec):
     for first in range(0, len(spec["files"]), spec["together"]):
         runs = {}
         part = spec["files"][first : first + spec["together"]]
-        for path in [spec["beside"]] + part:
+        for path in spec["beside"] + part:
             session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             given = session.get_inputs()[0]
             x = random.random(given.shape, np.float32)
             runs[path] = lambda session=session, name=given.name, x=x: session.run(None, {name: x})
-        times = {path: [] for path in runs}
+        turns = {path: [] for path in runs}
         for run in runs.values():
             timed(run, 0, spec["warm_up_s"])
         for _ in range(spec["rounds"]):
@@ -111,16 +113,34 @@ def with_designs(spec):
                 while time.perf_counter() < settled:
                     run()
                 end = time.perf_counter() + spec["slice_s"]
-                count = 0
-                while time.perf_counter() < end or count < 3:
+                times = []
+                while time.perf_counter() < end or len(times) < 3:
                     begun = time.perf_counter()
                     run()
-                    times[path].append(time.perf_counter() - begun)
-                    count += 1
-        groups.append({path: of(times[path])["latency_s"] for path in times})
+                    times.append(time.perf_counter() - begun)
+                turns[path].append(times)
+        groups.append(in_step(turns, spec["beside"], spec["pace"]))
         done += len(part)
         print("timed %d of %d" % (done, len(spec["files"])), flush=True)
     return {"groups": groups, "threads": spec.get("threads", 0), "onnxruntime": onnxruntime.__version__}
+
+
+def in_step(turns, beside, pace):
+    """Seconds by path at one pace, and under the name ``pace`` that pace, the geometric mean of the references.
+
+    The median over rounds of a file's time over the references' mean in the same round, times the pace.
+    """
+    medians = {path: [statistics.median(times) for times in rounds] for path, rounds in turns.items()}
+    each = list(zip(*[medians[path] for path in beside]))
+    own = [math.exp(sum(math.log(s) for s in seconds) / len(seconds)) for seconds in each]
+    seconds = statistics.median(own)
+    found = {
+        path: seconds * statistics.median([mine / r for mine, r in zip(rounds, own)])
+        for path, rounds in medians.items()
+        if path not in beside
+    }
+    found[pace] = seconds
+    return found
 
 
 def timed(run, seconds, warm_up_s=WARM_UP_S):

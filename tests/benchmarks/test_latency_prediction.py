@@ -56,7 +56,7 @@ def test_a_run_without_a_network_of_fixed_work_beside_it_says_so() -> None:
     for key in ("slower_ratio", "at_pace_ms", "uncorrected_error_percent"):
         del rows[0][key]
     text = latency_prediction.section({"rows": rows})
-    assert "this run had no network of fixed work beside it" in text
+    assert "this run had no fixed work beside it" in text
     assert "| tvm | integer | latency | 1 | 4.0 | 4.0 | 4.0 | — | — | 12.0 | 1 |" in text
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
+import sys
+from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 
+import compress
 from compress.errors import BadInput
 from compress.profiling import calibrating, designs, pace
 from compress.profiling.calibrating import Counted, Here, Size
 from compress.profiling.device_address import SshDevice, parse
 from compress.profiling.drawing import Drawing
 from compress.profiling.remote_designs import There
+from compress.profiling.timer import Timed, Turn
 from compress.targets import load
 from compress.types import FLOAT32, Precision
 from tests.profiling.servers import Sshd, left_behind
@@ -55,6 +62,19 @@ def test_a_device_over_ssh_times_the_files_and_is_left_clean(server, quick, monk
     assert all(seconds > 0 for seconds in found.values())
     assert any("copy 3 files" in line for line in said)
     assert left_behind(server) == []
+
+
+def test_a_device_sets_files_against_the_references_as_this_machine_does(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "agent", mock.MagicMock())  # which stands beside it on a device
+    measuring = runpy.run_path(str(Path(compress.__file__).parent / "export" / "templates" / "device_measuring.py"))
+    random = np.random.default_rng(0)
+    seconds = {name: random.random((8, 3)) + 0.5 for name in ("a", "b", "one", "two")}
+    found = measuring["in_step"]({name: each.tolist() for name, each in seconds.items()}, ["one", "two"], pace.NAME)
+    here = Timed({name: [Turn(tuple(t), False) for t in each] for name, each in seconds.items()}, {})
+    ratios = here.ratios(["one", "two"])
+    assert found == pytest.approx({pace.NAME: found[pace.NAME]} | {n: r * found[pace.NAME] for n, r in ratios.items()})
+    means = np.sqrt(np.median(seconds["one"], axis=1) * np.median(seconds["two"], axis=1))
+    assert found[pace.NAME] == pytest.approx(float(np.median(means)))
 
 
 def test_a_device_of_another_architecture_is_refused(server) -> None:

@@ -120,6 +120,25 @@ def test_networks_that_check_are_none_of_those_that_are_fitted() -> None:
     assert [each.file for each in designs.networks(FLOAT32, 2, 1)] == [each.file for each in fitted[:2]]
 
 
+def test_a_third_of_the_networks_has_whole_channels_throughout_and_a_third_of_them_is_of_8() -> None:
+    """Of 16 the float kernels' blocks are made, which one odd layer breaks."""
+    steps = []
+    for each in designs.networks(FLOAT32, 90, 1):
+        channels = [o.out_channels for o in each.operators if o.kind == "conv2d"]
+        steps.append(next(step for step in (16, 8, 1) if all(out % step == 0 for out in channels)))
+    assert all(steps.count(step) >= 20 for step in (16, 8, 1)), steps
+
+
+def test_what_checks_is_timed_among_what_is_fitted() -> None:
+    fitted, checked = calibrating.drawn("float", "onnxruntime", Size(), "s")
+    found = calibrating.mixed([*fitted, *checked])
+    assert sorted(each.name for each in found) == sorted(each.name for each in (*fitted, *checked))
+    assert found == calibrating.mixed([*fitted, *checked])
+    places = [number for number, each in enumerate(found) if each in checked]
+    quarters = [sum(4 * place // len(found) == quarter for place in places) for quarter in range(4)]
+    assert min(quarters) >= 2, quarters
+
+
 def test_what_of_an_image_no_cache_holds_has_terms_of_its_own() -> None:
     """600 x 600 pixels of 3 channels to 8: 4 bytes each in float, 1 in integers; a core's cache holds 2^20."""
     for precision, element in ((FLOAT32, 4), (W8A8, 1)):
@@ -144,9 +163,33 @@ def test_terms_of_a_convolution_by_hand() -> None:
     assert found["edges"] == 25  # 4 channels beyond the first vector are one step
     assert (found["patches"], found["taps"]) == (25 * 9 * 18, 25 * 9)
     assert (found["read"], found["written"], found["weights"]) == (450, 500, 4 * 9 * 18 * 20)
+    assert found["border_macs"] == 2 * 5 * 9 * 20 * 32  # two of five pixels of each row
     assert {name for name in features.named(work) if "misaligned" in name} == {
         f"dense misaligned.{name}" for name in found
     }
+
+
+@pytest.mark.parametrize(("stride", "groups", "strided"), [(1, 18, False), (2, 18, True), (2, 1, False)])
+def test_a_stride_is_told_of_float_depthwise_convolutions(stride, groups, strided) -> None:
+    for precision in (FLOAT32, W8A8):
+        d = Drawing("one", 18, 9, precision)
+        d.conv(d.input, 18, 3, stride, groups)
+        ((work, _),) = latency.works(d.operators, lambda _, p=precision: p, {"x": 18 * 81})
+        wanted = d.operators[0].macs if strided and precision == FLOAT32 else None
+        assert features.terms(work).get("strided_macs") == wanted
+
+
+def test_zeros_around_an_image_are_part_of_the_convolutions_behind_them() -> None:
+    """As files have them; in front of anything else they are copied, and take time."""
+    first = Operator("first", "first", "conv2d", 27 * 64**2, 27, 27, ("x",), 64**2, 3, 1)
+    pad = Operator("pad", "", "pad", 0, 0, 0, ("first",), 66**2)
+    conv = Operator("conv", "conv", "conv2d", 9 * 64**2, 9, 9, ("pad",), 64**2, 1, 1)
+    linear = Operator("linear", "linear", "linear", 10 * 66**2, 10 * 66**2, 0, ("pad",), 10, 66**2, 10)
+    relu = Operator("relu", "", "relu", 0, 0, 0, ("pad",), 66**2)
+    for behind, timed in ([conv], False), ([linear], True), ([relu], True), ([conv, relu], True), ([], True):
+        found = latency.works([first, pad, *behind], lambda _: FLOAT32, {"x": 3 * 64**2})
+        names = [work.operator.name for work, _ in found]
+        assert names == ["first", *["pad"] * timed, *(each.name for each in behind)]
 
 
 @pytest.mark.parametrize(

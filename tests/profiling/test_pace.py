@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import geometric_mean
+
 import pytest
 
 from compress.calibration import Calibration
@@ -18,7 +20,7 @@ class Wavering(Synthetic):
     """A device whose every group of networks runs at another pace, the slowest at half of the quickest.
 
     Args:
-        blind: it times no reference network.
+        blind: it times no reference networks.
     """
 
     def __init__(self, blind: bool = False) -> None:
@@ -26,12 +28,14 @@ class Wavering(Synthetic):
         self.blind = blind
 
     def measure(self, drawn, runtime, tell):
-        exact = super().measure([*drawn, calibrating.reference(drawn)], runtime, tell)
+        references = calibrating.references(drawn)
+        exact = super().measure([*drawn, *references], runtime, tell)
+        exact[pace.NAME] = geometric_mean([exact[each.name] for each in references])
         groups = []
         for number, first in enumerate(range(0, len(drawn), calibrating.TOGETHER)):
             slower = 1 + (number * 7 % 11) / 10
-            part = drawn[first : first + calibrating.TOGETHER]
-            groups.append({each.name: slower * exact[each.name] for each in [*part, calibrating.reference(drawn)]})
+            part = [each.name for each in drawn[first : first + calibrating.TOGETHER]]
+            groups.append({name: slower * exact[name] for name in [*part, pace.NAME]})
         self.warnings += calibrating.said_of(groups)
         if self.blind:
             return {name: seconds for group in groups for name, seconds in group.items() if name != pace.NAME}
@@ -53,11 +57,16 @@ def test_times_of_every_group_are_those_at_the_median_pace() -> None:
 @pytest.mark.parametrize("precision", NUMBERS, ids=["float", "integer"])
 def test_the_reference_never_changes(precision) -> None:
     """Calibrations of different days are set against it."""
-    first, again = pace.network(precision), pace.network(precision)
-    assert first.file == again.file
-    convolutions = 24**2 * (9 * 3 * 32 + 9 * 32**2 + 32**2) + 12**2 * (32 * 64 + 9 * 64 + 64**2)
-    assert sum(each.macs for each in first.operators) == convolutions + 64 * 10
-    assert pace.NAME not in {each.name for each in (*designs.chains(precision), *designs.networks(precision, 9, 1))}
+    first, again = pace.networks(precision), pace.networks(precision)
+    assert [each.file for each in first] == [each.file for each in again]
+    residual = 32**2 * 9 * (3 * 16 + 2 * 16 * 16 + 2 * 16 * 13) + 16**2 * (9 * (16 * 27 + 27 * 32) + 16 * 32) + 32 * 10
+    blocks = 2 * 16 * 64 * 24**2 + 9 * 64 * 24**2, 16 * 64 * 24**2 + (9 * 64 + 64 * 24) * 12**2
+    last = (24 * 96 + 9 * 96 + 96 * 22) * 12**2 + 22 * 96 * 12**2 + 96 * 10
+    separable = 9 * 3 * 16 * 24**2 + sum(blocks) + last
+    plain = 28**2 * 25 * 10 + 14**2 * 9 * 10 * 36 + 7**2 * 9 * 36 * 24 + 7**2 * 24 * 64 + 64 * 10
+    assert [sum(each.macs for each in one.operators) for one in first] == [residual, separable, plain]
+    drawn = {each.name for each in (*designs.chains(precision), *designs.networks(precision, 9, 1))}
+    assert not drawn & {pace.NAME, *(each.name for each in first)}
 
 
 @pytest.mark.slow
@@ -67,7 +76,8 @@ def test_a_machine_that_wavers_is_fitted_as_one_that_does_not() -> None:
     for mine, theirs, unaware in zip(found.fits, steady.fits, blind.fits, strict=True):
         assert mine.pace_s is not None
         assert theirs.pace_s is None
-        exact = fitting.predicted(calibrating.terms_of(pace.network(NUMBERS[mine.kind == "integer"])), PRICES)
+        references = pace.networks(NUMBERS[mine.kind == "integer"])
+        exact = geometric_mean([fitting.predicted(calibrating.terms_of(each), PRICES) for each in references])
         slower = mine.pace_s / exact
         assert 1.2 < slower < 1.8
         assert {name: price / slower for name, price in mine.prices.items()} == pytest.approx(theirs.prices, rel=1e-3)

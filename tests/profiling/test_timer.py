@@ -86,6 +86,34 @@ def test_disturbed_turns_do_not_count_where_half_were_left_alone() -> None:
     assert timer.counted([alone, alone]) == ([alone, alone], 0)
 
 
+def turns(*seconds: float, disturbed: tuple[int, ...] = ()) -> list[Turn]:
+    return [Turn((each / 2, each, 2 * each), number in disturbed) for number, each in enumerate(seconds)]
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    """The machine is three times as slow in some rounds: other ones for the median of one job than of the other."""
+    slower = (1.0, 3.0, 1.0, 3.0, 1.0, 3.0)
+    found = timer.Timed(
+        {
+            "job": turns(*(2 * each for each in slower)),
+            "once": turns(9.0, *(5 * each for each in slower[1:])),
+            "small": turns(*(each / 4 for each in slower)),
+            "large": turns(*(4 * each for each in slower)),
+        },
+        {name: {} for name in ("job", "once", "small", "large")},
+    )
+    assert found.ratios(["small", "large"]) == pytest.approx({"job": 2.0, "once": 5.0})
+    assert found.ratios(["job"]) == pytest.approx({"once": 2.5, "small": 1 / 8, "large": 2.0})
+    assert found.seconds(["small", "large"]) == pytest.approx(1.75), "0.4375 and 7, their medians"
+
+
+def test_rounds_in_which_a_reference_was_disturbed_do_not_count_where_half_are_left() -> None:
+    job, beside = turns(2.0, 2.0, 2.0, 2.0), turns(1.0, 4.0, 4.0, 1.0, disturbed=(1, 2))
+    assert timer.Timed({"job": job, "beside": beside}, {}).ratios(["beside"]) == {"job": 2.0}
+    most = turns(1.0, 4.0, 4.0, 4.0, disturbed=(1, 2, 3))
+    assert timer.Timed({"job": job, "beside": most}, {}).ratios(["beside"]) == {"job": 0.5}
+
+
 @pytest.mark.parametrize("n", [6, 8, 12, 20, 41])
 def test_a_medians_interval_holds_it_with_19_in_20(n) -> None:
     """Ranks low..high (from 1) hold the median with probability sum of binomial(n, 1/2) from low to high - 1."""
