@@ -279,8 +279,9 @@ def paces(rows: Sequence[Mapping[str, Any]]) -> str:
     if not found:
         return "Errors are those of times as the clock had them: this run had no fixed work beside it. "
     return (
-        "Fixed work was timed in turns with every network, in the calibration and afterwards; errors are those of times "
-        "brought to the calibration's pace by it, and those of times as the clock had them have columns of their own. "
+        "Fixed work was timed in turns with every network, in the calibration and afterwards; errors are those of "
+        "times brought to the calibration's pace by it, and those of times as the clock had them have columns of their "
+        "own. "
         f"The fixed work took from {min(found):.2f} to {max(found):.2f} times as long as at that pace. "
     )
 

@@ -22,7 +22,7 @@ from compress.types import Precision
 
 CHAINS, FITTED, CHECKED = 15, 96, 20
 """How many of each there are for one runtime and one kind of numbers whose times are fitted."""
-COUNTED_CHAINS, COUNTED = 45, 45
+COUNTED_CHAINS, COUNTED = 45, 120
 """How many there are where instructions are counted, of chains and of networks to fit."""
 MOST_MACS = 3e7
 """Of one operator of a chain."""

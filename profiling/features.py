@@ -210,18 +210,20 @@ def _of_pairs(o: Operator, kind: str, pixels: float, kernel: float) -> dict[str,
 def named(work: Work) -> dict[str, float]:
     """The terms of one group by the names that prices have: ``kind.term``, and some of them a second time.
 
-    ``kind misaligned.term`` is what misaligned channels cost on top, ``kind narrow.term`` what weights of fewer than 8
-    bits do where kernels unpack them. Curves cost the same behind every kind of kernel, reordering before it.
+    ``kind misaligned.term`` is what misaligned channels cost, on top in float and altogether in integers, and ``kind
+    narrow.term`` what weights of fewer than 8 bits cost on top where kernels unpack them. Curves cost the same behind
+    every kind of kernel, reordering before it.
     """
     kind = kernel_kind(work.operator)
-    found = {}
+    odd, found = misaligned(work.operator, kind), {}
     for name, value in terms(work).items():
         if name in SHARED:
             found[name] = value
             continue
-        found[f"{kind}.{name}"] = value
-        if misaligned(work.operator, kind):
+        if odd:
             found[f"{kind} misaligned.{name}"] = value
+        if not odd or work.weight_bits > BYTE:
+            found[f"{kind}.{name}"] = value
         if work.weight_bits < BYTE and name in UNPACKED and work.operator.weights:
             found[f"{kind} narrow.{name}"] = value
     return found
