@@ -198,6 +198,7 @@ class Here:
         with ExitStack() as whole:
             home = Path(whole.enter_context(tempfile.TemporaryDirectory()))
             beside = {each.name: _job(each, runtime, home, whole) for each in references(drawn)}
+            assert None not in beside.values()  # of operators that every back end has
             for first in range(0, len(drawn), TOGETHER):
                 with ExitStack() as stack:
                     part = drawn[first : first + TOGETHER]
