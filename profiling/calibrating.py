@@ -206,7 +206,7 @@ class Here:
                     made = {each.name: _job(each, runtime, folder, stack) for each in part} | beside
                     jobs = {name: job for name, job in made.items() if job is not None}
                     timed = timer.in_turns(jobs, ROUNDS, SLICE_S, WARM_UP_S)
-                    seconds = timed.seconds(list(beside))
+                    seconds = timed.pace(list(beside))
                     found = {name: ratio * seconds for name, ratio in timed.ratios(list(beside)).items()}
                     groups.append({**found, pace.NAME: seconds})
                     self._notice(timed.conditions[next(iter(beside))])

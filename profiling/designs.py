@@ -55,10 +55,11 @@ def _log(random: Random, low: float, high: float) -> int:
     return round(float(np.exp(random.uniform(np.log(low), np.log(high)))))
 
 
-def _channels(random: Random, low: int = 6, high: int = 160) -> int:
-    """A third of them multiples of 16 and a third of 8, as networks are drawn; the rest any, as pruning leaves them."""
+def _channels(random: Random, low: int = 6, high: int = 160, step: int = 0) -> int:
+    """Multiples of ``step``; without one a third of them of 16 and a third of 8, as networks are drawn, and the rest
+    any, as pruning leaves them."""
     found = _log(random, low, high)
-    step = int(random.choice([16, 8, 1]))
+    step = step or int(random.choice([16, 8, 1]))
     return max(step, step * round(found / step))
 
 
@@ -72,14 +73,11 @@ class _Widths:
 
     def __call__(self, low: int, high: int) -> int:
         """Between ``low`` and ``high``, or next to it."""
-        if not self.step:
-            return _channels(self.random, low, high)
-        return max(self.step, self.step * round(_log(self.random, low, high) / self.step))
+        return _channels(self.random, low, high, self.step)
 
     def fitting(self, macs_a_channel: float, wanted: int, largest: float) -> int:
         """As many as are wanted, or as ``largest`` multiply-accumulates allow, one step at least."""
-        step = self.step or 1
-        return max(self.step or LEAST, min(wanted, int(largest / macs_a_channel) // step * step))
+        return _fitting(macs_a_channel, wanted, largest, self.step)
 
 
 def _side(random: Random, macs_a_pixel: float, largest: float, most: int = 128) -> int:
@@ -176,6 +174,7 @@ def _curved(name: str, precision: Precision, random: Random, largest: float) -> 
 
 def _resnet(name: str, precision: Precision, random: Random, largest: float) -> Drawn:
     d, widths = Drawing(name, 3, _log(random, 16, 64), precision), _Widths(random)
+    # Any: all that is added to the first layer's output has its width, and after pruning that is seldom a whole one.
     width = widths(8, 40) if widths.step else _log(random, 8, 40)
     x = d.conv(d.input, width, 3, int(random.choice([1, 1, 2])))
     for stage in range(int(random.integers(1, 4))):
@@ -213,9 +212,10 @@ def _plain(name: str, precision: Precision, random: Random, largest: float) -> D
     return d.done(d.linear(d.linear(x, _log(random, 16, 160), "relu"), int(random.integers(2, 101))))
 
 
-def _fitting(macs_a_channel: float, wanted: int, largest: float) -> int:
-    """As many numbers as are wanted, or as ``largest`` multiply-accumulates allow, :data:`LEAST` at least."""
-    return max(LEAST, min(wanted, int(largest / macs_a_channel)))
+def _fitting(macs_a_channel: float, wanted: int, largest: float, step: int = 0) -> int:
+    """As many numbers as are wanted, or as many steps as ``largest`` multiply-accumulates allow, one step at least;
+    without a step :data:`LEAST`."""
+    return max(step or LEAST, min(wanted, int(largest / macs_a_channel) // (step or 1) * (step or 1)))
 
 
 KINDS: Sequence[Callable[[str, Precision, Random, float], Drawn]] = (

@@ -94,10 +94,14 @@ def groups(operators: Sequence[Operator], inputs: Mapping[str, int]) -> tuple[Gr
     return tuple(found)
 
 
+def is_convolution(operator: Operator) -> bool:
+    """Whether an operator is a convolution."""
+    return bool(operator.weights and operator.in_channels) and operator.kind != "linear"
+
+
 def _is_padding(operator: Operator, readers: Sequence[Operator]) -> bool:
     """Whether an operator is part of the convolutions behind it."""
-    convolutions = [each for each in readers if each.weights and each.in_channels and each.kind != "linear"]
-    return operator.kind in PADS and len(convolutions) == len(readers) > 0
+    return operator.kind in PADS and bool(readers) and all(map(is_convolution, readers))
 
 
 def _read_from_outside(

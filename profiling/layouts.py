@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from compress.graph.operators import Operator
-from compress.profiling.fusion import Group
+from compress.profiling.fusion import Group, is_convolution
 
 Layout = Literal["usual", "blocks"]
 BLOCKS = (8, 16)
@@ -66,7 +66,7 @@ def reorderings(
 def _layouts(operator: Operator, block: int) -> tuple[Layout, Layout]:
     """What an operator reads and what it makes."""
     o = operator
-    if not (o.weights and o.in_channels) or o.kind == "linear":
+    if not is_convolution(o):
         return "usual", "usual"
     inner, outer = o.in_channels // o.groups, o.out_channels // o.groups
     if o.groups > 1:

@@ -63,10 +63,9 @@ class Timed:
             for name, made in self.turns.items()
         }
 
-    def seconds(self, references: Sequence[str]) -> float:
-        """The geometric mean of some jobs' latencies."""
-        found = self.measurements("", {})
-        return geometric_mean([found[name].latency_s for name in references])
+    def pace(self, references: Sequence[str]) -> float:
+        """Seconds of some jobs: the median over rounds of the geometric mean of their medians."""
+        return float(np.median([turn.seconds[0] for turn in counted(self._together(references))[0]]))
 
     def ratios(self, references: Sequence[str]) -> dict[str, float]:
         """How many times as long as the references every other job took: the median over rounds of its median in a
@@ -75,14 +74,18 @@ class Timed:
         A machine that is slow in some rounds is slow for all, so this is steadier than the ratio of two medians, which
         may be of different rounds. Rounds in which one was disturbed don't count where at least half are left.
         """
-        beside = [
+        beside = self._together(references)
+        return {name: _ratio(made, beside) for name, made in self.turns.items() if name not in references}
+
+    def _together(self, references: Sequence[str]) -> list[Turn]:
+        """The geometric mean of some jobs' medians in each round, disturbed where one of them was."""
+        return [
             Turn(
                 (geometric_mean([float(np.median(turn.seconds)) for turn in turns]),),
                 any(turn.disturbed for turn in turns),
             )
             for turns in zip(*(self.turns[name] for name in references), strict=True)
         ]
-        return {name: _ratio(made, beside) for name, made in self.turns.items() if name not in references}
 
 
 def _ratio(made: Sequence[Turn], beside: Sequence[Turn]) -> float:

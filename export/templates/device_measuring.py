@@ -131,15 +131,11 @@ def in_step(turns, beside, pace):
     The median over rounds of a file's time over the references' mean in the same round, times the pace.
     """
     medians = {path: [statistics.median(times) for times in rounds] for path, rounds in turns.items()}
-    each = list(zip(*[medians[path] for path in beside]))
-    own = [math.exp(sum(math.log(s) for s in seconds) / len(seconds)) for seconds in each]
-    seconds = statistics.median(own)
-    found = {
-        path: seconds * statistics.median([mine / r for mine, r in zip(rounds, own)])
-        for path, rounds in medians.items()
-        if path not in beside
-    }
-    found[pace] = seconds
+    means = [math.exp(sum(map(math.log, both)) / len(both)) for both in zip(*[medians[path] for path in beside])]
+    found = {pace: statistics.median(means)}
+    for path, rounds in medians.items():
+        if path not in beside:
+            found[path] = found[pace] * statistics.median([mine / mean for mine, mean in zip(rounds, means)])
     return found
 
 

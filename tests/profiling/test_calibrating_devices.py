@@ -71,8 +71,8 @@ def test_a_device_sets_files_against_the_references_as_this_machine_does(monkeyp
     seconds = {name: random.random((8, 3)) + 0.5 for name in ("a", "b", "one", "two")}
     found = measuring["in_step"]({name: each.tolist() for name, each in seconds.items()}, ["one", "two"], pace.NAME)
     here = Timed({name: [Turn(tuple(t), False) for t in each] for name, each in seconds.items()}, {})
-    ratios = here.ratios(["one", "two"])
-    assert found == pytest.approx({pace.NAME: found[pace.NAME]} | {n: r * found[pace.NAME] for n, r in ratios.items()})
+    ratios, own = here.ratios(["one", "two"]), here.pace(["one", "two"])
+    assert found == pytest.approx({pace.NAME: own} | {name: ratio * own for name, ratio in ratios.items()})
     means = np.sqrt(np.median(seconds["one"], axis=1) * np.median(seconds["two"], axis=1))
     assert found[pace.NAME] == pytest.approx(float(np.median(means)))
 

@@ -104,7 +104,7 @@ def test_ratios_are_taken_round_by_round() -> None:
     )
     assert found.ratios(["small", "large"]) == pytest.approx({"job": 2.0, "once": 5.0})
     assert found.ratios(["job"]) == pytest.approx({"once": 2.5, "small": 1 / 8, "large": 2.0})
-    assert found.seconds(["small", "large"]) == pytest.approx(1.75), "0.4375 and 7, their medians"
+    assert found.pace(["small", "large"]) == pytest.approx(2.0), "between rounds of 1 and rounds of 3"
 
 
 def test_rounds_in_which_a_reference_was_disturbed_do_not_count_where_half_are_left() -> None:
