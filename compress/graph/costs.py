@@ -106,7 +106,7 @@ def operators(network: Network) -> tuple[Operator, ...]:
             Operator(
                 name=node.name,
                 path=_path(network, node, weight),
-                kind=kind(node),
+                kind=_kind(node),
                 macs=MACS[kind(node)](node, weight_shape) if kind(node) in MACS else 0,
                 weights=math.prod(weight_shape) if conv else 0,
                 params=sum(
@@ -124,6 +124,15 @@ def operators(network: Network) -> tuple[Operator, ...]:
             )
         )
     return tuple(result)
+
+
+def _kind(node: fx.Node) -> str:
+    """The operator's name; of a pad that puts anything but zeros, a name that says so: no convolution does that."""
+    name = kind(node)
+    if name not in ("pad", "constant_pad_nd"):
+        return name
+    mode, value = argument(node, "mode", "constant"), argument(node, "value", None)
+    return name if mode == "constant" and not value else f"{mode}_pad"
 
 
 def _weight(network: Network, node: fx.Node) -> fx.Node | None:

@@ -193,6 +193,25 @@ def test_zeros_around_an_image_are_part_of_the_convolutions_behind_them() -> Non
 
 
 @pytest.mark.parametrize(
+    ("settings", "timed"),
+    [({}, False), ({"value": 0.0}, False), ({"value": 1.0}, True), ({"mode": "reflect"}, True)],
+    ids=str,
+)
+def test_what_is_no_zeros_is_no_convolutions_padding(settings, timed) -> None:
+    class Padded(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(torch.nn.functional.pad(x, (0, 1, 0, 1), **settings))
+
+    operators = costs.operators(trace(Padded().eval(), (torch.randn(2, 3, 16, 16),)))
+    found = latency.works(operators, lambda _: FLOAT32, {operators[0].inputs[0]: 3 * 16**2})
+    assert len(list(found)) == 1 + timed
+
+
+@pytest.mark.parametrize(
     ("channels", "out", "kernel", "groups", "kind", "misaligned"),
     [
         (16, 8, 3, 1, "dense", False),
